@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+# Build functions: one static library a room, generated plug-in lists, one test binary a room.
+
+# shorthand_room(name ROOMS <rooms it may include> LINK <outside libraries>)
+function(shorthand_room name)
+  cmake_parse_arguments(ARG "" "" "ROOMS;LINK" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
+  list(TRANSFORM ARG_ROOMS PREPEND sh_)
+  if(sources)
+    add_library(sh_${name} STATIC ${sources})
+    set(scope PUBLIC)
+  else()
+    add_library(sh_${name} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  target_include_directories(sh_${name} ${scope} ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(sh_${name} ${scope} ${ARG_ROOMS} ${ARG_LINK})
+endfunction()
+
+# Every src/<room>/<folder>/<name>.cpp defines `extern const <type> <folder>_<name>;`
+# The generated list gen/<folder>_list.inc holds one SH_PLUGIN(<folder>_<name>) a file, so adding a file is the whole change.
+function(shorthand_plugins room folder type)
+  file(GLOB files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${room}/${folder}/*.cpp)
+  list(SORT files)
+  set(text "// generated from src/${room}/${folder}: one SH_PLUGIN a file, each a const ${type}\n")
+  foreach(file ${files})
+    get_filename_component(stem ${file} NAME_WE)
+    string(APPEND text "SH_PLUGIN(${folder}_${stem})\n")
+  endforeach()
+  file(GENERATE OUTPUT ${CMAKE_BINARY_DIR}/gen/${folder}_list.inc CONTENT "${text}")
+  get_target_property(kind sh_${room} TYPE)
+  if(NOT kind STREQUAL "INTERFACE_LIBRARY")
+    target_sources(sh_${room} PRIVATE ${files})
+    target_include_directories(sh_${room} PRIVATE ${CMAKE_BINARY_DIR}/gen)
+  endif()
+endfunction()
+
+# One gtest binary a room from tests/<room>/*_test.cpp, discovered by ctest under the label of the room.
+function(shorthand_room_tests room)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${room}/*_test.cpp)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(${room}_tests ${sources})
+  if(room STREQUAL "tools")
+    target_link_libraries(${room}_tests PRIVATE sh_server GTest::gtest_main)
+    target_compile_definitions(${room}_tests PRIVATE SH_PROGRAM="$<TARGET_FILE:shorthand>")
+    add_dependencies(${room}_tests shorthand)
+  else()
+    target_link_libraries(${room}_tests PRIVATE sh_${room} GTest::gtest_main)
+  endif()
+  target_include_directories(${room}_tests PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_compile_definitions(${room}_tests PRIVATE SH_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  gtest_discover_tests(${room}_tests TEST_PREFIX ${room}. PROPERTIES LABELS ${room} DISCOVERY_TIMEOUT 60)
+endfunction()
+
+# Commit and compiler of this build, in a small library of their own so that only one file is rebuilt when they change.
+execute_process(COMMAND git -C ${CMAKE_SOURCE_DIR} rev-parse --short=9 HEAD
+                OUTPUT_VARIABLE SH_COMMIT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+execute_process(COMMAND git -C ${CMAKE_SOURCE_DIR} rev-list --count HEAD
+                OUTPUT_VARIABLE SH_BUILD_NUMBER OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(NOT SH_COMMIT)
+  set(SH_COMMIT unknown)
+  set(SH_BUILD_NUMBER 0)
+endif()
+configure_file(${CMAKE_SOURCE_DIR}/cmake/build_info.cpp.in ${CMAKE_BINARY_DIR}/gen/build_info.cpp @ONLY)
+add_library(sh_build_info STATIC ${CMAKE_BINARY_DIR}/gen/build_info.cpp)
+target_include_directories(sh_build_info PUBLIC ${CMAKE_SOURCE_DIR}/src)

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <set>
+#include <vector>
+
+#include "base/json.h"
+#include "base/mapped_file.h"
+#include "base/npy.h"
+#include "base/rng.h"
+#include "base/thread_pool.h"
+#include "base/utf8.h"
+
+namespace sh {
+namespace {
+
+TEST(ThreadPool, EveryTaskRunsOnceForAnyThreadCount) {
+  for (int n_threads : {1, 2, 5}) {
+    ThreadPool pool(n_threads);
+    for (int64_t n_tasks : {0, 1, 2, 7, 1000}) {
+      std::vector<std::atomic<int>> hits(static_cast<size_t>(n_tasks));
+      for (int repeat = 0; repeat < 20; ++repeat)
+        pool.run(n_tasks, [&](int64_t task, int worker) {
+          ASSERT_LT(worker, n_threads);
+          hits[static_cast<size_t>(task)]++;
+        });
+      for (auto& hit : hits) EXPECT_EQ(hit.load(), 20);
+    }
+  }
+}
+
+TEST(ThreadPool, ANestedLoopRunsInPlace) {
+  ThreadPool pool(2);
+  std::atomic<int> inner{0};
+  pool.run(4, [&](int64_t, int) { pool.run(3, [&](int64_t, int) { inner++; }); });
+  EXPECT_EQ(inner.load(), 12);
+}
+
+TEST(Rng, DependsOnSeedAndStreamOnly) {
+  Rng a(1, 2), b(1, 2), other_stream(1, 3), other_seed(2, 2);
+  const uint64_t first = a.next_u64();
+  EXPECT_EQ(first, b.next_u64());
+  EXPECT_NE(first, other_stream.next_u64());
+  EXPECT_NE(first, other_seed.next_u64());
+}
+
+TEST(Rng, MomentsOfUnitAndNormal) {
+  Rng rng(7);
+  double sum = 0, normal_sum = 0, normal_squares = 0;
+  constexpr int n = 200000;
+  for (int i = 0; i < n; ++i) {
+    sum += rng.next_unit();
+    const double z = rng.next_normal();
+    normal_sum += z;
+    normal_squares += z * z;
+  }
+  // Standard errors: 0.289/sqrt(n) = 6.5e-4, 1/sqrt(n) = 2.2e-3, sqrt(2/n) = 3.2e-3; five of each.
+  EXPECT_NEAR(sum / n, 0.5, 3.3e-3);
+  EXPECT_NEAR(normal_sum / n, 0.0, 1.1e-2);
+  EXPECT_NEAR(normal_squares / n, 1.0, 1.6e-2);
+}
+
+TEST(Utf8, RoundTripAndInvalid) {
+  for (uint32_t code : {0x24u, 0x7Fu, 0x80u, 0x7FFu, 0x800u, 0xFFFDu, 0x10000u, 0x10FFFFu}) {
+    std::string text;
+    append_utf8(text, code);
+    const Utf8Char c = decode_utf8(text);
+    EXPECT_TRUE(c.is_valid);
+    EXPECT_EQ(c.code_point, code);
+    EXPECT_EQ(static_cast<size_t>(c.n_bytes), text.size());
+    for (size_t cut = 1; cut < text.size(); ++cut) EXPECT_EQ(incomplete_utf8_tail(text.substr(0, cut)), cut);
+    EXPECT_EQ(incomplete_utf8_tail(text), 0u);
+  }
+  for (const char* bad : {"\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80", "\xE2\x28\xA1"}) EXPECT_FALSE(is_valid_utf8(bad));
+}
+
+TEST(Json, MalformedAndDeepAreErrors) {
+  EXPECT_FALSE(parse_json("{\"a\": ").ok());
+  EXPECT_FALSE(parse_json(std::string(10000, '[')).ok());
+  const auto value = parse_json(R"({"b": 1, "a": "[[[\"["})");
+  ASSERT_TRUE(value.ok());
+  EXPECT_EQ(dump_json(*value), R"({"b":1,"a":"[[[\"["})");
+}
+
+TEST(Npy, RoundTrip) {
+  Mat<float> m(3, 5);
+  for (size_t i = 0; i < m.data.size(); ++i) m.data[i] = static_cast<float>(i) * 0.5f;
+  const std::string path = testing::TempDir() + "round_trip.npy";
+  ASSERT_TRUE(write_npy(path, m.view()).ok());
+  const auto back = read_npy(path);
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(back->rows, 3);
+  EXPECT_EQ(back->cols, 5);
+  EXPECT_EQ(back->data, m.data);
+}
+
+TEST(MappedFile, MissingFileIsNamed) {
+  const auto file = MappedFile::open("/nonexistent/model.gguf");
+  ASSERT_FALSE(file.ok());
+  EXPECT_EQ(file.error().kind, ErrorKind::not_found);
+  EXPECT_NE(file.error().message.find("/nonexistent/model.gguf"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace sh
