@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT
+// The operations a forward pass is made of, parallel over a thread pool. The one seam that a second device would implement.
+// Results do not depend on the number of threads or on what else is in the batch.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/aligned.h"
+#include "base/mat_view.h"
+#include "base/result.h"
+#include "base/thread_pool.h"
+#include "gguf/gguf.h"
+#include "kernels/kernel_set.h"
+#include "kv/sequence_cache.h"
+
+namespace sh::ops {
+
+/// A weight matrix [n_out, n_in] in any format, or a stack of them (experts); a view into the model file.
+struct Weight {
+  DType dtype = DType::f32;
+  const std::byte* data = nullptr;
+  int64_t n_in = 0;
+  int64_t n_out = 0;
+  int64_t n_stack = 1;  // experts
+  int64_t row_bytes() const { return sh::row_bytes(dtype, n_in); }
+  const std::byte* expert(int64_t index) const { return data + index * n_out * row_bytes(); }
+  int64_t n_bytes() const { return n_stack * n_out * row_bytes(); }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+/// Scratch and tools of one forward pass; one per engine.
+struct OpContext {
+  ThreadPool* pool = nullptr;
+  const kernels::KernelSet* kernels = nullptr;
+  AlignedBuffer<std::byte> activations;             // quantised activations of linear()
+  std::vector<AlignedBuffer<float>> worker_scratch; // one a worker
+  AlignedBuffer<float> partial;                     // attend(): partial outputs of row splits
+};
+
+/// y[t, :] = W x[t, :] (+ bias). Shapes: x [n, n_in], y [n, n_out], bias [n_out] or null.
+void linear(OpContext& ctx, const Weight& w, MatView<const float> x, MatView<float> y, const float* bias = nullptr);
+/// Several products of the same input (q, k, v; gate, up): the input is quantised once.
+struct LinearOut {
+  const Weight* weight;
+  MatView<float> out;
+  const float* bias;  // or null
+};
+void linear_many(OpContext& ctx, MatView<const float> x, std::span<const LinearOut> outs);
+
+/// Rows of an embedding table: y[t, :] = W[ids[t], :]. Needs: ids inside the table.
+void embed(OpContext& ctx, const Weight& table, std::span<const int32_t> ids, MatView<float> y);
+void rms_norm(OpContext& ctx, MatView<const float> x, const float* weight, float eps, MatView<float> y);
+/// RMS norm of every head on its own: x [n, n_heads * width], weight [width].
+void rms_norm_heads(OpContext& ctx, MatView<float> x, int64_t width, const float* weight, float eps);
+void add(OpContext& ctx, MatView<const float> a, MatView<float> b);  // b += a
+void swiglu(OpContext& ctx, MatView<const float> gate, MatView<const float> up, MatView<float> y);
+
+/// How positions become angles.
+struct RopeConfig {
+  enum class Pairs { adjacent, halves } pairs = Pairs::adjacent;
+  int32_t n_dims = 0;                // rotated elements of each head, from the front
+  float base = 10000.0f;
+  float position_scale = 1.0f;       // linear scaling: angle uses pos · position_scale
+  std::vector<float> divisors;       // rope_freqs.weight: [n_dims / 2] or empty
+  // YaRN (Peng et al., arXiv 2309.00071); factor 0: off.
+  float yarn_factor = 0.0f;
+  int32_t yarn_original_context = 0;
+  float yarn_beta_fast = 32.0f, yarn_beta_slow = 1.0f;
+  float yarn_ext_factor = 1.0f;
+  float attention_factor = 1.0f;     // multiplies cos and sin
+};
+/// cos and sin of every token's angles. Shapes: [n, n_dims / 2] each. Angles in double, so that long positions keep their phase.
+struct RopeTable {
+  Mat<float> cos, sin;
+};
+RopeTable rope_table(const RopeConfig& config, std::span<const kv::Pos> pos);
+/// x [n, n_heads * width], in place.
+void rope(OpContext& ctx, const RopeConfig& config, const RopeTable& table, int64_t width, MatView<float> x);
+
+/// Sees what attention computed, layer by layer: the source of reference queries.
+class AttentionTap {
+ public:
+  virtual ~AttentionTap() = default;
+  /// queries [n, n_heads * key_width] after norm and rope, unscaled; lse [n, n_heads] over all visible rows; out [n, n_heads * value_width].
+  virtual void on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) = 0;
+  virtual bool wants_layer(int32_t layer) const = 0;
+};
+
+struct AttendArgs {
+  int32_t layer;
+  int32_t n_heads;                    // query heads; head h reads KV head h / (n_heads / n_kv_heads)
+  MatView<const float> queries;       // [n, n_heads * key_width]
+  std::span<const kv::Pos> pos;       // [n]
+  std::span<kv::SequenceCache* const> sequences;  // [n]; tokens of one sequence are neighbours
+  float scale;
+  float softcap = 0.0f;
+  MatView<float> out;                 // [n, n_heads * value_width]
+  MatView<float> lse;                 // [n, n_heads], or empty
+};
+/// Attention of a batch over the caches of its sequences (the batch's own rows are already appended). Blocks that several sequences
+/// share are read once for all of them.
+void attend(OpContext& ctx, const AttendArgs& args);
+
+/// Mixture of experts: for each token the sum over its chosen experts of weight · down(silu(gate x) · up x).
+struct MoeArgs {
+  const Weight* gate;   // stacks [n_expert]
+  const Weight* up;
+  const Weight* down;
+  MatView<const float> x;                 // [n, n_embd]
+  MatView<const int32_t> expert_ids;      // [n, n_used]
+  MatView<const float> expert_weights;    // [n, n_used]
+  MatView<float> y;                       // [n, n_embd], overwritten
+};
+void moe(OpContext& ctx, const MoeArgs& args);
+/// Softmax over all experts, the n_used largest (ties: lowest index), weights renormalised to sum 1 if asked.
+void route_softmax(MatView<const float> logits, bool renormalise, MatView<int32_t> expert_ids, MatView<float> expert_weights);
+
+}  // namespace sh::ops
