@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+// What a running model needs: weights, vocabulary, template, kernels, threads and the block pool. No conversation state.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/thread_pool.h"
+#include "chat/chat_template.h"
+#include "compaction/method.h"
+#include "kernels/kernel_set.h"
+#include "kv/block_pool.h"
+#include "kv/sequence_cache.h"
+#include "models/model.h"
+#include "ops/ops.h"
+#include "tokenizer/tokenizer.h"
+
+namespace sh::engine {
+
+struct EngineOptions {
+  std::string model_path;
+  std::string model_alias;             // shown to clients; "": the file's name
+  int64_t n_ctx = 0;                   // KV capacity in tokens, all conversations together; 0: the model's context length
+  int32_t n_parallel = 1;              // conversations at once
+  bool is_kv_unified = true;           // every conversation may use all of n_ctx; false: n_ctx / n_parallel each
+  int32_t n_batch = 2048;              // tokens of a step at most
+  int32_t n_ubatch = 512;              // tokens of one forward at most
+  int32_t n_threads = 0;               // 0: one a core
+  DType type_k = DType::f16, type_v = DType::f16;
+  std::string chat_template;           // "": the model's, else ChatML
+  std::string kernels;                 // force a kernel set; "": SHORTHAND_KERNELS, else the best
+
+  // Automatic compaction of a conversation that fills its share (0: off, as llama.cpp).
+  double compact_threshold = 0.0;      // fraction of the share at which it starts
+  double compact_ratio = 4.0;
+  std::string compact_method = "solver";
+  int64_t capture_bytes = int64_t{64} << 20;  // memory for queries captured while reading, per conversation; 0: no capture
+};
+
+/// An opened model. Threads: open once, share; forward() one caller at a time.
+class Engine {
+ public:
+  /// Errors: what gguf, models, tokenizer, chat and kv say; the message names the file.
+  static Result<std::unique_ptr<Engine>> open(EngineOptions options);
+  ~Engine();
+
+  const EngineOptions& options() const { return options_; }
+  const models::Model& model() const { return *model_; }
+  const gguf::File& file() const { return file_; }
+  const tokenizer::Tokenizer& tokenizer() const { return *tokenizer_; }
+  const chat::ChatTemplate& chat_template() const { return *chat_template_; }
+  const kernels::KernelSet& kernels() const { return *kernels_; }
+  std::string kernel_choice() const;   // one line: which set and why
+  ThreadPool& thread_pool() { return *thread_pool_; }
+  kv::BlockPool& block_pool() { return *block_pool_; }
+  const kv::KvLayout& kv_layout() const { return block_pool_->layout(); }
+  const std::string& alias() const { return alias_; }
+
+  int64_t n_ctx() const { return n_ctx_; }           // KV capacity in tokens, all conversations
+  int64_t n_ctx_slot() const { return n_ctx_slot_; } // KV capacity of one conversation
+  /// Tokens that one conversation may hold logically: n_ctx_slot, or with automatic compaction what the model was trained for.
+  int64_t n_ctx_logical() const { return n_ctx_logical_; }
+  bool compacts_automatically() const { return options_.compact_threshold > 0; }
+
+  /// One forward of at most n_ubatch tokens for any mix of sequences (reserve, run, commit). Shapes: logits [logit_rows, n_vocab].
+  /// Errors: out_of_memory; nothing has changed then.
+  Result<void> forward(const models::Batch& batch, MatView<float> logits, ops::AttentionTap* tap = nullptr);
+
+  /// Feeds ids to one sequence in pieces of n_ubatch; logits of the last token, or of all tokens when `all_logits`.
+  /// `on_progress(n_done)` is called after each piece; returning false stops (Error cancelled; the pieces done stay).
+  struct PrefillOptions {
+    ops::AttentionTap* tap = nullptr;
+    bool all_logits = false;
+    bool (*on_progress)(void* context, int64_t n_done) = nullptr;
+    void* progress_context = nullptr;
+  };
+  Result<Mat<float>> prefill(kv::SequenceCache& sequence, std::span<const int32_t> ids, const PrefillOptions& options);
+  Result<Mat<float>> prefill(kv::SequenceCache& sequence, std::span<const int32_t> ids) { return prefill(sequence, ids, {}); }
+
+  /// Lines for people: model, memory plan, kernels.
+  std::vector<std::string> describe() const;
+
+ private:
+  Engine() : file_{} {}
+  EngineOptions options_;
+  std::string alias_;
+  gguf::File file_;
+  std::unique_ptr<models::Model> model_;
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer_;
+  std::unique_ptr<chat::ChatTemplate> chat_template_;
+  const kernels::KernelSet* kernels_ = nullptr;
+  std::unique_ptr<ThreadPool> thread_pool_;
+  std::unique_ptr<kv::BlockPool> block_pool_;
+  ops::OpContext ops_;
+  int64_t n_ctx_ = 0, n_ctx_slot_ = 0, n_ctx_logical_ = 0;
+};
+
+}  // namespace sh::engine
