@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+#include "engine/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/env.h"
+#include "engine/vocabulary.h"
+
+namespace sh::engine {
+
+namespace {
+
+/// Share of the KV capacity on top of it that only compaction may use: the conversations of a self-study append to forks of the cache
+/// that is full. A sixteenth, and at least what 64 study conversations of 128 tokens need.
+int64_t study_headroom_tokens(int64_t n_ctx) { return std::max<int64_t>(n_ctx / 16, 64 * 128); }
+
+Result<std::string> chat_template_source(const gguf::File& file, const EngineOptions& options) {
+  if (!options.chat_template.empty()) return options.chat_template;
+  SH_ASSIGN(const auto own, file.find_string("tokenizer.chat_template"));
+  return own.value_or(chat::kChatMlTemplate);
+}
+
+std::string mib(int64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
+  auto engine = std::unique_ptr<Engine>(new Engine());
+  Engine& e = *engine;
+  if (options.model_path.empty())
+    return Error{ErrorKind::invalid_argument, "no model given: name a GGUF file with -m FILE (models/scribe.gguf comes with the program)"};
+  if (options.n_parallel < 1 || options.n_parallel > 256)
+    return Error{ErrorKind::invalid_argument, fmt::format("-np: expected 1 to 256 conversations, got {}", options.n_parallel)};
+  if (options.n_ubatch < 1 || options.n_batch < 1)
+    return Error{ErrorKind::invalid_argument, fmt::format("-b and -ub: expected at least 1 token, got {} and {}", options.n_batch, options.n_ubatch)};
+  if (options.compact_threshold < 0 || options.compact_threshold > 1)
+    return Error{ErrorKind::invalid_argument, fmt::format("--compact-threshold: expected a fraction from 0 (off) to 1, got {}", options.compact_threshold)};
+  if (options.compact_threshold > 0) {
+    if (options.compact_ratio <= 1)
+      return Error{ErrorKind::invalid_argument, fmt::format("--compact-ratio: expected more than 1, got {}", options.compact_ratio)};
+    SH_RETURN_IF_ERROR(compaction::find_method(options.compact_method));
+  }
+  for (const DType dtype : {options.type_k, options.type_v})
+    if (!kernels::is_kv_dtype(dtype))
+      return Error{ErrorKind::unsupported, fmt::format("-ctk/-ctv: {} cannot hold a KV cache; use f32, f16, bf16, q8_0 or q4_0", tensor_format(dtype).name)};
+
+  if (options.kernels.empty()) options.kernels = env::kernels().value_or("");
+  SH_ASSIGN(e.kernels_, kernels::choose_kernels(options.kernels));
+  SH_ASSIGN(e.file_, gguf::File::open(options.model_path));
+  SH_ASSIGN(e.model_, models::load_model(e.file_));
+  SH_ASSIGN(auto vocabulary, read_vocabulary(e.file_));
+  const models::ModelInfo& info = e.model_->info();
+  if (static_cast<int64_t>(vocabulary.pieces.size()) != info.n_vocab)
+    return Error{ErrorKind::corrupt, fmt::format("'{}': the vocabulary has {} tokens, the embedding table {} rows", options.model_path,
+                                                 vocabulary.pieces.size(), info.n_vocab)};
+  SH_ASSIGN(e.tokenizer_, tokenizer::Tokenizer::create(std::move(vocabulary)));
+  SH_ASSIGN(auto template_source, chat_template_source(e.file_, options));
+  SH_ASSIGN(e.chat_template_, chat::ChatTemplate::parse(std::move(template_source)));
+
+  e.thread_pool_ = std::make_unique<ThreadPool>(options.n_threads > 0 ? options.n_threads : hardware_threads());
+  e.ops_.pool = e.thread_pool_.get();
+  e.ops_.kernels = e.kernels_;
+
+  e.n_ctx_ = options.n_ctx > 0 ? options.n_ctx : info.n_ctx_train;
+  e.n_ctx_slot_ = options.is_kv_unified ? e.n_ctx_ : e.n_ctx_ / options.n_parallel;
+  if (e.n_ctx_slot_ < 1)
+    return Error{ErrorKind::invalid_argument, fmt::format("-c {} leaves no room for {} conversations", e.n_ctx_, options.n_parallel)};
+  e.n_ctx_logical_ = options.compact_threshold > 0 ? std::max<int64_t>(e.n_ctx_slot_, info.n_ctx_train) : e.n_ctx_slot_;
+  const kv::KvLayout layout{.layers = e.model_->kv_layers(), .key_type = options.type_k, .value_type = options.type_v};
+  SH_RETURN_IF_ERROR(layout.validate());
+  const int64_t budget_tokens = e.n_ctx_ + options.n_parallel * kv::kBlockRows + study_headroom_tokens(e.n_ctx_);
+  SH_ASSIGN(e.block_pool_, kv::BlockPool::create(layout, budget_tokens * layout.bytes_per_token()));
+
+  e.alias_ = options.model_alias.empty() ? std::filesystem::path(options.model_path).filename().string() : options.model_alias;
+  e.options_ = std::move(options);
+  return engine;
+}
+
+Engine::~Engine() = default;
+
+std::string Engine::kernel_choice() const { return kernels::describe_choice(*kernels_, options_.kernels); }
+
+Result<void> Engine::forward(const models::Batch& batch, MatView<float> logits, ops::AttentionTap* tap) {
+  return models::run_batch(*model_, ops_, batch, logits, tap);
+}
+
+Result<Mat<float>> Engine::prefill(kv::SequenceCache& sequence, std::span<const int32_t> ids, const PrefillOptions& options) {
+  const auto n = static_cast<int64_t>(ids.size());
+  const int64_t n_vocab = model_->info().n_vocab;
+  Mat<float> logits(options.all_logits ? n : std::min<int64_t>(n, 1), n_vocab);
+  std::vector<kv::Pos> pos;
+  std::vector<kv::SequenceCache*> sequences;
+  std::vector<int32_t> rows;
+  for (int64_t begin = 0; begin < n; begin += options_.n_ubatch) {
+    const int64_t end = std::min<int64_t>(n, begin + options_.n_ubatch);
+    pos.clear();
+    rows.clear();
+    for (int64_t i = 0; i < end - begin; ++i) pos.push_back(sequence.next_pos() + i);
+    sequences.assign(static_cast<size_t>(end - begin), &sequence);
+    if (options.all_logits)
+      for (int64_t i = 0; i < end - begin; ++i) rows.push_back(static_cast<int32_t>(i));
+    else if (end == n)
+      rows.push_back(static_cast<int32_t>(end - begin - 1));
+    const models::Batch batch{ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), pos, sequences, rows};
+    const int64_t first_logit = options.all_logits ? begin : 0;
+    SH_RETURN_IF_ERROR(forward(batch, logits.view().slice(first_logit, static_cast<int64_t>(rows.size())), options.tap));
+    if (options.on_progress != nullptr && !options.on_progress(options.progress_context, end))
+      return Error{ErrorKind::cancelled, "stopped by the caller"};
+  }
+  return logits;
+}
+
+std::vector<std::string> Engine::describe() const {
+  const models::ModelInfo& info = model_->info();
+  const int64_t token_bytes = kv_layout().bytes_per_token();
+  return {
+      fmt::format("model    {} ({} {}, {:.2f} M parameters, {})", alias_, info.arch, info.file_type,
+                  static_cast<double>(info.n_params) * 1e-6, mib(info.weight_bytes)),
+      fmt::format("kernels  {}", kernel_choice()),
+      fmt::format("threads  {}", thread_pool_->n_threads()),
+      fmt::format("memory   KV cache of {} tokens: {} bytes a token (K {}, V {}), {} at most, committed as it fills and given back when freed",
+                  n_ctx_, token_bytes, tensor_format(kv_layout().key_type).name, tensor_format(kv_layout().value_type).name,
+                  mib(n_ctx_ * token_bytes)),
+      fmt::format("context  {} conversation{}, each up to {} tokens{}", options_.n_parallel, options_.n_parallel == 1 ? "" : "s",
+                  n_ctx_logical_,
+                  compacts_automatically() ? fmt::format(" in {} rows: compacted {:.3g}x by '{}' at {:.0f} % full", n_ctx_slot_,
+                                                         options_.compact_ratio, options_.compact_method, options_.compact_threshold * 100)
+                                           : ", not compacted automatically (--compact-threshold is off)"),
+  };
+}
+
+}  // namespace sh::engine

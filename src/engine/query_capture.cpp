@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <cstring>
+
+#include "engine/reference_queries.h"
+
+namespace sh::engine {
+
+/// Sampled tokens are those whose ordinal is a multiple of `stride`. Storage is one flat row a token: for each layer the queries, lse and
+/// outputs of its heads, so that dropping every second token is a compaction of one array.
+struct QueryCapture::State {
+  struct Layer {
+    int64_t offset = 0;  // floats into a token's row
+    int32_t n_heads = 0, n_kv_heads = 0, key_width = 0, value_width = 0;
+  };
+  std::vector<Layer> layers;
+  int64_t row_floats = 0;
+  int64_t max_rows = 0;
+  int64_t stride = 1;
+  int64_t n_seen = 0;            // tokens announced so far: the next token's ordinal
+  std::vector<float> rows;       // [n_rows, row_floats]
+  std::vector<int32_t> row_pos;  // [n_rows]
+  std::vector<int64_t> ordinal;  // [n_rows]
+  std::vector<std::pair<int32_t, int64_t>> pending;  // (row of the batch, ordinal; then row of the store) of the forward that runs
+
+  void drop_every_second() {
+    stride *= 2;
+    size_t kept = 0;
+    for (size_t row = 0; row < row_pos.size(); ++row) {
+      if (ordinal[row] % stride != 0) continue;
+      if (kept != row) {
+        std::memcpy(&rows[kept * static_cast<size_t>(row_floats)], &rows[row * static_cast<size_t>(row_floats)],
+                    static_cast<size_t>(row_floats) * sizeof(float));
+        row_pos[kept] = row_pos[row];
+        ordinal[kept] = ordinal[row];
+      }
+      ++kept;
+    }
+    resize(kept);
+  }
+  void resize(size_t n_rows) {
+    rows.resize(n_rows * static_cast<size_t>(row_floats));
+    row_pos.resize(n_rows);
+    ordinal.resize(n_rows);
+  }
+};
+
+QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes) : state_(std::make_unique<State>()) {
+  State& s = *state_;
+  for (size_t l = 0; l < layout.layers.size(); ++l) {
+    const kv::LayerLayout& kv_layer = layout.layers[l];
+    State::Layer layer{.offset = s.row_floats,
+                       .n_heads = kv_layer.n_heads > 0 ? model.n_query_heads(static_cast<int32_t>(l)) : 0,
+                       .n_kv_heads = kv_layer.n_heads,
+                       .key_width = kv_layer.key_width,
+                       .value_width = kv_layer.value_width};
+    s.row_floats += int64_t{layer.n_heads} * (layer.key_width + 1 + layer.value_width);
+    s.layers.push_back(layer);
+  }
+  s.max_rows = s.row_floats == 0 ? 0 : max_bytes / (s.row_floats * static_cast<int64_t>(sizeof(float)));
+  // Address space only: a vector that doubles would hold up to twice the bound while it grows.
+  s.rows.reserve(static_cast<size_t>(s.max_rows * s.row_floats));
+}
+
+QueryCapture::~QueryCapture() = default;
+
+void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted) {
+  State& s = *state_;
+  s.pending.clear();
+  if (s.max_rows < 1) return;
+  for (size_t i = 0; i < pos.size(); ++i) {
+    if (!is_wanted.empty() && !is_wanted[i]) continue;
+    const int64_t ordinal = s.n_seen++;
+    if (ordinal % s.stride != 0) continue;
+    while (static_cast<int64_t>(s.row_pos.size()) >= s.max_rows && s.max_rows > 1) {
+      s.drop_every_second();
+      // Until the end of this function `pending` holds ordinals, which do not move.
+      std::erase_if(s.pending, [&](const auto& entry) { return entry.second % s.stride != 0; });
+    }
+    if (ordinal % s.stride != 0 || static_cast<int64_t>(s.row_pos.size()) >= s.max_rows) continue;
+    s.pending.emplace_back(static_cast<int32_t>(i), ordinal);
+    s.resize(s.row_pos.size() + 1);
+    s.row_pos.back() = pos[i].value;
+    s.ordinal.back() = ordinal;
+  }
+  // From ordinals to rows of the store, now that nothing moves any more.
+  for (auto& [batch_row, target] : s.pending)
+    target = std::lower_bound(s.ordinal.begin(), s.ordinal.end(), target) - s.ordinal.begin();
+}
+
+void QueryCapture::on_attention(int32_t layer_index, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) {
+  State& s = *state_;
+  const State::Layer& layer = s.layers[static_cast<size_t>(layer_index)];
+  const auto copy = [](const float* from, int64_t n, float*& to) {
+    std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
+    to += n;
+  };
+  for (const auto& [batch_row, row] : s.pending) {
+    float* to = &s.rows[static_cast<size_t>(row * s.row_floats + layer.offset)];
+    copy(queries.row(batch_row), int64_t{layer.n_heads} * layer.key_width, to);
+    copy(lse.row(batch_row), layer.n_heads, to);
+    copy(out.row(batch_row), int64_t{layer.n_heads} * layer.value_width, to);
+  }
+}
+
+bool QueryCapture::wants_layer(int32_t layer) const {
+  return !state_->pending.empty() && state_->layers[static_cast<size_t>(layer)].n_heads > 0;
+}
+
+void QueryCapture::clear() {
+  state_->resize(0);
+  state_->pending.clear();
+  state_->stride = 1;
+  state_->n_seen = 0;
+}
+
+void QueryCapture::truncate(kv::Pos end) {
+  State& s = *state_;
+  size_t n = s.row_pos.size();
+  while (n > 0 && s.row_pos[n - 1] >= end.value) --n;
+  s.resize(n);
+}
+
+int64_t QueryCapture::n_tokens() const { return static_cast<int64_t>(state_->row_pos.size()); }
+int64_t QueryCapture::n_bytes() const { return static_cast<int64_t>(state_->rows.capacity() * sizeof(float)); }
+
+QuerySets QueryCapture::take() const {
+  const State& s = *state_;
+  const auto n_rows = static_cast<int64_t>(s.row_pos.size());
+  QuerySets sets(s.layers.size());
+  for (size_t l = 0; l < s.layers.size(); ++l) {
+    const State::Layer& layer = s.layers[l];
+    sets[l].resize(static_cast<size_t>(layer.n_kv_heads));
+    if (layer.n_kv_heads == 0) continue;
+    const int32_t group = layer.n_heads / layer.n_kv_heads;
+    for (int32_t kv_head = 0; kv_head < layer.n_kv_heads; ++kv_head) {
+      QuerySet& set = sets[l][static_cast<size_t>(kv_head)];
+      set.queries = Mat<float>(n_rows * group, layer.key_width);
+      set.out = Mat<float>(n_rows * group, layer.value_width);
+      for (int64_t row = 0; row < n_rows; ++row)
+        for (int32_t g = 0; g < group; ++g) {
+          const int32_t head = kv_head * group + g;
+          const float* base = &s.rows[static_cast<size_t>(row * s.row_floats + layer.offset)];
+          const float* lse = base + int64_t{layer.n_heads} * layer.key_width;
+          const float* out = lse + layer.n_heads;
+          const int64_t to = row * group + g;
+          std::copy_n(base + int64_t{head} * layer.key_width, layer.key_width, set.queries.row(to));
+          std::copy_n(out + int64_t{head} * layer.value_width, layer.value_width, set.out.row(to));
+          set.lse.push_back(lse[head]);
+          set.pos.push_back(s.row_pos[static_cast<size_t>(row)]);
+        }
+    }
+  }
+  return sets;
+}
+
+}  // namespace sh::engine
