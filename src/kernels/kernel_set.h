@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Raw loops behind function pointers: one KernelSet a CPU target, chosen once at start. Kernels know no cache, no model and no
-// threads: the caller splits the work. Every kernel handles any length and any alignment.
+// threads: the caller splits the work. Every kernel handles any length and any alignment of the natural element size.
 //
 // Determinism: a result element is summed in an order that depends only on the inner dimension, never on how many rows, columns or
 // queries a call has, so batching does not change a conversation. Different targets may differ in the last bits.
@@ -16,6 +16,9 @@
 #include "tensor/dtype.h"
 
 namespace sh::kernels {
+
+/// Most rows that a KvBlockView may have.
+inline constexpr int32_t kMaxBlockRows = 16;
 
 /// How the activations of a matrix product are stored for a weight format.
 enum class ActivationForm {
@@ -61,7 +64,7 @@ struct KvBlockView {
   const float* bias;             // [n_rows] added to the scaled score, or null for zeros; -inf hides a row
   const int32_t* pos;            // [n_rows] positions, or null: row r has position first_pos + r
   int32_t first_pos;
-  int32_t n_rows;
+  int32_t n_rows;                // 1 to kMaxBlockRows
   int32_t query_begin, query_end;  // queries of the tile whose sequence holds this block
 };
 
@@ -96,8 +99,9 @@ struct KernelSet {
 
   /// The product for a weight format; every DType has one in every set.
   WeightKernel (*weight_kernel)(DType dtype);
-  /// Bytes of a row of n activations in q8 form. Needs: n a multiple of 32.
+  /// Bytes of a row of n activations in q8 form, a multiple of 64. Needs: n a multiple of 32.
   int64_t (*q8_row_bytes)(int64_t n);
+  /// Needs: out aligned to 4 bytes.
   void (*quantize_q8)(const float* x, int64_t n, std::byte* out);
 
   float (*dot)(const float* a, const float* b, int64_t n);
