@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <vector>
+#include <span>
 
 #include "base/result.h"
 #include "kv/layout.h"
@@ -51,7 +51,11 @@ class BlockPool {
   Result<BlockId> allocate(int32_t arena);
   void add_reference(BlockId block);
   void release(BlockId block);
+  /// Many at once: pages that become free go back to the operating system in runs.
+  void release(std::span<const BlockId> blocks);
   int32_t n_references(BlockId block) const;
+  /// What the budget has left.
+  int64_t bytes_available() const;
   /// How many more blocks of the arena the budget allows.
   int64_t n_available(int32_t arena) const;
 
@@ -59,7 +63,8 @@ class BlockPool {
   std::byte* values(BlockId block);
   float* bias(BlockId block);      // first touch commits the annotation: mark_annotated() first
   int32_t* pos(BlockId block);
-  /// Counts the annotation as used memory. The flag is cleared when the block is released for good.
+  /// Counts the annotation as used memory; the caller has seen to it that the budget allows it. The flag is cleared when the block
+  /// is released for good.
   void mark_annotated(BlockId block);
   bool is_annotated(BlockId block) const;
   /// A copy with one reference of its own. Errors: out_of_memory.

@@ -35,6 +35,9 @@ struct HeadRows {
   std::vector<Pos> pos;           // [n_rows], increasing
 };
 
+/// One block as attention reads it, query_begin and query_end left 0.
+kernels::KvBlockView block_view(BlockPool& pool, const BlockEntry& entry);
+
 struct CacheUsage {
   int64_t n_logical = 0;        // tokens the conversation has
   int64_t n_rows = 0;           // sum over layers and heads
@@ -60,28 +63,42 @@ class SequenceCache {
   /// Writes rows of one layer at positions next_pos() + offset, offset + 1, ...: keys [n, n_heads * key_width] f32 after rope, values likewise.
   /// Needs: reserve() covered them; offsets of one layer arrive in order.
   void append(const kernels::KernelSet& kernels, int32_t layer, int64_t offset, MatView<const float> keys, MatView<const float> values);
+  /// Keeps the first n_tokens of the step and drops what was appended behind them (rejected drafts).
+  /// Needs: every layer with attention has appended them.
   void commit(int64_t n_tokens);
+  /// The rows are those before reserve(). A tail block that reserve() copied from a fork stays this sequence's own.
   void rollback();
 
   /// A second sequence with the same rows, sharing all blocks.
   SequenceCache fork() const;
   void clear();
   /// Forgets all rows at positions >= end; the logical length becomes end.
-  /// Errors: unsupported when end lies before compacted_end(): those rows no longer stand for single tokens.
+  /// Errors: invalid_argument when end lies outside the conversation; unsupported when it lies before compacted_end(), because
+  /// those rows no longer stand for single tokens, or when a window at `end` needs rows that drop_outside_window() has dropped.
   Result<void> truncate(Pos end);
-  /// Drops rows that no query at or after `lowest_query` can see, in layers with a window.
+  /// Drops the blocks that no query at or after `lowest_query` can see, in layers with a window.
   void drop_outside_window(Pos lowest_query);
 
   /// Replaces all rows of all heads in one step; rows[layer][head]. Either commits whole or changes nothing.
   /// `compacted_end`: rows before it may no longer stand for single tokens.
-  /// Errors: out_of_memory.
+  /// Works in a full pool, too: memory that only this sequence uses is given back first.
+  /// Errors: out_of_memory; invalid_argument for rows that do not fit the layout or the conversation.
   Result<void> replace(const std::vector<std::vector<HeadRows>>& rows, Pos compacted_end);
+  /// Like replace(), and sets all that the sequence knows of itself: what a saved conversation is read back with.
+  struct Identity {
+    Pos next_pos;
+    Pos compacted_end;
+    int64_t n_compactions = 0;
+    std::vector<Pos> dropped_end;  // [layers] rows before it may have been dropped by drop_outside_window()
+  };
+  Result<void> restore(const std::vector<std::vector<HeadRows>>& rows, const Identity& identity);
+  const Identity& identity() const { return identity_; }
 
-  Pos next_pos() const;           // logical length
-  Pos compacted_end() const;      // 0 when never compacted
-  int64_t n_compactions() const;
+  Pos next_pos() const { return identity_.next_pos; }            // logical length
+  Pos compacted_end() const { return identity_.compacted_end; }  // 0 when never compacted
+  int64_t n_compactions() const { return identity_.n_compactions; }
   const HeadCache& head(int32_t layer, int32_t head) const;
-  BlockPool& pool() const;
+  BlockPool& pool() const { return *pool_; }
   CacheUsage usage() const;
 
   /// The head's blocks as attention reads them (query_begin/query_end left 0), rows appended but not committed included.
@@ -97,12 +114,30 @@ class SequenceCache {
   HeadRows copy_head(int32_t layer, int32_t head) const;
 
  private:
+  /// What n more tokens cost one head.
+  struct Growth {
+    bool copies_tail = false;
+    bool annotates_tail = false;
+    int64_t n_blocks = 0;  // new ones, the copy not counted
+    int64_t n_bytes = 0;
+  };
+  Growth growth(int32_t arena, const HeadCache& cache, int64_t n_tokens) const;
+  void grow(int32_t arena, HeadCache& cache, const Growth& growth);
+  Pos last_pos(const BlockEntry& entry) const;
+  /// Tokens of the open step that the head already has.
+  int64_t n_appended(const HeadCache& cache) const;
+  void append_head(const kernels::KernelSet& kernels, const LayerLayout& shape, HeadCache& cache, Pos first,
+                   MatView<const float> keys, MatView<const float> values);
+  /// Drops rows at positions >= end and empty blocks from the back.
+  void drop_from(Pos end);
+  void release_all();
+  Result<void> check_rows(const std::vector<std::vector<HeadRows>>& rows, const Identity& identity) const;
+  void write_head(int32_t layer, const HeadRows& rows, HeadCache& cache);
+
   BlockPool* pool_;
   std::vector<std::vector<HeadCache>> heads_;  // [layer][head]
-  Pos next_pos_;
-  Pos compacted_end_;
-  int64_t n_compactions_ = 0;
-  int64_t n_reserved_ = 0;
+  Identity identity_;
+  int64_t n_reserved_ = 0;                     // tokens of the open step
 };
 
 }  // namespace sh::kv

@@ -37,6 +37,7 @@ struct OpContext {
   AlignedBuffer<std::byte> activations;             // quantised activations of linear()
   std::vector<AlignedBuffer<float>> worker_scratch; // one a worker
   AlignedBuffer<float> partial;                     // attend(): partial outputs of row splits
+  std::vector<std::vector<kernels::KvBlockView>> worker_blocks;  // attend(): block list of a tile, one a worker
 };
 
 /// y[t, :] = W x[t, :] (+ bias). Shapes: x [n, n_in], y [n, n_out], bias [n_out] or null.

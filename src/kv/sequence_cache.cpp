@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: MIT
+#include "kv/sequence_cache.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+namespace sh::kv {
+
+namespace {
+
+int64_t n_blocks_for(int64_t n_rows) { return (n_rows + kBlockRows - 1) / kBlockRows; }
+
+}  // namespace
+
+kernels::KvBlockView block_view(BlockPool& pool, const BlockEntry& entry) {
+  return kernels::KvBlockView{
+      .keys = pool.keys(entry.block),
+      .values = pool.values(entry.block),
+      .bias = entry.is_annotated ? pool.bias(entry.block) : nullptr,
+      .pos = entry.is_annotated ? pool.pos(entry.block) : nullptr,
+      .first_pos = entry.first_pos.value,
+      .n_rows = entry.n_rows,
+      .query_begin = 0,
+      .query_end = 0,
+  };
+}
+
+SequenceCache::SequenceCache(BlockPool& pool) : pool_(&pool) {
+  for (const LayerLayout& layer : pool.layout().layers) heads_.emplace_back(static_cast<size_t>(layer.n_heads));
+  identity_.dropped_end.resize(heads_.size());
+}
+
+SequenceCache::~SequenceCache() { release_all(); }
+
+SequenceCache::SequenceCache(SequenceCache&& other) noexcept
+    : pool_(other.pool_),
+      heads_(std::exchange(other.heads_, {})),
+      identity_(std::exchange(other.identity_, {})),
+      n_reserved_(std::exchange(other.n_reserved_, 0)) {}
+
+SequenceCache& SequenceCache::operator=(SequenceCache&& other) noexcept {
+  if (this == &other) return *this;
+  release_all();
+  pool_ = other.pool_;
+  heads_ = std::exchange(other.heads_, {});
+  identity_ = std::exchange(other.identity_, {});
+  n_reserved_ = std::exchange(other.n_reserved_, 0);
+  return *this;
+}
+
+// --- A step: reserve, append, commit or rollback ---
+
+SequenceCache::Growth SequenceCache::growth(int32_t arena, const HeadCache& cache, int64_t n_tokens) const {
+  Growth result;
+  const BlockEntry* tail = cache.blocks.empty() ? nullptr : &cache.blocks.back();
+  const int64_t n_room = tail == nullptr ? 0 : kBlockRows - tail->n_rows;
+  if (n_room > 0) {
+    result.copies_tail = pool_->n_references(tail->block) > 1;
+    result.annotates_tail = !tail->is_annotated && tail->first_pos + tail->n_rows != identity_.next_pos;
+  }
+  result.n_blocks = n_blocks_for(std::max<int64_t>(0, n_tokens - n_room));
+  result.n_bytes = (result.n_blocks + result.copies_tail) * pool_->block_bytes(arena);
+  if (result.annotates_tail || (result.copies_tail && tail->is_annotated)) result.n_bytes += BlockPool::kAnnotationBytes;
+  return result;
+}
+
+void SequenceCache::grow(int32_t arena, HeadCache& cache, const Growth& growth) {
+  if (growth.copies_tail) {
+    BlockEntry& tail = cache.blocks.back();
+    const BlockId copy = pool_->clone(tail.block).value();
+    pool_->release(tail.block);
+    tail.block = copy;
+  }
+  if (growth.annotates_tail) {
+    BlockEntry& tail = cache.blocks.back();
+    pool_->mark_annotated(tail.block);
+    tail.is_annotated = true;
+    std::fill_n(pool_->bias(tail.block), tail.n_rows, 0.0f);
+    for (int32_t row = 0; row < tail.n_rows; ++row) pool_->pos(tail.block)[row] = tail.first_pos.value + row;
+  }
+  for (int64_t i = 0; i < growth.n_blocks; ++i) {
+    BlockEntry entry;
+    entry.block = pool_->allocate(arena).value();
+    cache.blocks.push_back(entry);
+  }
+}
+
+Result<void> SequenceCache::reserve(int64_t n_tokens) {
+  SH_CHECK(n_tokens >= 0, "a step cannot take back tokens");
+  SH_CHECK(n_reserved_ == 0, "the step before was neither committed nor rolled back");
+  if (n_tokens > std::numeric_limits<int32_t>::max() - int64_t{identity_.next_pos.value})
+    return Error{ErrorKind::context_exceeded, fmt::format("KV cache: {} tokens after {} are more positions than can be numbered",
+                                                          n_tokens, identity_.next_pos.value)};
+  if (n_tokens == 0) return {};
+  int64_t n_blocks = 0, n_bytes = 0;
+  for (size_t layer = 0; layer < heads_.size(); ++layer) {
+    const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
+    for (const HeadCache& cache : heads_[layer]) {
+      const Growth need = growth(arena, cache, n_tokens);
+      n_blocks += need.n_blocks + need.copies_tail;
+      n_bytes += need.n_bytes;
+    }
+  }
+  if (n_bytes > pool_->bytes_available())
+    return Error{ErrorKind::out_of_memory,
+                 fmt::format("KV cache: {} tokens after {} need {} blocks ({} bytes), {} of {} bytes are free; compact or end a "
+                             "conversation, or raise the cache budget",
+                             n_tokens, identity_.next_pos.value, n_blocks, n_bytes, pool_->bytes_available(),
+                             pool_->stats().bytes_budget)};
+  for (size_t layer = 0; layer < heads_.size(); ++layer) {
+    const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
+    for (HeadCache& cache : heads_[layer]) grow(arena, cache, growth(arena, cache, n_tokens));
+  }
+  n_reserved_ = n_tokens;
+  return {};
+}
+
+Pos SequenceCache::last_pos(const BlockEntry& entry) const {
+  if (entry.is_annotated) return Pos(pool_->pos(entry.block)[entry.n_rows - 1]);
+  return entry.first_pos + (entry.n_rows - 1);
+}
+
+int64_t SequenceCache::n_appended(const HeadCache& cache) const {
+  for (auto entry = cache.blocks.rbegin(); entry != cache.blocks.rend(); ++entry) {
+    if (entry->n_rows > 0) return std::max<int64_t>(0, last_pos(*entry) + 1 - identity_.next_pos);
+  }
+  return 0;
+}
+
+void SequenceCache::append(const kernels::KernelSet& kernels, int32_t layer, int64_t offset, MatView<const float> keys,
+                           MatView<const float> values) {
+  SH_CHECK(layer >= 0 && layer < static_cast<int32_t>(heads_.size()), "no such layer");
+  const LayerLayout& shape = pool_->layout().layers[static_cast<size_t>(layer)];
+  SH_CHECK(shape.n_heads > 0, "the layer has no attention");
+  SH_CHECK(keys.rows == values.rows && keys.cols == int64_t{shape.n_heads} * shape.key_width &&
+               values.cols == int64_t{shape.n_heads} * shape.value_width,
+           "keys or values do not have the layer's shape");
+  SH_CHECK(offset >= 0 && offset + keys.rows <= n_reserved_, "more rows than the step reserved");
+  for (int32_t head = 0; head < shape.n_heads; ++head) {
+    HeadCache& cache = heads_[static_cast<size_t>(layer)][static_cast<size_t>(head)];
+    SH_CHECK(n_appended(cache) == offset, "rows of a layer must be appended in order");
+    MatView<const float> head_keys(keys.data + int64_t{head} * shape.key_width, keys.rows, shape.key_width, keys.stride);
+    MatView<const float> head_values(values.data + int64_t{head} * shape.value_width, values.rows, shape.value_width,
+                                     values.stride);
+    append_head(kernels, shape, cache, identity_.next_pos + offset, head_keys, head_values);
+  }
+}
+
+void SequenceCache::append_head(const kernels::KernelSet& kernels, const LayerLayout& shape, HeadCache& cache, Pos first,
+                                MatView<const float> keys, MatView<const float> values) {
+  const KvLayout& layout = pool_->layout();
+  const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
+  const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
+  size_t index = cache.blocks.size();  // of the block to write: the first after the last full one
+  while (index > 0 && cache.blocks[index - 1].n_rows < kBlockRows) {
+    --index;
+    if (cache.blocks[index].n_rows > 0) break;
+  }
+  for (int64_t token = 0; token < keys.rows; ++token) {
+    if (cache.blocks[index].n_rows == kBlockRows) ++index;
+    BlockEntry& entry = cache.blocks[index];
+    const int32_t row = entry.n_rows++;
+    if (row == 0) entry.first_pos = first + token;
+    if (entry.is_annotated) {
+      pool_->bias(entry.block)[row] = 0.0f;
+      pool_->pos(entry.block)[row] = (first + token).value;
+    }
+    kernels.encode_row(layout.key_type, keys.row(token), shape.key_width, pool_->keys(entry.block) + row * key_row_bytes);
+    kernels.encode_row(layout.value_type, values.row(token), shape.value_width,
+                       pool_->values(entry.block) + row * value_row_bytes);
+  }
+  cache.n_rows += keys.rows;
+}
+
+void SequenceCache::commit(int64_t n_tokens) {
+  SH_CHECK(n_tokens >= 0 && n_tokens <= n_reserved_, "more tokens than the step reserved");
+  for (const std::vector<HeadCache>& layer : heads_) {
+    for (const HeadCache& cache : layer) SH_CHECK(n_appended(cache) >= n_tokens, "a layer did not append its rows");
+  }
+  identity_.next_pos = identity_.next_pos + n_tokens;
+  drop_from(identity_.next_pos);
+  n_reserved_ = 0;
+}
+
+void SequenceCache::rollback() {
+  drop_from(identity_.next_pos);
+  n_reserved_ = 0;
+}
+
+// --- Whole-sequence changes ---
+
+void SequenceCache::drop_from(Pos end) {
+  std::vector<BlockId> unused;
+  for (std::vector<HeadCache>& layer : heads_) {
+    for (HeadCache& cache : layer) {
+      while (!cache.blocks.empty()) {
+        BlockEntry& entry = cache.blocks.back();
+        const int32_t n_before = entry.n_rows;
+        while (entry.n_rows > 0 && last_pos(entry) >= end) --entry.n_rows;
+        cache.n_rows -= n_before - entry.n_rows;
+        if (entry.n_rows > 0) break;
+        unused.push_back(entry.block);
+        cache.blocks.pop_back();
+      }
+    }
+  }
+  pool_->release(unused);
+}
+
+void SequenceCache::release_all() {
+  std::vector<BlockId> blocks;
+  for (std::vector<HeadCache>& layer : heads_) {
+    for (HeadCache& cache : layer) {
+      for (const BlockEntry& entry : cache.blocks) blocks.push_back(entry.block);
+      cache = HeadCache{};
+    }
+  }
+  pool_->release(blocks);
+}
+
+SequenceCache SequenceCache::fork() const {
+  SH_CHECK(n_reserved_ == 0, "a sequence cannot be forked inside a step");
+  SequenceCache copy(*pool_);
+  for (const std::vector<HeadCache>& layer : heads_) {
+    for (const HeadCache& cache : layer) {
+      for (const BlockEntry& entry : cache.blocks) pool_->add_reference(entry.block);
+    }
+  }
+  copy.heads_ = heads_;
+  copy.identity_ = identity_;
+  return copy;
+}
+
+void SequenceCache::clear() {
+  release_all();
+  identity_ = Identity{};
+  identity_.dropped_end.resize(heads_.size());
+  n_reserved_ = 0;
+}
+
+Result<void> SequenceCache::truncate(Pos end) {
+  SH_CHECK(n_reserved_ == 0, "a sequence cannot be truncated inside a step");
+  if (end < Pos(0) || end > identity_.next_pos)
+    return Error{ErrorKind::invalid_argument, fmt::format("KV cache: cannot truncate to {} tokens, the conversation has {}",
+                                                          end.value, identity_.next_pos.value)};
+  if (end < identity_.compacted_end)
+    return Error{ErrorKind::unsupported,
+                 fmt::format("KV cache: cannot truncate to {} tokens, the first {} are compacted; clear the conversation and read "
+                             "it again",
+                             end.value, identity_.compacted_end.value)};
+  for (size_t layer = 0; layer < heads_.size(); ++layer) {
+    const int64_t first_seen = std::max<int64_t>(0, int64_t{end.value} + 1 - pool_->layout().layers[layer].window);
+    if (first_seen < std::min(identity_.dropped_end[layer], end).value)
+      return Error{ErrorKind::unsupported,
+                   fmt::format("KV cache: cannot truncate to {} tokens, the window of layer {} would need rows from {} on and those "
+                               "before {} are gone; clear the conversation and read it again",
+                               end.value, layer, first_seen, identity_.dropped_end[layer].value)};
+  }
+  drop_from(end);
+  identity_.next_pos = end;
+  for (Pos& dropped : identity_.dropped_end) dropped = std::min(dropped, end);
+  return {};
+}
+
+void SequenceCache::drop_outside_window(Pos lowest_query) {
+  std::vector<BlockId> unused;
+  for (size_t layer = 0; layer < heads_.size(); ++layer) {
+    const int32_t window = pool_->layout().layers[layer].window;
+    if (window == 0) continue;
+    for (HeadCache& cache : heads_[layer]) {
+      size_t n_drop = 0;
+      for (; n_drop < cache.blocks.size(); ++n_drop) {
+        const BlockEntry& entry = cache.blocks[n_drop];
+        if (entry.n_rows == 0 || lowest_query - last_pos(entry) < window) break;
+        identity_.dropped_end[layer] = std::max(identity_.dropped_end[layer], last_pos(entry) + 1);
+        cache.n_rows -= entry.n_rows;
+        unused.push_back(entry.block);
+      }
+      cache.blocks.erase(cache.blocks.begin(), cache.blocks.begin() + static_cast<std::ptrdiff_t>(n_drop));
+    }
+  }
+  pool_->release(unused);
+}
+
+// --- Reading ---
+
+const HeadCache& SequenceCache::head(int32_t layer, int32_t head) const {
+  SH_CHECK(layer >= 0 && layer < static_cast<int32_t>(heads_.size()), "no such layer");
+  const std::vector<HeadCache>& heads = heads_[static_cast<size_t>(layer)];
+  SH_CHECK(head >= 0 && head < static_cast<int32_t>(heads.size()), "no such head");
+  return heads[static_cast<size_t>(head)];
+}
+
+CacheUsage SequenceCache::usage() const {
+  CacheUsage result;
+  result.n_logical = identity_.next_pos.value;
+  result.n_compactions = identity_.n_compactions;
+  for (const std::vector<HeadCache>& layer : heads_) {
+    for (const HeadCache& cache : layer) {
+      result.n_rows += cache.n_rows;
+      result.n_blocks += static_cast<int64_t>(cache.blocks.size());
+      for (const BlockEntry& entry : cache.blocks)
+        result.bytes += pool_->block_bytes(entry.block.arena) + (entry.is_annotated ? BlockPool::kAnnotationBytes : 0);
+    }
+  }
+  const int64_t n_heads = pool_->layout().n_heads_total();
+  if (n_heads > 0) result.n_physical = static_cast<double>(result.n_rows) / static_cast<double>(n_heads);
+  return result;
+}
+
+void SequenceCache::block_views(int32_t layer, int32_t head_index, std::vector<kernels::KvBlockView>& out) const {
+  out.clear();
+  for (const BlockEntry& entry : head(layer, head_index).blocks) {
+    if (entry.n_rows > 0) out.push_back(block_view(*pool_, entry));
+  }
+}
+
+SequenceCache::DecodedHead SequenceCache::decode_head(const kernels::KernelSet& kernels, int32_t layer, int32_t head_index) const {
+  const KvLayout& layout = pool_->layout();
+  const HeadRows rows = copy_head(layer, head_index);
+  const LayerLayout& shape = layout.layers[static_cast<size_t>(layer)];
+  const int64_t n_rows = static_cast<int64_t>(rows.pos.size());
+  DecodedHead decoded{Mat<float>(n_rows, shape.key_width), Mat<float>(n_rows, shape.value_width), rows.bias, rows.pos};
+  const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
+  const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
+  for (int64_t row = 0; row < n_rows; ++row) {
+    kernels.decode_row(layout.key_type, rows.keys.data() + row * key_row_bytes, shape.key_width, decoded.keys.row(row));
+    kernels.decode_row(layout.value_type, rows.values.data() + row * value_row_bytes, shape.value_width, decoded.values.row(row));
+  }
+  return decoded;
+}
+
+HeadRows SequenceCache::copy_head(int32_t layer, int32_t head_index) const {
+  const HeadCache& cache = head(layer, head_index);
+  const KvLayout& layout = pool_->layout();
+  const LayerLayout& shape = layout.layers[static_cast<size_t>(layer)];
+  const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
+  const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
+  HeadRows rows;
+  for (const BlockEntry& entry : cache.blocks) {
+    const std::byte* keys = pool_->keys(entry.block);
+    const std::byte* values = pool_->values(entry.block);
+    rows.keys.insert(rows.keys.end(), keys, keys + entry.n_rows * key_row_bytes);
+    rows.values.insert(rows.values.end(), values, values + entry.n_rows * value_row_bytes);
+    for (int32_t row = 0; row < entry.n_rows; ++row) {
+      rows.bias.push_back(entry.is_annotated ? pool_->bias(entry.block)[row] : 0.0f);
+      rows.pos.push_back(entry.is_annotated ? Pos(pool_->pos(entry.block)[row]) : entry.first_pos + row);
+    }
+  }
+  return rows;
+}
+
+}  // namespace sh::kv
