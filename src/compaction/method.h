@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string_view>
 
@@ -12,24 +11,23 @@ namespace sh::compaction {
 
 // The axes that a method is composed of (docs/design.md §5).
 enum class QuerySource { none, prefill, repeat_prefill, self_study };
-enum class RowScore { recency, max, rms, mean };        // aggregate over queries of the weight that a row gets
-enum class Weighting { none, attention_share };         // a row's weight in the region's softmax, or in all of the query's attention
+enum class RowScore { recency, max, rms, mean };  // aggregate over queries of the weight that a row gets
+enum class Weighting { none, attention_share };   // a row's weight in the region's softmax, or in all of the query's attention
 enum class Fit { none, biases, values, both };
-enum class BudgetPolicy { uniform, global };            // the same for every head, or one threshold over all heads
+enum class BudgetPolicy { uniform, global };      // the same for every head, or one threshold over all heads
 
 /// A named composition. One file each in compaction/methods/.
 struct CompactionMethod {
   const char* name;
-  const char* summary;   // one line for help and docs
-  const char* source;    // paper or where the idea is from
+  const char* summary;  // one line for help and docs
+  const char* source;   // paper or where the idea is from
   QuerySource queries;
   RowScore score;
   Weighting weighting;
   Fit fit;
   BudgetPolicy budget;
-  int32_t n_sinks = 4;   // rows at the start that stay verbatim
-  int32_t n_recent = 4;  // rows at the end of the region that stay verbatim
-  bool keeps_prefix_only = false;  // truncate: everything but the last rows is dropped, sinks included
+  int32_t n_sinks = 4;   // rows at the start of the sequence that whoever gathers the problem leaves out of the region
+  int32_t n_recent = 4;  // rows before the end of the range that are left out of the region likewise
 };
 
 std::span<const CompactionMethod* const> methods();
@@ -43,13 +41,14 @@ std::string_view name_of(Weighting v);
 std::string_view name_of(Fit v);
 std::string_view name_of(BudgetPolicy v);
 
-/// Numbers of the solver; defaults are measured ones.
+/// Numbers of the solver.
 struct SolveOptions {
   int32_t max_queries_per_head = 4096;  // pooled over the group; more are thinned evenly
-  int32_t holdout_every = 5;            // every fifth query is held out of the fit
-  float min_bias = -3.0f, max_bias = 3.0f;
+  int32_t max_fit_rows = 1024;          // of a head with more kept rows, the best scored are fitted and the others stay as they are
+  int32_t holdout_every = 5;            // one query of so many is held out of the fit
+  float min_bias = -3.0f, max_bias = 3.0f;  // of a fit's change to a row's bias
   int32_t max_nnls_sweeps = 500;
-  float accept_worst_factor = 1.0f;     // a fit is accepted if its worst held-out error is at most this times the plain rows'
+  float accept_worst_factor = 1.0f;     // a fit is accepted if its worst errors are at most this times the plain rows'
 };
 
 }  // namespace sh::compaction

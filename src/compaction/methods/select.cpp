@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+#include "compaction/method.h"
+
+namespace sh::compaction {
+
+extern const CompactionMethod methods_select;
+const CompactionMethod methods_select = {
+    .name = "select",
+    .summary = "Keeps the rows that the prompt's own queries attend most, with one budget over all heads; no fit.",
+    .source = "maximum attention as in KVzip (arXiv 2505.23416), over the prompt's own queries, each weighted by the "
+              "region's share of its attention",
+    .queries = QuerySource::prefill,
+    .score = RowScore::max,
+    .weighting = Weighting::attention_share,
+    .fit = Fit::none,
+    .budget = BudgetPolicy::global,
+    .n_sinks = 4,
+    .n_recent = 4,
+};
+
+}  // namespace sh::compaction

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+// What reference queries see in a region: the part that scoring and fitting share.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/mat_view.h"
+#include "base/result.h"
+#include "compaction/problem.h"
+#include "kernels/kernel_set.h"
+
+namespace sh::compaction {
+
+/// Errors: invalid_argument when shapes contradict each other, naming layer and head.
+Result<void> check_shapes(const HeadProblem& problem);
+
+/// Rows whose key, value and bias are finite. Others have no place in a softmax: they count as absent and are never kept.
+std::vector<uint8_t> finite_rows(const HeadProblem& problem);
+
+/// Indices of finite queries, increasing, at most `max_queries`: of more, one is drawn from each of as many equal stretches. Drawn, not
+/// strided, because queries of a group's heads lie interleaved and a stride would pick the same head every time.
+std::vector<int64_t> pick_queries(const HeadProblem& problem, int64_t max_queries);
+
+/// Softmax of one region for tiles of queries.
+class RegionSoftmax {
+ public:
+  RegionSoftmax(const HeadProblem& problem, const kernels::KernelSet& kernels);
+
+  /// Queries that compute() takes at once: the tile stays within the cache.
+  int64_t max_tile() const { return max_tile_; }
+
+  /// Computes exp(score - maximum) of every region row for each query; what the query does not see has 0.
+  /// A query whose scores overflow has lse NaN, one that sees nothing lse -inf; both have zero weights.
+  void compute(std::span<const int64_t> queries);
+
+  const float* weights(int64_t i) const { return scores_.data() + i * n_rows_; }  // [T] of the tile's query i
+  MatView<const float> weights_of_tile(int64_t n) const { return {scores_.data(), n, n_rows_}; }
+  float sum(int64_t i) const { return sum_[static_cast<size_t>(i)]; }  // of weights(i)
+  float lse(int64_t i) const { return lse_[static_cast<size_t>(i)]; }
+
+  /// exp of the region's share: what part of the query's whole attention the region gets, 1 when the problem does not say.
+  float share(int64_t query, float lse_of_region) const;
+  /// Scores of some rows for one query, with mask and bias, not exponentiated: -inf where it sees nothing.
+  void scores_of(int64_t query, std::span<const int32_t> rows, float* out) const;
+
+  const std::vector<uint8_t>& row_is_finite() const { return row_is_finite_; }
+  int64_t n_finite_rows() const { return n_finite_rows_; }
+  /// The values, rows that are not finite replaced by 0.
+  MatView<const float> values() const { return clean_values_.rows > 0 ? clean_values_.view() : problem_.values; }
+
+ private:
+  int64_t n_visible(int64_t query) const;
+  void finish_row(float* scores, int64_t n_visible, int64_t i);
+
+  const HeadProblem& problem_;
+  const kernels::KernelSet& kernels_;
+  int64_t n_rows_, max_tile_, n_finite_rows_ = 0;
+  std::vector<uint8_t> row_is_finite_;
+  Mat<float> clean_values_;
+  std::vector<float> queries_;  // [max_tile, d]
+  std::vector<float> scores_;   // [max_tile, T]
+  std::vector<float> sum_, lse_;
+};
+
+}  // namespace sh::compaction

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "compaction/method.h"
+#include "compaction/problem.h"
+#include "kernels/kernel_set.h"
+
+namespace sh::compaction {
+
+/// How much each region row is wanted: the maximum, root mean square or mean over queries of the attention that it gets, or for recency minus its
+/// distance from the region's end. Rows that are not finite have -inf.
+/// Shapes:  result [T].
+/// Cost:    n·T·d products and n·T exponentials in one pass; memory one tile.
+/// Precision: f32 weights; sums in f32 within a tile, double over tiles.
+/// Threads: pure.
+std::vector<float> score_rows(const HeadProblem& problem, RowScore score, Weighting weighting, const SolveOptions& options,
+                              const kernels::KernelSet& kernels);
+
+/// The n best rows, increasing. Ties go to the lower row; rows with -inf or NaN are never taken.
+std::vector<int32_t> top_rows(std::span<const float> scores, int64_t n);
+
+}  // namespace sh::compaction
