@@ -81,29 +81,6 @@ std::vector<HeadPlan> decode_heads(Engine& engine, const SequenceCache& sequence
   return plans;
 }
 
-/// Queries of the source that the method asks for; a method that wants captured queries repeats the text when none were captured.
-Result<QuerySets> gather_queries(Engine& engine, const SequenceCache& sequence, std::span<const int32_t> ids, const QueryCapture* captured,
-                                 const CompactionRequest& request, const std::atomic<bool>* cancel,
-                                 const std::function<void(const char*, double)>& on_progress, QuerySource& source, StudyStats& stats) {
-  if (source == QuerySource::prefill && (captured == nullptr || captured->n_tokens() == 0)) source = QuerySource::repeat_prefill;
-  switch (source) {
-    case QuerySource::none:
-      return QuerySets(engine.kv_layout().layers.size());
-    case QuerySource::prefill:
-      return captured->take();
-    case QuerySource::repeat_prefill:
-      return repeat_prefill(engine, sequence, ids, request.max_query_bytes, cancel, &stats);
-    case QuerySource::self_study:
-      return self_study(
-          engine, sequence, ids, request.self_study, request.max_query_bytes, cancel,
-          [&](double fraction) {
-            if (on_progress) on_progress("self-study", fraction);
-          },
-          &stats);
-  }
-  return Error{ErrorKind::invalid_argument, "unknown query source"};
-}
-
 HeadProblem problem_of(const Engine& engine, const HeadPlan& plan, const QuerySet* set) {
   const auto n_rows = static_cast<int64_t>(plan.decoded.pos.size());
   HeadProblem problem;
@@ -194,37 +171,66 @@ void summarise(CompactionReport& report, const compaction::Solution& solution) {
 
 }  // namespace
 
+Result<ReferenceQueries> gather_reference_queries(Engine& engine, const SequenceCache& sequence, std::span<const int32_t> ids, const QueryCapture* captured,
+                                                  const CompactionRequest& request, const std::atomic<bool>* cancel, const CompactionProgress& on_progress) {
+  const Stopwatch watch;
+  SH_CHECK(static_cast<int64_t>(ids.size()) == sequence.next_pos().value, "the token list must match the cache");
+  SH_ASSIGN(const CompactionMethod method, method_of(request));
+  SH_RETURN_IF_ERROR(plan_region(sequence, method, request));
+  ReferenceQueries queries{.source = method.queries};
+  if (queries.source == QuerySource::prefill && (captured == nullptr || captured->n_tokens() == 0)) queries.source = QuerySource::repeat_prefill;
+  switch (queries.source) {
+    case QuerySource::none:
+      queries.sets.resize(engine.kv_layout().layers.size());
+      break;
+    case QuerySource::prefill:
+      queries.sets = captured->take();
+      break;
+    case QuerySource::repeat_prefill: {
+      SH_ASSIGN(queries.sets, repeat_prefill(engine, sequence, ids, request.max_query_bytes, cancel, &queries.study));
+      break;
+    }
+    case QuerySource::self_study: {
+      const auto progress = [&](double fraction) {
+        if (on_progress) on_progress("self-study", fraction);
+      };
+      SH_ASSIGN(queries.sets, self_study(engine, sequence, ids, request.self_study, request.max_query_bytes, cancel, progress, &queries.study));
+      break;
+    }
+  }
+  queries.seconds = watch.seconds();
+  return queries;
+}
+
 Result<CompactionReport> compact_sequence(Engine& engine, SequenceCache& sequence, std::span<const int32_t> ids, const QueryCapture* captured,
-                                          const CompactionRequest& request, const std::atomic<bool>* cancel,
-                                          const std::function<void(const char* stage, double fraction)>& on_progress) {
+                                          const CompactionRequest& request, const std::atomic<bool>* cancel, const CompactionProgress& on_progress) {
+  SH_ASSIGN(const ReferenceQueries queries, gather_reference_queries(engine, sequence, ids, captured, request, cancel, on_progress));
+  return compact_sequence(engine, sequence, queries, request, cancel, on_progress);
+}
+
+Result<CompactionReport> compact_sequence(Engine& engine, SequenceCache& sequence, const ReferenceQueries& queries, const CompactionRequest& request,
+                                          const std::atomic<bool>* cancel, const CompactionProgress& on_progress) {
   const Stopwatch total;
   const auto progress = [&](const char* stage, double fraction) {
     if (on_progress) on_progress(stage, fraction);
   };
-  SH_CHECK(static_cast<int64_t>(ids.size()) == sequence.next_pos().value, "the token list must match the cache");
 
   // Plan.
   SH_ASSIGN(const CompactionMethod method, method_of(request));
   SH_ASSIGN(const Region region, plan_region(sequence, method, request));
   const kv::CacheUsage before = sequence.usage();
-  CompactionReport report{.method = request.method, .queries = method.queries};
+  CompactionReport report{.method = request.method, .queries = queries.source, .capture_seconds = queries.seconds, .study = queries.study};
   report.n_logical = sequence.next_pos().value;
   report.n_region = region.end - region.begin;
   report.rows_before = before.n_physical;
   report.bytes_before = before.bytes;
-
-  // Reference queries.
-  progress("queries", 0);
-  const Stopwatch capture_watch;
-  SH_ASSIGN(const QuerySets queries, gather_queries(engine, sequence, ids, captured, request, cancel, on_progress, report.queries, report.study));
-  report.capture_seconds = capture_watch.seconds();
 
   // Solve each (layer, KV head).
   const std::vector<HeadPlan> plans = decode_heads(engine, sequence, region);
   if (plans.empty()) return Error{ErrorKind::unsupported, "the model has no attention layer that can be compacted"};
   std::vector<HeadProblem> problems;
   for (const HeadPlan& plan : plans) {
-    const auto& sets = queries[static_cast<size_t>(plan.layer)];
+    const auto& sets = queries.sets[static_cast<size_t>(plan.layer)];
     problems.push_back(problem_of(engine, plan, sets.empty() ? nullptr : &sets[static_cast<size_t>(plan.head)]));
   }
   const compaction::SolveContext context{&engine.thread_pool(), &engine.kernels(), cancel, [&](double fraction) { progress("solve", fraction); }};
@@ -255,7 +261,7 @@ Result<CompactionReport> compact_sequence(Engine& engine, SequenceCache& sequenc
     region_after += static_cast<double>(report.head_rows[i]);
   }
   report.region_ratio = region_before / std::max(1.0, region_after);
-  report.total_seconds = total.seconds();
+  report.total_seconds = queries.seconds + total.seconds();
   progress("done", 1);
   return report;
 }

@@ -34,6 +34,14 @@ struct CompactionRequest {
   int64_t max_query_bytes = int64_t{512} << 20;
 };
 
+/// Reference queries with where they came from: gathered once, they serve every ratio.
+struct ReferenceQueries {
+  compaction::QuerySource source = compaction::QuerySource::none;  // what was really used
+  QuerySets sets;
+  StudyStats study;
+  double seconds = 0;
+};
+
 struct CompactionReport {
   std::string method;
   compaction::QuerySource queries = compaction::QuerySource::none;  // what was really used
@@ -51,12 +59,24 @@ struct CompactionReport {
   std::vector<int64_t> head_rows;      // kept rows of each head, layer-major
 };
 
+using CompactionProgress = std::function<void(const char* stage, double fraction)>;
+
+/// Gathers queries of the source that the request's method asks for. Captured queries that were never captured are replaced by a repeated
+/// reading, and `source` says so.
+/// Errors: as compact_sequence().
+Result<ReferenceQueries> gather_reference_queries(Engine& engine, const kv::SequenceCache& sequence, std::span<const int32_t> ids,
+                                                  const QueryCapture* captured, const CompactionRequest& request,
+                                                  const std::atomic<bool>* cancel = nullptr, const CompactionProgress& on_progress = {});
+
 /// Compacts `sequence`. `ids` are its tokens (logical, all of them); `captured` are queries from reading it, or null.
 /// Commits whole or leaves the sequence as it was.
 /// Errors: invalid_argument (ratio < 1, ranges, nothing compactable), not_found / unsupported (method), cancelled, out_of_memory.
 Result<CompactionReport> compact_sequence(Engine& engine, kv::SequenceCache& sequence, std::span<const int32_t> ids,
                                           const QueryCapture* captured, const CompactionRequest& request,
-                                          const std::atomic<bool>* cancel = nullptr,
-                                          const std::function<void(const char* stage, double fraction)>& on_progress = {});
+                                          const std::atomic<bool>* cancel = nullptr, const CompactionProgress& on_progress = {});
+/// The same with queries gathered before, from this very conversation.
+Result<CompactionReport> compact_sequence(Engine& engine, kv::SequenceCache& sequence, const ReferenceQueries& queries,
+                                          const CompactionRequest& request, const std::atomic<bool>* cancel = nullptr,
+                                          const CompactionProgress& on_progress = {});
 
 }  // namespace sh::engine

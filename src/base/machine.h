@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace sh {
+
+/// "AMD EPYC 9755, 2 cores, 23.4 GiB": what a figure was measured on.
+std::string machine_name();
+/// CPU model alone.
+std::string cpu_name();
+/// Resident memory of this process; gives freed heap pages back to the operating system first, so that what remains is in use.
+int64_t resident_bytes();
+
+}  // namespace sh
