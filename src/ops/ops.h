@@ -38,6 +38,7 @@ struct OpContext {
   std::vector<AlignedBuffer<float>> worker_scratch; // one a worker
   AlignedBuffer<float> partial;                     // attend(): partial outputs of row splits
   std::vector<std::vector<kernels::KvBlockView>> worker_blocks;  // attend(): block list of a tile, one a worker
+  AlignedBuffer<float> experts;                     // moe(): inputs, hidden rows and products of the (token, expert) pairs
 };
 
 /// y[t, :] = W x[t, :] (+ bias). Shapes: x [n, n_in], y [n, n_out], bias [n_out] or null.
@@ -112,7 +113,7 @@ struct MoeArgs {
   MatView<const float> x;                 // [n, n_embd]
   MatView<const int32_t> expert_ids;      // [n, n_used]
   MatView<const float> expert_weights;    // [n, n_used]
-  MatView<float> y;                       // [n, n_embd], overwritten
+  MatView<float> y;                       // [n, n_embd], overwritten; may be x
 };
 void moe(OpContext& ctx, const MoeArgs& args);
 /// Softmax over all experts, the n_used largest (ties: lowest index), weights renormalised to sum 1 if asked.

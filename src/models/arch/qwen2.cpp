@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+// Qwen 2 and 2.5: as Llama, with halves-paired rope and biases on q, k and v.
+// Source:  Yang et al., "Qwen2 Technical Report", arXiv 2407.10671; GGUF specification (keys, names).
+#include "models/layers.h"
+#include "models/tiny.h"
+
+namespace sh::models {
+
+namespace {
+
+struct Qwen2Layer {
+  Vector attn_norm, ffn_norm;
+  AttentionWeights attn;
+  GatedFfnWeights ffn;
+};
+
+class Qwen2Model final : public Model {
+ public:
+  explicit Qwen2Model(const gguf::File& file) : file_(file) {}
+
+  Result<void> bind() {
+    Hyperparams hyper(file_, "qwen2");
+    SH_ASSIGN(config_, read_decoder_config(hyper, ops::RopeConfig::Pairs::halves));
+    SH_RETURN_IF_ERROR(hyper.finish());
+
+    TensorBinder binder(file_);
+    SH_ASSIGN(token_embd_, binder.matrix("token_embd.weight", config_.n_embd, config_.n_vocab));
+    SH_ASSIGN(output_norm_, binder.vector("output_norm.weight", config_.n_embd));
+    SH_ASSIGN(output_, bind_output(binder, token_embd_));
+    for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
+      Qwen2Layer l;
+      SH_ASSIGN(l.attn_norm, binder.vector(block_name(layer, "attn_norm.weight"), config_.n_embd));
+      SH_ASSIGN(l.attn, bind_attention(binder, config_, layer));
+      SH_RETURN_IF_ERROR(bind_qkv_biases(binder, layer, true, l.attn));
+      SH_ASSIGN(l.ffn_norm, binder.vector(block_name(layer, "ffn_norm.weight"), config_.n_embd));
+      SH_ASSIGN(l.ffn, bind_gated_ffn(binder, layer, config_.n_embd, config_.n_ff[static_cast<size_t>(layer)]));
+      layers_.push_back(std::move(l));
+    }
+    SH_RETURN_IF_ERROR(binder.finish());
+    info_ = describe_model(file_, config_);
+    return {};
+  }
+
+  const ModelInfo& info() const override { return info_; }
+  std::vector<kv::LayerLayout> kv_layers() const override { return config_.kv_layers(); }
+  float attention_scale(int32_t) const override { return config_.attention_scale(); }
+  int32_t n_query_heads(int32_t layer) const override { return config_.n_heads[static_cast<size_t>(layer)]; }
+
+  void forward(ops::OpContext& ctx, const Batch& batch, MatView<float> logits, ops::AttentionTap* tap) const override {
+    Workspace ws(config_, static_cast<int64_t>(batch.ids.size()));
+    const ops::RopeTable angles = ops::rope_table(config_.rope, batch.pos);
+    ops::embed(ctx, token_embd_, batch.ids, ws.x.view());
+    for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
+      const Qwen2Layer& l = layers_[static_cast<size_t>(layer)];
+      ops::rms_norm(ctx, ws.x.view(), l.attn_norm.data(), config_.rms_eps, ws.h.view());
+      attention_block(ctx, batch, layer, l.attn, config_.rms_eps, config_.rope, angles, ws, tap);
+      ops::add(ctx, ws.h.view(), ws.x.view());
+
+      ops::rms_norm(ctx, ws.x.view(), l.ffn_norm.data(), config_.rms_eps, ws.h.view());
+      gated_ffn(ctx, l.ffn, ws);
+      ops::add(ctx, ws.h.view(), ws.x.view());
+    }
+    output_logits(ctx, batch, ws.x, output_norm_, config_.rms_eps, output_, logits);
+  }
+
+ private:
+  gguf::File file_;  // keeps the mapping that the weights point into
+  ModelInfo info_;
+  DecoderConfig config_;
+  ops::Weight token_embd_, output_;
+  Vector output_norm_;
+  std::vector<Qwen2Layer> layers_;
+};
+
+Result<std::unique_ptr<Model>> load(const gguf::File& file) {
+  auto model = std::make_unique<Qwen2Model>(file);
+  SH_RETURN_IF_ERROR(model->bind());
+  return std::unique_ptr<Model>(std::move(model));
+}
+
+Result<std::vector<std::byte>> tiny(uint64_t seed) {
+  TinyModel model("qwen2", "qwen2", {}, seed);
+  model.decoder_tensors();
+  const TinySizes& s = model.sizes();
+  for (int32_t layer = 0; layer < s.n_layer; ++layer) {
+    model.vector(block_name(layer, "attn_q.bias"), s.n_heads * s.head_width, 0.0, 0.3);
+    model.vector(block_name(layer, "attn_k.bias"), s.n_kv_heads * s.head_width, 0.0, 0.3);
+    model.vector(block_name(layer, "attn_v.bias"), s.n_kv_heads * s.head_width, 0.0, 0.3);
+  }
+  return model.to_bytes();
+}
+
+}  // namespace
+
+const ArchDef arch_qwen2{.gguf_name = "qwen2", .load = load, .tiny = tiny};
+
+}  // namespace sh::models

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+// Qwen 3, dense: as Llama, with halves-paired rope after an RMS norm of every query and key head.
+// Source:  Yang et al., "Qwen3 Technical Report", arXiv 2505.09388; GGUF specification (keys, names).
+#include "models/layers.h"
+#include "models/tiny.h"
+
+namespace sh::models {
+
+namespace {
+
+struct Qwen3Layer {
+  Vector attn_norm, ffn_norm;
+  AttentionWeights attn;
+  GatedFfnWeights ffn;
+};
+
+class Qwen3Model final : public Model {
+ public:
+  explicit Qwen3Model(const gguf::File& file) : file_(file) {}
+
+  Result<void> bind() {
+    Hyperparams hyper(file_, "qwen3");
+    SH_ASSIGN(config_, read_decoder_config(hyper, ops::RopeConfig::Pairs::halves));
+    SH_RETURN_IF_ERROR(hyper.finish());
+
+    TensorBinder binder(file_);
+    SH_ASSIGN(token_embd_, binder.matrix("token_embd.weight", config_.n_embd, config_.n_vocab));
+    SH_ASSIGN(output_norm_, binder.vector("output_norm.weight", config_.n_embd));
+    SH_ASSIGN(output_, bind_output(binder, token_embd_));
+    for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
+      Qwen3Layer l;
+      SH_ASSIGN(l.attn_norm, binder.vector(block_name(layer, "attn_norm.weight"), config_.n_embd));
+      SH_ASSIGN(l.attn, bind_attention(binder, config_, layer));
+      SH_ASSIGN(l.attn.q_norm, binder.vector(block_name(layer, "attn_q_norm.weight"), config_.key_width));
+      SH_ASSIGN(l.attn.k_norm, binder.vector(block_name(layer, "attn_k_norm.weight"), config_.key_width));
+      SH_ASSIGN(l.ffn_norm, binder.vector(block_name(layer, "ffn_norm.weight"), config_.n_embd));
+      SH_ASSIGN(l.ffn, bind_gated_ffn(binder, layer, config_.n_embd, config_.n_ff[static_cast<size_t>(layer)]));
+      layers_.push_back(std::move(l));
+    }
+    SH_RETURN_IF_ERROR(binder.finish());
+    info_ = describe_model(file_, config_);
+    return {};
+  }
+
+  const ModelInfo& info() const override { return info_; }
+  std::vector<kv::LayerLayout> kv_layers() const override { return config_.kv_layers(); }
+  float attention_scale(int32_t) const override { return config_.attention_scale(); }
+  int32_t n_query_heads(int32_t layer) const override { return config_.n_heads[static_cast<size_t>(layer)]; }
+
+  void forward(ops::OpContext& ctx, const Batch& batch, MatView<float> logits, ops::AttentionTap* tap) const override {
+    Workspace ws(config_, static_cast<int64_t>(batch.ids.size()));
+    const ops::RopeTable angles = ops::rope_table(config_.rope, batch.pos);
+    ops::embed(ctx, token_embd_, batch.ids, ws.x.view());
+    for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
+      const Qwen3Layer& l = layers_[static_cast<size_t>(layer)];
+      ops::rms_norm(ctx, ws.x.view(), l.attn_norm.data(), config_.rms_eps, ws.h.view());
+      attention_block(ctx, batch, layer, l.attn, config_.rms_eps, config_.rope, angles, ws, tap);
+      ops::add(ctx, ws.h.view(), ws.x.view());
+
+      ops::rms_norm(ctx, ws.x.view(), l.ffn_norm.data(), config_.rms_eps, ws.h.view());
+      gated_ffn(ctx, l.ffn, ws);
+      ops::add(ctx, ws.h.view(), ws.x.view());
+    }
+    output_logits(ctx, batch, ws.x, output_norm_, config_.rms_eps, output_, logits);
+  }
+
+ private:
+  gguf::File file_;  // keeps the mapping that the weights point into
+  ModelInfo info_;
+  DecoderConfig config_;
+  ops::Weight token_embd_, output_;
+  Vector output_norm_;
+  std::vector<Qwen3Layer> layers_;
+};
+
+Result<std::unique_ptr<Model>> load(const gguf::File& file) {
+  auto model = std::make_unique<Qwen3Model>(file);
+  SH_RETURN_IF_ERROR(model->bind());
+  return std::unique_ptr<Model>(std::move(model));
+}
+
+Result<std::vector<std::byte>> tiny(uint64_t seed) {
+  TinyModel model("qwen3", "qwen2", {}, seed);
+  model.decoder_tensors();
+  const TinySizes& s = model.sizes();
+  for (int32_t layer = 0; layer < s.n_layer; ++layer) {
+    model.vector(block_name(layer, "attn_q_norm.weight"), s.head_width, 1.0, 0.1);
+    model.vector(block_name(layer, "attn_k_norm.weight"), s.head_width, 1.0, 0.1);
+  }
+  return model.to_bytes();
+}
+
+}  // namespace
+
+const ArchDef arch_qwen3{.gguf_name = "qwen3", .load = load, .tiny = tiny};
+
+}  // namespace sh::models

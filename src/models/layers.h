@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+// Parts that forward passes share. An architecture's file names its tensors and puts these in order.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "models/config.h"
+#include "models/model.h"
+#include "models/weights.h"
+
+namespace sh::models {
+
+/// Buffers of one forward pass, as wide as the widest layer.
+struct Workspace {
+  Workspace(const DecoderConfig& config, int64_t n_tokens);
+  int64_t n_tokens;
+  Mat<float> x;                           // [n, n_embd] residual stream
+  Mat<float> h;                           // [n, n_embd] input or output of a block
+  std::vector<float> q, k, v, attn, lse;  // [n, width of the layer]
+  std::vector<float> gate, up;            // [n, n_ff of the layer]
+  MatView<float> rows(std::vector<float>& buffer, int64_t width);
+};
+
+/// Projections of one attention block, and norms of every query and key head where the architecture has them.
+struct AttentionWeights {
+  int32_t n_heads = 0, n_kv_heads = 0, key_width = 0, value_width = 0;
+  float scale = 0.0f;
+  ops::Weight q, k, v, o;
+  Vector q_bias, k_bias, v_bias, o_bias;  // empty: none
+  Vector q_norm, k_norm;                  // [key_width], empty: none
+};
+/// Matrices, and the output bias if the file has one; the caller binds the rest.
+Result<AttentionWeights> bind_attention(TensorBinder& binder, const DecoderConfig& config, int32_t layer);
+/// q, k and v biases. Errors: corrupt when one is missing and `required`.
+Result<void> bind_qkv_biases(TensorBinder& binder, int32_t layer, bool required, AttentionWeights& w);
+
+/// down(silu(gate x) · up x)
+struct GatedFfnWeights {
+  ops::Weight gate, up, down;
+  Vector gate_bias, up_bias, down_bias;
+};
+/// Biases are taken where the file has them.
+Result<GatedFfnWeights> bind_gated_ffn(TensorBinder& binder, int32_t layer, int64_t n_embd, int64_t n_ff);
+
+/// Experts behind a softmax router.
+struct MoeWeights {
+  ops::Weight router, gate, up, down;
+  int32_t n_used = 0;
+  bool renormalise = true;
+};
+Result<MoeWeights> bind_moe(TensorBinder& binder, int32_t layer, int64_t n_embd, int64_t n_ff, int64_t n_expert, int64_t n_used);
+
+/// output.weight, or the embedding table where the file has none (tied).
+Result<ops::Weight> bind_output(TensorBinder& binder, const ops::Weight& token_embd);
+
+/// "blk.<layer>.<name>"
+std::string block_name(int32_t layer, const char* name);
+
+// Steps of a forward pass. h is read and overwritten where a step maps the block's input to its output.
+
+/// h -> q, k, v with biases and head norms, rotated. Keys and values go into the caches, then attention runs over them:
+/// h = W_o attend(q) + bias. The tap sees queries and attention outputs of the layers it wants.
+void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, const AttentionWeights& w, float rms_eps,
+                     const ops::RopeConfig& rope, const ops::RopeTable& angles, Workspace& ws, ops::AttentionTap* tap);
+void gated_ffn(ops::OpContext& ctx, const GatedFfnWeights& w, Workspace& ws);
+void moe_ffn(ops::OpContext& ctx, const MoeWeights& w, Workspace& ws);
+/// Output norm and head for the rows whose logits are wanted.
+void output_logits(ops::OpContext& ctx, const Batch& batch, const Mat<float>& x, const Vector& norm, float rms_eps,
+                   const ops::Weight& output, MatView<float> logits);
+
+/// Facts for ModelInfo that every architecture takes from the same places.
+ModelInfo describe_model(const gguf::File& file, const DecoderConfig& config);
+
+}  // namespace sh::models

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+#include <cmath>
+#include <numbers>
+
+#include "ops/ops.h"
+#include "ops/rows.h"
+
+namespace sh::ops {
+
+namespace {
+
+/// The (fractional) pair whose angle turns `n_turns` times over the original context.
+/// Source:  YaRN, arXiv 2309.00071, §3.2: wavelength λ = 2π b^(2i/|D|), turns r = L / λ.
+double pair_of_turns(const RopeConfig& c, double n_turns) {
+  const double original = c.yarn_original_context;
+  return c.n_dims * std::log(original / (n_turns * 2.0 * std::numbers::pi)) / (2.0 * std::log(double{c.base}));
+}
+
+/// Share of interpolation for every pair: 0 keeps its angle, 1 divides it by the factor; a linear ramp between the pairs that turn
+/// beta_fast and beta_slow times.
+std::vector<double> interpolation_shares(const RopeConfig& c) {
+  const double low = std::max(0.0, std::floor(pair_of_turns(c, c.yarn_beta_fast)));
+  const double high = std::min(c.n_dims - 1.0, std::ceil(pair_of_turns(c, c.yarn_beta_slow)));
+  std::vector<double> shares(static_cast<size_t>(c.n_dims / 2));
+  for (size_t i = 0; i < shares.size(); ++i) {
+    // The ramp of no width (high == low) becomes a step; the bound is the one GGUF files are made for.
+    const double ramp = std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
+    shares[i] = 1.0 - (1.0 - ramp) * c.yarn_ext_factor;
+  }
+  return shares;
+}
+
+/// Radians per position of every pair.
+std::vector<double> pair_frequencies(const RopeConfig& c) {
+  const size_t n_pairs = static_cast<size_t>(c.n_dims / 2);
+  std::vector<double> frequencies(n_pairs);
+  for (size_t i = 0; i < n_pairs; ++i) {
+    frequencies[i] = std::pow(double{c.base}, -2.0 * static_cast<double>(i) / c.n_dims);
+    if (!c.divisors.empty()) frequencies[i] /= c.divisors[i];
+  }
+  if (c.yarn_factor == 0.0f) {
+    for (double& f : frequencies) f *= c.position_scale;
+    return frequencies;
+  }
+  const std::vector<double> shares = interpolation_shares(c);
+  for (size_t i = 0; i < n_pairs; ++i)
+    frequencies[i] = frequencies[i] / c.yarn_factor * shares[i] + frequencies[i] * (1.0 - shares[i]);
+  return frequencies;
+}
+
+}  // namespace
+
+RopeTable rope_table(const RopeConfig& config, std::span<const kv::Pos> pos) {
+  SH_CHECK(config.n_dims > 0 && config.n_dims % 2 == 0, "rope: an even number of elements is rotated");
+  const int64_t n_pairs = config.n_dims / 2;
+  SH_CHECK(config.divisors.empty() || static_cast<int64_t>(config.divisors.size()) == n_pairs, "rope: one divisor a pair");
+  const std::vector<double> frequencies = pair_frequencies(config);
+  RopeTable table{Mat<float>(static_cast<int64_t>(pos.size()), n_pairs), Mat<float>(static_cast<int64_t>(pos.size()), n_pairs)};
+  for (size_t t = 0; t < pos.size(); ++t) {
+    float* cos = table.cos.row(static_cast<int64_t>(t));
+    float* sin = table.sin.row(static_cast<int64_t>(t));
+    for (size_t i = 0; i < frequencies.size(); ++i) {
+      const double angle = pos[t].value * frequencies[i];
+      cos[i] = static_cast<float>(std::cos(angle) * config.attention_factor);
+      sin[i] = static_cast<float>(std::sin(angle) * config.attention_factor);
+    }
+  }
+  return table;
+}
+
+void rope(OpContext& ctx, const RopeConfig& config, const RopeTable& table, int64_t width, MatView<float> x) {
+  SH_CHECK(width >= config.n_dims && x.cols % width == 0, "rope: rows are not whole heads");
+  SH_CHECK(table.cos.rows == x.rows && table.cos.cols == config.n_dims / 2, "rope: the table is of another batch");
+  const bool is_adjacent = config.pairs == RopeConfig::Pairs::adjacent;
+  const auto rotate = is_adjacent ? ctx.kernels->rope_adjacent : ctx.kernels->rope_halves;
+  for_rows(ctx, x.rows, x.cols, [&](int64_t t) {
+    for (float *head = x.row(t), *end = head + x.cols; head != end; head += width)
+      rotate(head, table.cos.row(t), table.sin.row(t), table.cos.cols);
+  });
+}
+
+}  // namespace sh::ops
