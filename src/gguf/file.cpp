@@ -23,8 +23,8 @@ struct File::Parts {
     by_name.reserve(tensors.size());
     for (const TensorInfo& tensor : tensors) {
       if (!by_name.emplace(tensor.name, &tensor).second)
-        return Error{ErrorKind::corrupt, fmt::format("'{}': tensor {} is in two parts of the split model", path,
-                                                     quoted(tensor.name))};
+        return Error{ErrorKind::corrupt,
+                     fmt::format("'{}': tensor {} is in two parts of the split model", path, quoted(tensor.name))};
       n_tensor_bytes += static_cast<int64_t>(tensor.data.size());
     }
     return {};
@@ -62,12 +62,12 @@ Result<int> count_parts(const std::string& path, const std::map<std::string, Val
                              "-00001-of-{:05}.gguf so that the others can be found",
                              path, count, count)};
   if (count != name->n_parts)
-    return Error{ErrorKind::corrupt, fmt::format("'{}': the name says {} parts, key '{}' says {}", path, name->n_parts,
-                                                 kSplitCount, count)};
+    return Error{ErrorKind::corrupt, fmt::format("'{}': the name says {} parts, key '{}' says {}", path,
+                                                 name->n_parts, kSplitCount, count)};
   if (name->part != 1)
-    return Error{ErrorKind::invalid_argument, fmt::format("'{}' is part {} of {}; open the first part, '{}'", path,
-                                                          name->part, name->n_parts,
-                                                          split_path(name->prefix, 1, name->n_parts))};
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("'{}' is part {} of {}; open the first part, '{}'", path, name->part, name->n_parts,
+                             split_path(name->prefix, 1, name->n_parts))};
   return name->n_parts;
 }
 
@@ -89,7 +89,8 @@ const char* type_name_of(const Value& value) {
       [](const auto& held) {
         using T = std::decay_t<decltype(held)>;
         if constexpr (std::is_same_v<T, Array>)
-          return std::visit([](const auto& items) { return type_name<std::decay_t<decltype(items)>>(); }, held.items);
+          return std::visit([](const auto& items) { return type_name<std::decay_t<decltype(items)>>(); },
+                            held.items);
         else
           return type_name<T>();
       },
@@ -138,8 +139,8 @@ template <typename T>
 Result<T> required(const File& file, std::string_view key, Result<std::optional<T>> found) {
   if (!found) return found.error();
   if (!found->has_value())
-    return Error{ErrorKind::not_found, fmt::format("'{}': key {} is missing, expected {}", file.path(), quoted(key),
-                                                   type_name<T>())};
+    return Error{ErrorKind::not_found,
+                 fmt::format("'{}': key {} is missing, expected {}", file.path(), quoted(key), type_name<T>())};
   return std::move(**found);
 }
 }  // namespace
@@ -202,27 +203,47 @@ Result<File> File::parse(std::span<const std::byte> bytes, const std::string& na
   return file;
 }
 
-const std::string& File::path() const { return parts_->path; }
-const std::map<std::string, Value>& File::metadata() const { return parts_->metadata; }
-std::span<const TensorInfo> File::tensors() const { return parts_->tensors; }
-int64_t File::total_tensor_bytes() const { return parts_->n_tensor_bytes; }
+const std::string& File::path() const {
+  return parts_->path;
+}
+const std::map<std::string, Value>& File::metadata() const {
+  return parts_->metadata;
+}
+std::span<const TensorInfo> File::tensors() const {
+  return parts_->tensors;
+}
+int64_t File::total_tensor_bytes() const {
+  return parts_->n_tensor_bytes;
+}
 
 const TensorInfo* File::find_tensor(std::string_view name) const {
   const auto found = parts_->by_name.find(name);
   return found == parts_->by_name.end() ? nullptr : found->second;
 }
 
-bool File::has(std::string_view key) const { return find(metadata(), key) != nullptr; }
+bool File::has(std::string_view key) const {
+  return find(metadata(), key) != nullptr;
+}
 
-Result<std::optional<int64_t>> File::find_int(std::string_view key) const { return find_scalar<int64_t>(*this, key); }
-Result<std::optional<double>> File::find_float(std::string_view key) const { return find_scalar<double>(*this, key); }
-Result<std::optional<bool>> File::find_bool(std::string_view key) const { return find_scalar<bool>(*this, key); }
+Result<std::optional<int64_t>> File::find_int(std::string_view key) const {
+  return find_scalar<int64_t>(*this, key);
+}
+Result<std::optional<double>> File::find_float(std::string_view key) const {
+  return find_scalar<double>(*this, key);
+}
+Result<std::optional<bool>> File::find_bool(std::string_view key) const {
+  return find_scalar<bool>(*this, key);
+}
 Result<std::optional<std::string>> File::find_string(std::string_view key) const {
   return find_scalar<std::string>(*this, key);
 }
 
-Result<int64_t> File::require_int(std::string_view key) const { return required<int64_t>(*this, key, find_int(key)); }
-Result<double> File::require_float(std::string_view key) const { return required<double>(*this, key, find_float(key)); }
+Result<int64_t> File::require_int(std::string_view key) const {
+  return required<int64_t>(*this, key, find_int(key));
+}
+Result<double> File::require_float(std::string_view key) const {
+  return required<double>(*this, key, find_float(key));
+}
 Result<std::string> File::require_string(std::string_view key) const {
   return required<std::string>(*this, key, find_string(key));
 }

@@ -28,7 +28,7 @@ namespace {
 constexpr uint64_t kInt64Max = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
 
 // Fewest bytes that an entry can take, to bound the counts of the header.
-constexpr uint64_t kMinKeyValueBytes = 8 + 1 + 4 + 1;          // key length, key, type, value
+constexpr uint64_t kMinKeyValueBytes = 8 + 1 + 4 + 1;            // key length, key, type, value
 constexpr uint64_t kMinTensorInfoBytes = 8 + 1 + 4 + 8 + 4 + 8;  // name length, name, rank, dim, format, offset
 
 /// Bytes of one value of a type, zero for strings and arrays, which carry their own length.
@@ -125,9 +125,10 @@ Result<Header> read_header(Cursor& in) {
   if (version == __builtin_bswap32(kVersion))
     return in.error(ErrorKind::unsupported, "a big-endian GGUF file; only little-endian ones are read");
   if (version != kVersion)
-    return in.error(ErrorKind::unsupported, fmt::format("GGUF version {}, but only version {} is read; convert the "
-                                                        "model again with a current converter",
-                                                        version, kVersion));
+    return in.error(ErrorKind::unsupported,
+                    fmt::format("GGUF version {}, but only version {} is read; convert the "
+                                "model again with a current converter",
+                                version, kVersion));
   SH_ASSIGN(const uint64_t n_tensors, header_count(in, "the number of tensors", kMinTensorInfoBytes));
   SH_ASSIGN(const uint64_t n_key_values, header_count(in, "the number of metadata keys", kMinKeyValueBytes));
   return Header{n_tensors, n_key_values};
@@ -166,12 +167,13 @@ Result<bool> bool_at(const Cursor& in, const std::byte* from) {
 
 Result<Array> read_array(Cursor& in) {
   SH_ASSIGN(const Wire type, read_wire_type(in, "the element type"));
-  if (type == Wire::array) return in.error(ErrorKind::unsupported, "an array of arrays; only flat arrays are read");
+  if (type == Wire::array)
+    return in.error(ErrorKind::unsupported, "an array of arrays; only flat arrays are read");
   SH_ASSIGN(const uint64_t n, in.number<uint64_t>("the array length"));
   const uint64_t min_bytes = type == Wire::string ? 8 : fixed_size(type);
   if (n > in.left() / min_bytes)
-    return in.corrupt(fmt::format("an array of {} elements of at least {} bytes, but {} bytes are left", n, min_bytes,
-                                  in.left()));
+    return in.corrupt(fmt::format("an array of {} elements of at least {} bytes, but {} bytes are left", n,
+                                  min_bytes, in.left()));
   if (type == Wire::string) {
     std::vector<std::string> items;
     items.reserve(n);
@@ -256,8 +258,8 @@ Result<uint64_t> tensor_bytes(const Cursor& in, const TensorInfo& info) {
       return in.corrupt("the product of the dimensions does not fit 63 bits");
   const TensorFormat& format = tensor_format(info.dtype);
   if (info.shape[0] % format.block_elements != 0)
-    return in.corrupt(fmt::format("a row of {} elements, but {} needs a multiple of {}", info.shape[0], format.name,
-                                  format.block_elements));
+    return in.corrupt(fmt::format("a row of {} elements, but {} needs a multiple of {}", info.shape[0],
+                                  format.name, format.block_elements));
   int64_t n_bytes;
   if (__builtin_mul_overflow(n_elements / format.block_elements, int64_t{format.block_bytes}, &n_bytes))
     return in.corrupt("the size in bytes does not fit 63 bits");
@@ -340,11 +342,13 @@ Result<void> place_tensors(Cursor& in, std::vector<TensorEntry>& entries, uint64
   for (TensorEntry& entry : entries) {
     in.set_subject(fmt::format(" tensor {},", quoted(entry.info.name)));
     if (entry.offset % alignment != 0)
-      return in.corrupt(fmt::format("data offset {} is not a multiple of the alignment {}", entry.offset, alignment));
+      return in.corrupt(
+          fmt::format("data offset {} is not a multiple of the alignment {}", entry.offset, alignment));
     if (entry.offset > n_data || entry.n_bytes > n_data - entry.offset)
-      return in.corrupt(fmt::format("data offset {} and size {} exceed the {} bytes of tensor data; the file is cut "
-                                    "short or damaged",
-                                    entry.offset, entry.n_bytes, n_data));
+      return in.corrupt(
+          fmt::format("data offset {} and size {} exceed the {} bytes of tensor data; the file is cut "
+                      "short or damaged",
+                      entry.offset, entry.n_bytes, n_data));
     entry.info.data = {data + entry.offset, entry.n_bytes};
   }
   in.set_subject("");

@@ -18,8 +18,9 @@ struct ParsedPart {
   std::vector<TensorInfo> tensors;  // in file order; data points into the bytes
 };
 
-/// Parses one file. Every count is compared with the bytes left before anything is reserved, so memory stays within a small
-/// multiple of the file's size. Errors: corrupt, unsupported; the message names file, byte and key or tensor.
+/// Parses one file. Every count is compared with the bytes left before anything is reserved, so memory stays
+/// within a small multiple of the file's size. Errors: corrupt, unsupported; the message names file, byte and key
+/// or tensor.
 Result<ParsedPart> parse_part(std::span<const std::byte> bytes, const std::string& file_name);
 
 /// A name out of a file, fit for a message: quoted, unprintable bytes as \xNN, cut after 80 bytes.

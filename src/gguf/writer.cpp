@@ -13,7 +13,9 @@
 namespace sh::gguf {
 
 namespace {
-uint64_t align_up(uint64_t n, uint64_t alignment) { return (n + alignment - 1) / alignment * alignment; }
+uint64_t align_up(uint64_t n, uint64_t alignment) {
+  return (n + alignment - 1) / alignment * alignment;
+}
 
 class Output {
  public:
@@ -43,9 +45,12 @@ template <typename T>
 bool fits(int64_t value) {
   return value >= std::numeric_limits<T>::min() && value <= std::numeric_limits<T>::max();
 }
-bool fits_f32(double value) { return std::isnan(value) || static_cast<double>(static_cast<float>(value)) == value; }
+bool fits_f32(double value) {
+  return std::isnan(value) || static_cast<double>(static_cast<float>(value)) == value;
+}
 
-/// The type that readers expect: u32 where it holds the value, as nearly all keys are defined, u16 for a split's numbers.
+/// The type that readers expect: u32 where it holds the value, as nearly all keys are defined, u16 for a split's
+/// numbers.
 Wire wire_of_int(const std::string& key, int64_t value) {
   if (key == "split.no" || key == "split.count") return Wire::u16;
   if (key == "split.tensors.count") return Wire::i32;
@@ -116,7 +121,8 @@ void Writer::set(const std::string& key, Value value) {
 
 void Writer::add_tensor(const std::string& name, DType dtype, std::vector<int64_t> shape,
                         std::span<const std::byte> data) {
-  SH_CHECK(!name.empty() && !shape.empty() && shape.size() <= kMaxDims, "a tensor has a name and 1 to 4 dimensions");
+  SH_CHECK(!name.empty() && !shape.empty() && shape.size() <= kMaxDims,
+           "a tensor has a name and 1 to 4 dimensions");
   int64_t n_rows = 1;
   for (size_t i = 1; i < shape.size(); ++i) n_rows *= shape[i];
   SH_CHECK(static_cast<int64_t>(data.size()) == row_bytes(dtype, shape[0]) * n_rows,
@@ -159,6 +165,8 @@ std::vector<std::byte> Writer::to_bytes() const {
   return out.take();
 }
 
-Result<void> Writer::write(const std::string& path) const { return write_file(path, to_bytes()); }
+Result<void> Writer::write(const std::string& path) const {
+  return write_file(path, to_bytes());
+}
 
 }  // namespace sh::gguf

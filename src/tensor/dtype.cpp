@@ -45,7 +45,9 @@ bool equal_ignoring_case(std::string_view a, std::string_view b) {
 }
 }  // namespace
 
-std::span<const TensorFormat* const> tensor_formats() { return kFormats; }
+std::span<const TensorFormat* const> tensor_formats() {
+  return kFormats;
+}
 
 const TensorFormat& tensor_format(DType dtype) {
   const TensorFormat* format = format_of_id(static_cast<uint32_t>(dtype));
@@ -55,8 +57,8 @@ const TensorFormat& tensor_format(DType dtype) {
 
 Result<DType> dtype_from_gguf(uint32_t type_id) {
   if (const TensorFormat* format = format_of_id(type_id)) return format->dtype;
-  return Error{ErrorKind::unsupported,
-               fmt::format("tensor format with id {} is not supported; known formats: {}", type_id, known_names())};
+  return Error{ErrorKind::unsupported, fmt::format("tensor format with id {} is not supported; known formats: {}",
+                                                   type_id, known_names())};
 }
 
 Result<DType> dtype_from_name(std::string_view name) {
