@@ -16,7 +16,8 @@ namespace sh::tokenizer {
 
 namespace {
 
-/// Bytes as printable letters and back: Latin-1 letters and signs stand for themselves, the others for U+0100 onwards in order.
+/// Bytes as printable letters and back: Latin-1 letters and signs stand for themselves, the others for U+0100
+/// onwards in order.
 struct ByteAlphabet {
   std::array<uint16_t, 256> letter_of{};
   std::array<int16_t, 512> byte_of{};  // -1: no byte
@@ -39,7 +40,8 @@ std::optional<std::string> piece_bytes(std::string_view piece) {
   std::string bytes;
   while (!piece.empty()) {
     const Utf8Char c = decode_utf8(piece);
-    if (!c.is_valid || c.code_point >= kAlphabet.byte_of.size() || kAlphabet.byte_of[c.code_point] < 0) return std::nullopt;
+    if (!c.is_valid || c.code_point >= kAlphabet.byte_of.size() || kAlphabet.byte_of[c.code_point] < 0)
+      return std::nullopt;
     bytes.push_back(static_cast<char>(kAlphabet.byte_of[c.code_point]));
     piece.remove_prefix(static_cast<size_t>(c.n_bytes));
   }
@@ -68,7 +70,8 @@ std::string clean_spaces(const std::string& text) {
   }
   std::string second;
   for (size_t i = 0; i < first.size(); ++i) {
-    const bool is_lone = i > 0 && i + 1 < first.size() && first[i] == '\'' && first[i - 1] == ' ' && first[i + 1] == ' ';
+    const bool is_lone =
+        i > 0 && i + 1 < first.size() && first[i] == '\'' && first[i - 1] == ' ' && first[i + 1] == ' ';
     if (is_lone && !second.empty() && second.back() == ' ') second.pop_back();
     second.push_back(first[i]);
     if (is_lone) ++i;
@@ -92,7 +95,9 @@ class ExtraSymbols {
   explicit ExtraSymbols(const Vocabulary& vocabulary) : vocabulary_(vocabulary) {}
   uint32_t symbol_of(const std::string& piece) {
     if (const TokenId id = vocabulary_.find(piece); id != kNoToken) return static_cast<uint32_t>(id);
-    return extra_.emplace(piece, static_cast<uint32_t>(vocabulary_.n_vocab()) + static_cast<uint32_t>(extra_.size())).first->second;
+    return extra_
+        .emplace(piece, static_cast<uint32_t>(vocabulary_.n_vocab()) + static_cast<uint32_t>(extra_.size()))
+        .first->second;
   }
 
  private:
@@ -146,7 +151,8 @@ class ByteLevelTokenizer final : public TokenizerBase {
     merges_.reserve(data().merges.size());
     uint32_t rank = 0;
     for (const std::string& merge : data().merges) {
-      // A piece may itself begin with a space only as the letter for it, so the separator is the first space after a letter.
+      // A piece may itself begin with a space only as the letter for it, so the separator is the first space after
+      // a letter.
       const size_t space = merge.find(' ', 1);
       if (space != std::string::npos) {
         const std::string left = merge.substr(0, space);
@@ -208,7 +214,9 @@ class ByteLevelTokenizer final : public TokenizerBase {
 
   bool is_token(uint32_t symbol) const { return symbol < static_cast<uint32_t>(n_vocab()); }
 
-  std::string normal_piece_text(const std::string& text) const override { return piece_bytes(text).value_or(text); }
+  std::string normal_piece_text(const std::string& text) const override {
+    return piece_bytes(text).value_or(text);
+  }
 
   struct Hash {
     using is_transparent = void;
@@ -234,11 +242,13 @@ Result<std::unique_ptr<Tokenizer>> make_byte_level_tokenizer(VocabularyData data
     return Error{ErrorKind::unsupported,
                  fmt::format("tokenizer.ggml.pre is \"{}\", which is not supported; known: {}", data.pre, known)};
   }
-  if (data.pre.empty()) log_warning("tokenizer.ggml.pre is missing: words are cut by \"default\"; convert the model again");
+  if (data.pre.empty())
+    log_warning("tokenizer.ggml.pre is missing: words are cut by \"default\"; convert the model again");
   resolve_added_tokens(data, rule->adds_bos);
   data.add_space_prefix = false;
   SH_ASSIGN(PreTokenizer pre_tokenizer, PreTokenizer::create(*rule));
-  return std::unique_ptr<Tokenizer>(std::make_unique<ByteLevelTokenizer>(std::move(data), *rule, std::move(pre_tokenizer)));
+  return std::unique_ptr<Tokenizer>(
+      std::make_unique<ByteLevelTokenizer>(std::move(data), *rule, std::move(pre_tokenizer)));
 }
 
 }  // namespace sh::tokenizer

@@ -70,8 +70,12 @@ void merge_short(const MergeTable& table, std::vector<Symbol>& symbols, std::vec
 
 void merge_long(const MergeTable& table, std::vector<Symbol>& symbols, MergeScratch& scratch) {
   const auto n = static_cast<uint32_t>(symbols.size());
-  auto& [heap, next, previous, merges] = scratch;
-  const auto later = [](const MergeScratch::Candidate& a, const MergeScratch::Candidate& b) { return a.order > b.order; };
+  std::vector<MergeScratch::Candidate>& heap = scratch.heap;
+  std::vector<uint32_t>& next = scratch.next;
+  std::vector<uint32_t>& previous = scratch.previous;
+  const auto later = [](const MergeScratch::Candidate& a, const MergeScratch::Candidate& b) {
+    return a.order > b.order;
+  };
   heap.clear();
   next.resize(n);
   previous.resize(n);
@@ -99,7 +103,8 @@ void merge_long(const MergeTable& table, std::vector<Symbol>& symbols, MergeScra
     const MergeScratch::Candidate best = heap.back();
     heap.pop_back();
     const auto i = static_cast<uint32_t>(best.order);
-    // A merge nearby may have replaced either symbol since; a removed one holds kNoSymbol, which is in no candidate.
+    // A merge nearby may have replaced either symbol since; a removed one holds kNoSymbol, which is in no
+    // candidate.
     if (symbols[i].id != best.left || next[i] == kNone || symbols[next[i]].id != best.right) continue;
     const uint32_t gone = next[i];
     symbols[i].id = best.result;

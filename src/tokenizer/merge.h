@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The merges of byte-pair encoding, for both kinds of vocabulary: pairs of symbols, best rank first, leftmost among equals.
+// The merges of byte-pair encoding, for both kinds of vocabulary: pairs of symbols, best rank first, leftmost
+// among equals.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,8 @@
 
 namespace sh::tokenizer {
 
-/// A stretch of the word: its symbol and where it begins. Symbols below n_vocab are token ids; the others have no token.
+/// A stretch of the word: its symbol and where it begins. Symbols below n_vocab are token ids; the others have no
+/// token.
 struct Symbol {
   uint32_t id;
   uint32_t begin;  // byte offset in the word

@@ -9,7 +9,8 @@ namespace sh::tokenizer {
 
 namespace {
 
-// Backtracking steps of one match. The patterns need one or two a character, so this allows words of several megabytes.
+// Backtracking steps of one match. The patterns need one or two a character, so this allows words of several
+// megabytes.
 constexpr uint32_t kMatchLimit = 50'000'000;
 constexpr uint32_t kHeapLimitKib = 64 * 1024;
 
@@ -32,8 +33,8 @@ Result<Pattern> compile(std::string_view text) {
   int error = 0;
   PCRE2_SIZE offset = 0;
   Pattern pattern;
-  pattern.code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), PCRE2_UTF | PCRE2_UCP, &error,
-                                   &offset, nullptr));
+  pattern.code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), PCRE2_UTF | PCRE2_UCP,
+                                   &error, &offset, nullptr));
   if (pattern.code == nullptr) {
     PCRE2_UCHAR message[160];
     pcre2_get_error_message(error, message, sizeof message);
@@ -73,13 +74,15 @@ Result<PreTokenizer> PreTokenizer::create(const PreTokenizerRule& rule) {
 namespace {
 
 /// One match in `piece` from `from` on; false when there is none or a limit was reached.
-bool find_match(const Pattern& pattern, pcre2_match_context* context, pcre2_match_data* data, std::string_view piece,
-                size_t from) {
+bool find_match(const Pattern& pattern, pcre2_match_context* context, pcre2_match_data* data,
+                std::string_view piece, size_t from) {
   const auto subject = reinterpret_cast<PCRE2_SPTR>(piece.data());
   int rc = PCRE2_ERROR_JIT_STACKLIMIT;
-  if (pattern.is_jit) rc = pcre2_jit_match(pattern.code.get(), subject, piece.size(), from, PCRE2_NO_UTF_CHECK, data, context);
+  if (pattern.is_jit)
+    rc = pcre2_jit_match(pattern.code.get(), subject, piece.size(), from, PCRE2_NO_UTF_CHECK, data, context);
   if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-    rc = pcre2_match(pattern.code.get(), subject, piece.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, context);
+    rc = pcre2_match(pattern.code.get(), subject, piece.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data,
+                     context);
   }
   return rc >= 0;  // 0: matched, with more groups than the one pair holds
 }

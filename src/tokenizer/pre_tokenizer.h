@@ -20,9 +20,9 @@ class PreTokenizer {
   PreTokenizer& operator=(PreTokenizer&&) noexcept;
   ~PreTokenizer();
 
-  /// Cuts `text` into words; returns the end of each, so the last is text.size(). Text between two matches is a word too.
-  /// Needs:  text is valid UTF-8.
-  /// Cost:   linear; a match that would exceed the limits ends the search, and what is left of its piece is one word.
+  /// Cuts `text` into words; returns the end of each, so the last is text.size(). Text between two matches is a
+  /// word too. Needs:  text is valid UTF-8. Cost:   linear; a match that would exceed the limits ends the search,
+  /// and what is left of its piece is one word.
   std::vector<size_t> split(std::string_view text) const;
 
  private:

@@ -23,7 +23,9 @@ constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, which stands for
 std::vector<uint32_t> score_ranks(const std::vector<float>& scores, size_t n_vocab) {
   std::vector<uint32_t> ranks(n_vocab, 0);
   if (scores.empty()) return ranks;
-  const auto score = [&](uint32_t id) { return std::isnan(scores[id]) ? -std::numeric_limits<float>::infinity() : scores[id]; };
+  const auto score = [&](uint32_t id) {
+    return std::isnan(scores[id]) ? -std::numeric_limits<float>::infinity() : scores[id];
+  };
   std::vector<uint32_t> order(n_vocab);
   std::iota(order.begin(), order.end(), 0u);
   std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return score(a) > score(b); });
@@ -136,7 +138,8 @@ class SentencePieceTokenizer final : public TokenizerBase {
     return raw_id != kNoToken ? raw_id : data().unk;
   }
 
-  /// Cuts the text where no piece can reach across (in most vocabularies, before every space) and merges between the cuts.
+  /// Cuts the text where no piece can reach across (in most vocabularies, before every space) and merges between
+  /// the cuts.
   void encode_text(std::string_view text, bool has_prefix, std::vector<TokenId>& ids, Scratch& scratch) const {
     std::string& escaped = scratch.escaped;
     escaped.clear();

@@ -6,12 +6,15 @@
 namespace sh::tokenizer {
 
 namespace {
-bool is_ascii_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+bool is_ascii_space(char c) {
+  return c == ' ' || (c >= '\t' && c <= '\r');
+}
 }  // namespace
 
 void SpecialTokens::add(std::string_view text, TokenId id, bool eats_space_after) {
   if (text.empty()) return;
-  auto at = std::find_if(lengths_.begin(), lengths_.end(), [&](const OneLength& l) { return l.n_bytes <= text.size(); });
+  auto at =
+      std::find_if(lengths_.begin(), lengths_.end(), [&](const OneLength& l) { return l.n_bytes <= text.size(); });
   if (at == lengths_.end() || at->n_bytes != text.size()) {
     at = lengths_.insert(at, OneLength{});
     at->n_bytes = text.size();
@@ -40,7 +43,8 @@ std::vector<Fragment> SpecialTokens::split(std::string_view text) const {
       if (token->second.eats_space_after) {
         while (end < text.size() && !is_taken[end] && is_ascii_space(text[end])) ++end;
       }
-      std::fill(is_taken.begin() + static_cast<std::ptrdiff_t>(begin), is_taken.begin() + static_cast<std::ptrdiff_t>(end), true);
+      std::fill(is_taken.begin() + static_cast<std::ptrdiff_t>(begin),
+                is_taken.begin() + static_cast<std::ptrdiff_t>(end), true);
       found.push_back({begin, end, token->second.id});
     }
   }

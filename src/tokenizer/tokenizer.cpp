@@ -24,8 +24,9 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::create(VocabularyData data) {
     if (model.name == data.model) return model.make(std::move(data));
     known += fmt::format("{}{}", known.empty() ? "" : ", ", model.name);
   }
-  return Error{ErrorKind::unsupported,
-               fmt::format("tokenizer.ggml.model is \"{}\", which is not supported; known: {}", data.model, known)};
+  return Error{
+      ErrorKind::unsupported,
+      fmt::format("tokenizer.ggml.model is \"{}\", which is not supported; known: {}", data.model, known)};
 }
 
 }  // namespace sh::tokenizer

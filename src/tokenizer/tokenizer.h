@@ -29,9 +29,10 @@ enum class TokenKind : int32_t {
 
 /// A vocabulary as the model file gives it (keys `tokenizer.ggml.*`); the engine fills it from the GGUF.
 struct VocabularyData {
-  std::string model;                // "gpt2" (byte-level BPE) or "llama" (SentencePiece)
-  std::string pre;                  // pre-tokenizer name for byte-level BPE, "" when absent
-  std::string model_name;           // general.name: Phi-3 eats white space after its special tokens and says so nowhere else
+  std::string model;  // "gpt2" (byte-level BPE) or "llama" (SentencePiece)
+  std::string pre;    // pre-tokenizer name for byte-level BPE, "" when absent
+  std::string
+      model_name;  // general.name: Phi-3 eats white space after its special tokens and says so nowhere else
   std::vector<std::string> pieces;  // [n_vocab]
   std::vector<float> scores;        // [n_vocab] or empty
   std::vector<TokenKind> kinds;     // [n_vocab] or empty
@@ -42,8 +43,8 @@ struct VocabularyData {
 };
 
 struct EncodeOptions {
-  bool add_special = false;   // BOS/EOS as the vocabulary says
-  bool parse_special = false; // control tokens written out in the text become their ids
+  bool add_special = false;    // BOS/EOS as the vocabulary says
+  bool parse_special = false;  // control tokens written out in the text become their ids
 };
 
 /// Text to token ids and back. Threads: all const members may be called at once.
@@ -59,8 +60,9 @@ class Tokenizer {
   virtual std::vector<TokenId> encode(std::string_view text, EncodeOptions options) const = 0;
   /// The bytes of one token; control tokens give "" unless `render_special`. Needs: 0 <= id < n_vocab.
   virtual std::string piece(TokenId id, bool render_special) const = 0;
-  /// The text of `ids`. With a space-prefix vocabulary one space at the front is removed again, and vocabularies of the
-  /// GPT-2 family lose spaces before punctuation, as llama.cpp does; streams join piece() instead, which loses nothing.
+  /// The text of `ids`. With a space-prefix vocabulary one space at the front is removed again, and vocabularies
+  /// of the GPT-2 family lose spaces before punctuation, as llama.cpp does; streams join piece() instead, which
+  /// loses nothing.
   virtual std::string decode(std::span<const TokenId> ids, bool render_special) const = 0;
 
   virtual int32_t n_vocab() const = 0;

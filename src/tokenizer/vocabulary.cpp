@@ -14,13 +14,22 @@ namespace sh::tokenizer {
 namespace {
 
 // Pieces that end a turn or a text wherever they appear, in order of preference for the end-of-turn id.
-constexpr std::string_view kEndOfTurnPieces[] = {
-    "<|eot_id|>",        "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
-    "<|end_of_text|>",   "<EOT>",      "_<EOT>",  "[EOT]",         "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
-    "<end_of_utterance>"};
+constexpr std::string_view kEndOfTurnPieces[] = {"<|eot_id|>",
+                                                 "<|im_end|>",
+                                                 "<|end|>",
+                                                 "<end_of_turn>",
+                                                 "<|endoftext|>",
+                                                 "<|end_of_text|>",
+                                                 "<EOT>",
+                                                 "_<EOT>",
+                                                 "[EOT]",
+                                                 "<\xEF\xBD\x9C"
+                                                 "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+                                                 "<end_of_utterance>"};
 // Pieces that end the generation but do not mark a turn.
-constexpr std::string_view kEndPieces[] = {"<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "</s>", "<|eom_id|>",
-                                           "[EOS]",      "<eos>",    "<turn|>",   "<|tool_response>", "[e~["};
+constexpr std::string_view kEndPieces[] = {"<|return|>", "<|call|>",         "<|flush|>", "<|calls|>",
+                                           "</s>",       "<|eom_id|>",       "[EOS]",     "<eos>",
+                                           "<turn|>",    "<|tool_response>", "[e~["};
 // Fill-in-the-middle pieces. Of each of the first three groups the first piece found ends the generation too.
 using Group = std::array<std::string_view, 8>;  // "" behind the last
 constexpr Group kFimEndGroups[] = {
@@ -29,18 +38,27 @@ constexpr Group kFimEndGroups[] = {
     Group{"<|file_sep|>"},
 };
 constexpr Group kFimGroups[] = {
-    Group{"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<\xEF\xBD\x9C" "fim\xE2\x96\x81" "begin\xEF\xBD\x9C>", "<PRE>",
-     "\xE2\x96\x81<PRE>", "<|code_prefix|>", "<|prefix|>"},
-    Group{"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<\xEF\xBD\x9C" "fim\xE2\x96\x81hole\xEF\xBD\x9C>", "<SUF>",
-     "\xE2\x96\x81<SUF>", "<|code_suffix|>", "<|suffix|>"},
-    Group{"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<\xEF\xBD\x9C" "fim\xE2\x96\x81" "end\xEF\xBD\x9C>", "<MID>",
-     "\xE2\x96\x81<MID>", "<|code_middle|>", "<|middle|>"},
+    Group{"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>",
+          "<\xEF\xBD\x9C"
+          "fim\xE2\x96\x81"
+          "begin\xEF\xBD\x9C>",
+          "<PRE>", "\xE2\x96\x81<PRE>", "<|code_prefix|>", "<|prefix|>"},
+    Group{"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>",
+          "<\xEF\xBD\x9C"
+          "fim\xE2\x96\x81hole\xEF\xBD\x9C>",
+          "<SUF>", "\xE2\x96\x81<SUF>", "<|code_suffix|>", "<|suffix|>"},
+    Group{"<|fim_middle|>", "<fim-middle>", "<fim_middle>",
+          "<\xEF\xBD\x9C"
+          "fim\xE2\x96\x81"
+          "end\xEF\xBD\x9C>",
+          "<MID>", "\xE2\x96\x81<MID>", "<|code_middle|>", "<|middle|>"},
 };
 // Marks of the gpt-oss message format: part of the answer that a parser reads, so they are always rendered.
 constexpr std::string_view kAlwaysRendered[] = {"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"};
 
 bool is_phi3(std::string name) {
-  std::transform(name.begin(), name.end(), name.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   return name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos;
 }
 
@@ -49,14 +67,18 @@ bool is_phi3(std::string name) {
 Result<void> Vocabulary::check(VocabularyData& data) {
   const size_t n_vocab = data.pieces.size();
   if (n_vocab == 0) {
-    return Error{ErrorKind::corrupt, "tokenizer.ggml.tokens is empty: the file has no vocabulary; convert the model again"};
+    return Error{ErrorKind::corrupt,
+                 "tokenizer.ggml.tokens is empty: the file has no vocabulary; convert the model again"};
   }
   const auto wrong_size = [&](const char* key, size_t n) {
-    return Error{ErrorKind::corrupt, fmt::format("{} has {} entries, but tokenizer.ggml.tokens has {}; convert the model again", key,
-                                                 n, n_vocab)};
+    return Error{ErrorKind::corrupt,
+                 fmt::format("{} has {} entries, but tokenizer.ggml.tokens has {}; convert the model again", key,
+                             n, n_vocab)};
   };
-  if (!data.scores.empty() && data.scores.size() != n_vocab) return wrong_size("tokenizer.ggml.scores", data.scores.size());
-  if (!data.kinds.empty() && data.kinds.size() != n_vocab) return wrong_size("tokenizer.ggml.token_type", data.kinds.size());
+  if (!data.scores.empty() && data.scores.size() != n_vocab)
+    return wrong_size("tokenizer.ggml.scores", data.scores.size());
+  if (!data.kinds.empty() && data.kinds.size() != n_vocab)
+    return wrong_size("tokenizer.ggml.token_type", data.kinds.size());
   if (data.kinds.empty()) data.kinds.assign(n_vocab, TokenKind::normal);
   const std::pair<const char*, TokenId*> ids[] = {
       {"bos", &data.bos}, {"eos", &data.eos}, {"eot", &data.eot}, {"unknown", &data.unk}, {"padding", &data.pad}};
@@ -80,12 +102,16 @@ TokenId Vocabulary::find(std::string_view piece) const {
   return at == ids_.end() ? kNoToken : at->second;
 }
 
-bool Vocabulary::is_control(TokenId id) const { return has(id) && kind(id) == TokenKind::control; }
+bool Vocabulary::is_control(TokenId id) const {
+  return has(id) && kind(id) == TokenKind::control;
+}
 
-bool Vocabulary::is_end_of_generation(TokenId id) const { return has(id) && is_end_of_generation_[static_cast<size_t>(id)]; }
+bool Vocabulary::is_end_of_generation(TokenId id) const {
+  return has(id) && is_end_of_generation_[static_cast<size_t>(id)];
+}
 
-/// Many converters leave out the end-of-turn id or mark such tokens as plain text, so they are recognised by how they are written.
-/// Source:  the pieces that llama.cpp treats so.
+/// Many converters leave out the end-of-turn id or mark such tokens as plain text, so they are recognised by how
+/// they are written. Source:  the pieces that llama.cpp treats so.
 void Vocabulary::resolve_end_of_generation() {
   const auto set_kind = [&](TokenId id, TokenKind kind) { data_.kinds[static_cast<size_t>(id)] = kind; };
   const auto set_end = [&](TokenId id, bool is_end) { is_end_of_generation_[static_cast<size_t>(id)] = is_end; };

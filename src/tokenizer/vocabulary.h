@@ -12,8 +12,9 @@
 
 namespace sh::tokenizer {
 
-/// What the two kinds of tokenizer share: the pieces by text, kinds and special ids resolved, the end-of-generation set,
-/// special tokens in text. A class of its own so that it never moves: the index views the strings of `data`.
+/// What the two kinds of tokenizer share: the pieces by text, kinds and special ids resolved, the
+/// end-of-generation set, special tokens in text. A class of its own so that it never moves: the index views the
+/// strings of `data`.
 class Vocabulary {
  public:
   /// Sizes agree, special ids within the vocabulary (others are dropped with a warning). Errors: corrupt.
@@ -29,7 +30,8 @@ class Vocabulary {
   TokenId find(std::string_view piece) const;
   bool is_control(TokenId id) const;
   bool is_end_of_generation(TokenId id) const;
-  /// Text and special tokens in order; control and unknown tokens only with `parse_special`, user-defined ones always.
+  /// Text and special tokens in order; control and unknown tokens only with `parse_special`, user-defined ones
+  /// always.
   std::vector<Fragment> split(std::string_view text, bool parse_special) const;
 
  private:

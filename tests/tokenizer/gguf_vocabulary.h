@@ -52,8 +52,8 @@ class GgufVocabularyReader {
     } else if (type == kArray) {
       take_array(key);
     } else {
-      static const std::map<uint32_t, size_t> kBytes = {{0, 1}, {1, 1}, {2, 2}, {3, 2},  {4, 4},
-                                                        {5, 4}, {6, 4}, {7, 1}, {10, 8}, {11, 8}, {12, 8}};
+      static const std::map<uint32_t, size_t> kBytes = {{0, 1}, {1, 1}, {2, 2},  {3, 2},  {4, 4}, {5, 4},
+                                                        {6, 4}, {7, 1}, {10, 8}, {11, 8}, {12, 8}};
       const size_t n = kBytes.at(type);
       if (n == 4) set_id(key, static_cast<int32_t>(take<uint32_t>()));
       if (n == 1) set_flag(key, take<uint8_t>() != 0);

@@ -62,10 +62,12 @@ TEST_P(GoldenVocabulary, EncodesAndDecodesEveryText) {
     const auto ids_special = cases[i]["ids_special"].get<std::vector<TokenId>>();
     EXPECT_EQ(tokenizer->encode(texts[i], {}), ids);
     EXPECT_EQ(tokenizer->encode(texts[i], {.add_special = true, .parse_special = true}), ids_special);
-    const std::string text = cases[i].contains("detokenized_hex") ? cases[i]["detokenized_hex"].get<std::string>() : to_hex(texts[i]);
+    const std::string text =
+        cases[i].contains("detokenized_hex") ? cases[i]["detokenized_hex"].get<std::string>() : to_hex(texts[i]);
     EXPECT_EQ(to_hex(tokenizer->decode(ids, false)), text);
-    const std::string rendered =
-        cases[i].contains("detokenized_special_hex") ? cases[i]["detokenized_special_hex"].get<std::string>() : text;
+    const std::string rendered = cases[i].contains("detokenized_special_hex")
+                                     ? cases[i]["detokenized_special_hex"].get<std::string>()
+                                     : text;
     EXPECT_EQ(to_hex(tokenizer->decode(ids_special, true)), rendered);
   }
 }
@@ -88,7 +90,8 @@ TEST_P(GoldenVocabulary, ResolvesSpecialTokens) {
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenVocabulary, testing::ValuesIn(vocabulary_names()), [](const auto& parameter) {
   std::string name = parameter.param;
-  std::replace_if(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
   return name;
 });
 
@@ -118,7 +121,8 @@ TEST_P(GoldenPairs, EncodesEveryText) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenPairs,
-                         testing::Values("llama-spm", "phi-3", "gpt-2", "deepseek-coder", "deepseek-llm", "starcoder"),
+                         testing::Values("llama-spm", "phi-3", "gpt-2", "deepseek-coder", "deepseek-llm",
+                                         "starcoder"),
                          [](const auto& parameter) {
                            std::string name = parameter.param;
                            std::replace(name.begin(), name.end(), '-', '_');
