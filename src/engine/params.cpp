@@ -80,10 +80,10 @@ std::string nearest_hint(std::string_view name, Command command) {
 }
 
 std::string commands_of(const Flag& flag) {
-  std::string out;
+  std::vector<const char*> names;
   for (const CommandName& entry : kCommandNames)
-    if (flag.commands & entry.command) out += (out.empty() ? "" : ", ") + std::string(entry.name);
-  return out;
+    if (flag.commands & entry.command) names.push_back(entry.name);
+  return fmt::format("{}", fmt::join(names, ", "));
 }
 
 Error at(std::string_view where, const Error& error) {
@@ -232,11 +232,10 @@ void apply_log_settings(const ProgramParams& params) {
 namespace {
 
 std::string left_column(const Flag& flag) {
-  std::string out;
-  for (const char* name : flag.names) out += (out.empty() ? "" : ", ") + std::string(name);
-  for (const char* name : flag.off_names) out += ", " + std::string(name);
-  if (flag.value_name != nullptr) out += " " + std::string(flag.value_name);
-  return out;
+  std::vector<const char*> names = flag.names;
+  names.insert(names.end(), flag.off_names.begin(), flag.off_names.end());
+  return fmt::format("{}{}{}", fmt::join(names, ", "), flag.value_name == nullptr ? "" : " ",
+                     flag.value_name == nullptr ? "" : flag.value_name);
 }
 
 std::string default_of(const Flag& flag) { return flag.show ? flag.show(ProgramParams{}) : ""; }
@@ -274,12 +273,11 @@ std::string flags_markdown() {
       group = flag.group;
       out += fmt::format("\n## {}\n\n| flag | value | default | variable | commands | meaning |\n|---|---|---|---|---|---|\n", group);
     }
-    std::string names;
-    for (const char* name : flag.names) names += fmt::format("{}`{}`", names.empty() ? "" : " ", name);
-    for (const char* name : flag.off_names) names += fmt::format(" `{}`", name);
+    std::vector<const char*> names = flag.names;
+    names.insert(names.end(), flag.off_names.begin(), flag.off_names.end());
     std::string value = flag.value_name == nullptr ? "" : flag.value_name;
-    for (size_t i = 0; (i = value.find('|', i)) != std::string::npos; i += 2) value.insert(i, "\\");
-    out += fmt::format("| {} | {} | {} | {} | {} | {} |\n", names, value, default_of(flag), flag.env == nullptr ? "" : flag.env,
+    for (size_t i = 0; (i = value.find('|', i)) != std::string::npos; i += 2) value.replace(i, 1, "\\|");
+    out += fmt::format("| `{}` | {} | {} | {} | {} | {} |\n", fmt::join(names, "` `"), value, default_of(flag), flag.env == nullptr ? "" : flag.env,
                        flag.commands == kAllCommands ? "all" : commands_of(flag), flag.help);
   }
   return out;

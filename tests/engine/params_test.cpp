@@ -161,7 +161,9 @@ TEST(Flags, HelpListsEveryFlagOfTheCommand) {
   for (const Command command : {kServe, kComplete, kChat, kBench, kEval, kTokenize}) {
     const std::string help = help_text(command);
     for (const Flag& flag : flag_table()) {
-      const bool is_listed = help.find(std::string("  ") + flag.names.front()) != std::string::npos;
+      const size_t line = help.find(std::string("\n  ") + flag.names.front());
+      const char next = line == std::string::npos ? 'x' : help[line + 3 + std::string_view(flag.names.front()).size()];
+      const bool is_listed = next == ',' || next == ' ' || next == '\n';
       EXPECT_EQ(is_listed, (flag.commands & command) != 0) << name_of(command) << " " << flag.names.front();
     }
   }
