@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+// What a user may set, and the one table of flags that parsing, LLAMA_ARG_* variables, --help and docs/flags.md are made from.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/log.h"
+#include "base/result.h"
+#include "engine/engine.h"
+#include "sampling/sampler.h"
+
+namespace sh::engine {
+
+/// Sub-commands of the program; a flag names those that take it.
+enum Command : uint32_t {
+  kServe = 1,
+  kComplete = 2,
+  kChat = 4,
+  kBench = 8,
+  kEval = 16,
+  kTokenize = 32,
+  kAllCommands = 63,
+};
+std::string_view name_of(Command command);
+
+struct ServerParams {
+  std::string host = "127.0.0.1";
+  int32_t port = 8080;
+  std::string api_prefix;               // "" or "/prefix"
+  std::vector<std::string> api_keys;
+  bool has_metrics = false;
+  bool has_slots = true;
+  bool has_props = false;               // POST /props
+  bool has_compact = false;             // POST /compact
+  int32_t timeout_seconds = 3600;       // of a read or a write that makes no progress
+  int32_t n_threads = 0;                // 0: one a core, at least 2
+  int64_t max_body_bytes = int64_t{64} << 20;
+  int32_t sse_ping_seconds = 30;        // 0: none
+};
+
+struct ChatParams {
+  std::string system_prompt;
+  bool is_conversation = true;          // -no-cnv: raw text
+  bool is_single_turn = false;
+  std::vector<std::string> reverse_prompts;  // -r
+};
+
+/// All settings of one run, defaults first, then LLAMA_ARG_* variables, then the command line.
+struct ProgramParams {
+  EngineOptions engine;
+  sampling::SamplingParams sampling;
+  ServerParams server;
+  ChatParams chat;
+  std::string prompt;                   // -p or the text of -f, escapes processed
+  bool processes_escapes = true;
+  int64_t n_predict = -1;
+  bool ignore_eos = false;
+  bool cache_prompt = true;
+  LogLevel log_level = LogLevel::info;
+  bool wants_help = false, wants_version = false;
+  std::vector<std::string> warnings;    // to be logged once the log level is set
+  std::vector<std::string> notes;       // flags that are accepted without effect here, and why
+};
+
+/// One row of the flag table.
+struct Flag {
+  enum class Kind { value, on, on_off };  // takes a value / sets true / has a --no- twin
+  Kind kind;
+  const char* group;                    // heading in the help
+  std::vector<const char*> names;       // "-m", "--model"; the last is the one shown in messages
+  std::vector<const char*> off_names;   // of an on_off flag: "--no-metrics"
+  const char* env;                      // "LLAMA_ARG_MODEL", or nullptr
+  const char* value_name;               // "FILE", "N"; nullptr without a value
+  uint32_t commands;                    // bits of Command
+  std::string help;
+  std::function<Result<void>(ProgramParams&, const std::string& value)> set;  // on/on_off get "true" or "false"
+  std::function<std::string(const ProgramParams&)> show;  // the value as text, for defaults; may be empty
+  const char* no_effect = nullptr;      // accepted for compatibility: why it does nothing here
+};
+std::span<const Flag> flag_table();
+
+/// Reads the environment and then the arguments that follow the sub-command's name.
+/// Errors: invalid_argument naming the flag, what was expected and what was given; an unknown flag with the nearest known one.
+Result<ProgramParams> parse_params(Command command, std::span<const std::string> args);
+Result<ProgramParams> parse_params(Command command, int argc, char** argv, int first = 1);
+
+/// Sets the log level and logs what parsing had to say.
+void apply_log_settings(const ProgramParams& params);
+
+/// Text for `shorthand <command> --help`.
+std::string help_text(Command command);
+/// docs/flags.md.
+std::string flags_markdown();
+
+}  // namespace sh::engine

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: MIT
+// The table of flags. Names and defaults follow llama.cpp of August 2026 wherever it has the flag.
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+#include "base/mapped_file.h"
+#include "engine/params.h"
+#include "tensor/dtype.h"
+
+namespace sh::engine {
+namespace {
+
+using P = ProgramParams;
+using Names = std::vector<const char*>;
+
+Error bad_value(std::string_view expected, const std::string& got) {
+  return Error{ErrorKind::invalid_argument, fmt::format("expected {}, got '{}'", expected, got)};
+}
+
+template <typename T>
+Result<T> parse_number(const std::string& text, T min, T max) {
+  T value{};
+  const char* begin = text.data();
+  const char* end = begin + text.size();
+  if (begin != end && *begin == '+') ++begin;
+  const auto [stop, code] = std::from_chars(begin, end, value);
+  bool is_good = code == std::errc() && stop == end && value >= min && value <= max;
+  if constexpr (std::is_floating_point_v<T>) is_good = is_good && std::isfinite(value);
+  if (is_good) return value;
+  const char* what = std::is_floating_point_v<T> ? "a number" : "a whole number";
+  if (max == std::numeric_limits<T>::max()) return bad_value(fmt::format("{} of at least {}", what, min), text);
+  return bad_value(fmt::format("{} from {} to {}", what, min, max), text);
+}
+
+/// A flag whose value is the number that `ref` points at.
+template <typename Ref>
+Flag number(const char* group, Names names, const char* env, const char* value_name, uint32_t commands, std::string help,
+            Ref ref, double min, double max = std::numeric_limits<double>::infinity()) {
+  using T = std::remove_reference_t<decltype(ref(std::declval<P&>()))>;
+  Flag flag{Flag::Kind::value, group, std::move(names), {}, env, value_name, commands, std::move(help), {}, {}};
+  flag.set = [ref, min, max](P& params, const std::string& text) -> Result<void> {
+    const T high = std::isinf(max) ? std::numeric_limits<T>::max() : static_cast<T>(max);
+    SH_ASSIGN(ref(params), parse_number<T>(text, static_cast<T>(min), high));
+    return {};
+  };
+  flag.show = [ref](const P& params) { return fmt::format("{}", ref(const_cast<P&>(params))); };
+  return flag;
+}
+
+template <typename Ref>
+Flag text(const char* group, Names names, const char* env, const char* value_name, uint32_t commands, std::string help, Ref ref) {
+  Flag flag{Flag::Kind::value, group, std::move(names), {}, env, value_name, commands, std::move(help), {}, {}};
+  flag.set = [ref](P& params, const std::string& value) -> Result<void> {
+    ref(params) = value;
+    return {};
+  };
+  flag.show = [ref](const P& params) { return ref(const_cast<P&>(params)); };
+  return flag;
+}
+
+template <typename Ref>
+Flag on_off(const char* group, Names names, Names off_names, const char* env, uint32_t commands, std::string help, Ref ref) {
+  const Flag::Kind kind = off_names.empty() ? Flag::Kind::on : Flag::Kind::on_off;
+  Flag flag{kind, group, std::move(names), std::move(off_names), env, nullptr, commands, std::move(help), {}, {}};
+  flag.set = [ref](P& params, const std::string& value) -> Result<void> {
+    ref(params) = value == "true";
+    return {};
+  };
+  if (kind == Flag::Kind::on_off)
+    flag.show = [ref](const P& params) { return ref(const_cast<P&>(params)) ? "on" : "off"; };
+  return flag;
+}
+
+using Setter = std::function<Result<void>(P&, const std::string&)>;
+Flag custom(const char* group, Names names, const char* env, const char* value_name, uint32_t commands, std::string help,
+            Setter set, std::function<std::string(const P&)> show = {}) {
+  const Flag::Kind kind = value_name == nullptr ? Flag::Kind::on : Flag::Kind::value;
+  return Flag{kind, group, std::move(names), {}, env, value_name, commands, std::move(help), std::move(set), std::move(show)};
+}
+
+/// A flag of llama.cpp that changes nothing in this program.
+Flag ignored(Names names, const char* env, const char* value_name, const char* why, Names off_names = {}) {
+  Flag::Kind kind = value_name != nullptr ? Flag::Kind::value : off_names.empty() ? Flag::Kind::on : Flag::Kind::on_off;
+  Flag flag{kind, "accepted without effect", std::move(names), std::move(off_names), env, value_name, kAllCommands, why, {}, {}};
+  flag.set = [](P&, const std::string&) -> Result<void> { return {}; };
+  flag.no_effect = why;
+  return flag;
+}
+
+Setter cache_type(DType EngineOptions::*member) {
+  return [member](P& params, const std::string& value) -> Result<void> {
+    SH_ASSIGN(params.engine.*member, dtype_from_name(value));
+    return {};
+  };
+}
+std::function<std::string(const P&)> show_cache_type(DType EngineOptions::*member) {
+  return [member](const P& params) { return std::string(tensor_format(params.engine.*member).name); };
+}
+
+/// Adds every non-empty line or comma-separated part.
+void add_parts(std::vector<std::string>& out, std::string_view all, char separator) {
+  while (!all.empty()) {
+    const size_t end = std::min(all.find(separator), all.size());
+    std::string_view part = all.substr(0, end);
+    while (!part.empty() && (part.back() == '\r' || part.back() == ' ')) part.remove_suffix(1);
+    if (!part.empty()) out.emplace_back(part);
+    all.remove_prefix(std::min(end + 1, all.size()));
+  }
+}
+
+Result<void> read_prompt_file(P& params, const std::string& path) {
+  SH_ASSIGN(params.prompt, read_file(path));
+  if (!params.prompt.empty() && params.prompt.back() == '\n') params.prompt.pop_back();
+  return {};
+}
+
+Result<void> set_flash_attention(P& params, const std::string& value) {
+  if (value != "on" && value != "off" && value != "auto" && value != "1" && value != "0")
+    return bad_value("on, off or auto", value);
+  if (value == "off" || value == "0") params.notes.push_back("--flash-attn off: there is one attention kernel, and it is a flash-style one");
+  return {};
+}
+
+Result<void> set_parallel(P& params, const std::string& value) {
+  SH_ASSIGN(params.engine.n_parallel, parse_number<int32_t>(value, -1, 256));
+  if (params.engine.n_parallel == 0) return bad_value("-1 (automatic) or a whole number from 1 to 256", value);
+  return {};
+}
+
+Result<void> set_seed(P& params, const std::string& value) {
+  SH_ASSIGN(const int64_t seed, parse_number<int64_t>(value, -1, std::numeric_limits<uint32_t>::max()));
+  params.sampling.seed = static_cast<uint32_t>(seed);
+  return {};
+}
+
+Result<void> set_chat_template_file(P& params, const std::string& path) {
+  SH_ASSIGN(params.engine.chat_template, read_file(path));
+  return {};
+}
+
+Result<void> set_api_prefix(P& params, const std::string& value) {
+  if (!value.empty() && (value.front() != '/' || value.back() == '/')) return bad_value("a path like /api, without a slash at its end", value);
+  params.server.api_prefix = value;
+  return {};
+}
+
+Result<void> read_api_keys(P& params, const std::string& path) {
+  SH_ASSIGN(const std::string lines, read_file(path));
+  add_parts(params.server.api_keys, lines, '\n');
+  if (params.server.api_keys.empty()) return Error{ErrorKind::invalid_argument, fmt::format("{} holds no key; write one a line", path)};
+  return {};
+}
+
+Result<void> set_verbosity(P& params, const std::string& value) {
+  SH_ASSIGN(const int32_t level, parse_number<int32_t>(value, 0, std::numeric_limits<int32_t>::max()));
+  params.log_level = static_cast<LogLevel>(std::min(level, static_cast<int32_t>(LogLevel::debug)));
+  return {};
+}
+
+constexpr uint32_t kGenerates = kServe | kComplete | kChat;
+constexpr uint32_t kInteractive = kComplete | kChat;
+
+std::vector<Flag> make_table() {
+  std::vector<Flag> t;
+  const char* g = "common";
+  t.push_back(custom(g, {"-h", "--help", "--usage"}, nullptr, nullptr, kAllCommands, "this text", [](P& p, const std::string&) -> Result<void> {
+    p.wants_help = true;
+    return {};
+  }));
+  t.push_back(custom(g, {"--version"}, nullptr, nullptr, kAllCommands, "version and build", [](P& p, const std::string&) -> Result<void> {
+    p.wants_version = true;
+    return {};
+  }));
+  t.push_back(text(g, {"-m", "--model"}, "LLAMA_ARG_MODEL", "FILE", kAllCommands, "model file (GGUF)", [](P& p) -> auto& { return p.engine.model_path; }));
+  t.push_back(number(g, {"-c", "--ctx-size"}, "LLAMA_ARG_CTX_SIZE", "N", kAllCommands & ~kTokenize,
+                     "KV cache in tokens, all conversations together; 0: the model's context", [](P& p) -> auto& { return p.engine.n_ctx; }, 0));
+  t.push_back(number(g, {"-n", "--predict", "--n-predict"}, "LLAMA_ARG_N_PREDICT", "N", kGenerates | kBench,
+                     "tokens to generate at most; -1: until the end of the turn or of the context", [](P& p) -> auto& { return p.n_predict; }, -1));
+  t.push_back(number(g, {"-b", "--batch-size"}, "LLAMA_ARG_BATCH", "N", kAllCommands & ~kTokenize, "tokens of one step at most",
+                     [](P& p) -> auto& { return p.engine.n_batch; }, 1, 1 << 20));
+  t.push_back(number(g, {"-ub", "--ubatch-size"}, "LLAMA_ARG_UBATCH", "N", kAllCommands & ~kTokenize, "tokens of one forward pass at most",
+                     [](P& p) -> auto& { return p.engine.n_ubatch; }, 1, 1 << 16));
+  t.push_back(number(g, {"-t", "--threads"}, "LLAMA_ARG_THREADS", "N", kAllCommands, "threads; 0 or -1: one a core",
+                     [](P& p) -> auto& { return p.engine.n_threads; }, -1, 1024));
+  t.push_back(custom(g, {"-np", "--parallel"}, "LLAMA_ARG_N_PARALLEL", "N", kServe | kEval | kBench,
+                     "conversations at once; -1: automatic (4 when serving, with one shared cache). Given without -kvu it divides -c",
+                     set_parallel));
+  t.push_back(on_off(g, {"-kvu", "--kv-unified"}, {"-no-kvu", "--no-kv-unified"}, "LLAMA_ARG_KV_UNIFIED", kServe | kEval | kBench,
+                     "one cache for all conversations: each may use all of -c", [](P& p) -> auto& { return p.engine.is_kv_unified; }));
+  t.push_back(custom(g, {"-ctk", "--cache-type-k"}, "LLAMA_ARG_CACHE_TYPE_K", "TYPE", kAllCommands & ~kTokenize,
+                     "encoding of keys in the cache: f32, f16, bf16, q8_0, q4_0, ...", cache_type(&EngineOptions::type_k), show_cache_type(&EngineOptions::type_k)));
+  t.push_back(custom(g, {"-ctv", "--cache-type-v"}, "LLAMA_ARG_CACHE_TYPE_V", "TYPE", kAllCommands & ~kTokenize,
+                     "encoding of values in the cache", cache_type(&EngineOptions::type_v), show_cache_type(&EngineOptions::type_v)));
+  t.push_back(custom(g, {"-fa", "--flash-attn"}, "LLAMA_ARG_FLASH_ATTN", "on|off|auto", kAllCommands & ~kTokenize,
+                     "accepted; attention is always flash-style", set_flash_attention, [](const P&) { return std::string("auto"); }));
+  t.push_back(text(g, {"--kernels"}, nullptr, "NAME", kAllCommands & ~kTokenize,
+                   "force a kernel set (generic, avx2, ...); default: SHORTHAND_KERNELS, else the best one", [](P& p) -> auto& { return p.engine.kernels; }));
+  t.push_back(custom(g, {"-v", "--verbose", "--log-verbose"}, nullptr, nullptr, kAllCommands, "log everything", [](P& p, const std::string&) -> Result<void> {
+    p.log_level = LogLevel::debug;
+    return {};
+  }));
+  t.push_back(custom(g, {"-lv", "--verbosity", "--log-verbosity"}, "LLAMA_ARG_LOG_VERBOSITY", "N", kAllCommands,
+                     "log level: 0 output, 1 errors, 2 warnings, 3 info, 4 trace, 5 debug", set_verbosity,
+                     [](const P& p) { return fmt::format("{}", static_cast<int>(p.log_level)); }));
+
+  g = "prompt";
+  t.push_back(text(g, {"-p", "--prompt"}, nullptr, "TEXT", kInteractive | kTokenize | kEval | kBench, "prompt", [](P& p) -> auto& { return p.prompt; }));
+  t.push_back(custom(g, {"-f", "--file"}, nullptr, "FILE", kInteractive | kTokenize | kEval, "read the prompt from a file", read_prompt_file));
+  t.push_back(on_off(g, {"-e", "--escape"}, {"--no-escape"}, nullptr, kInteractive | kTokenize | kEval,
+                     "process \\n, \\r, \\t, \\', \\\", \\\\ and \\xHH in the prompt", [](P& p) -> auto& { return p.processes_escapes; }));
+
+  g = "sampling";
+  t.push_back(custom(g, {"-s", "--seed"}, nullptr, "N", kGenerates, "random seed; -1: a new one each time", set_seed,
+                     [](const P&) { return std::string("-1"); }));
+  t.push_back(number(g, {"--temp", "--temperature"}, nullptr, "F", kGenerates, "temperature; 0: always the likeliest token",
+                     [](P& p) -> auto& { return p.sampling.temperature; }, -1, 1000));
+  t.push_back(number(g, {"--top-k"}, "LLAMA_ARG_TOP_K", "N", kGenerates, "keep the N likeliest tokens; 0: all",
+                     [](P& p) -> auto& { return p.sampling.top_k; }, -1));
+  t.push_back(number(g, {"--top-p"}, nullptr, "F", kGenerates, "keep the likeliest tokens that reach this probability together; 1: off",
+                     [](P& p) -> auto& { return p.sampling.top_p; }, 0, 1));
+  t.push_back(number(g, {"--min-p"}, nullptr, "F", kGenerates, "keep tokens of at least this share of the likeliest one's probability; 0: off",
+                     [](P& p) -> auto& { return p.sampling.min_p; }, 0, 1));
+  t.push_back(number(g, {"--typical", "--typical-p"}, nullptr, "F", kGenerates, "locally typical sampling; 1: off",
+                     [](P& p) -> auto& { return p.sampling.typical_p; }, 0, 1));
+  t.push_back(number(g, {"--repeat-last-n"}, nullptr, "N", kGenerates, "tokens that penalties look back on; 0: none, -1: all",
+                     [](P& p) -> auto& { return p.sampling.repeat_last_n; }, -1));
+  t.push_back(number(g, {"--repeat-penalty"}, nullptr, "F", kGenerates, "penalty on tokens that occurred; 1: off",
+                     [](P& p) -> auto& { return p.sampling.repeat_penalty; }, 0, 1000));
+  t.push_back(number(g, {"--presence-penalty"}, nullptr, "F", kGenerates, "subtracted once from tokens that occurred",
+                     [](P& p) -> auto& { return p.sampling.presence_penalty; }, -1000, 1000));
+  t.push_back(number(g, {"--frequency-penalty"}, nullptr, "F", kGenerates, "subtracted for every occurrence",
+                     [](P& p) -> auto& { return p.sampling.frequency_penalty; }, -1000, 1000));
+  t.push_back(on_off(g, {"--ignore-eos"}, {}, nullptr, kGenerates | kBench, "do not stop at the end of a turn", [](P& p) -> auto& { return p.ignore_eos; }));
+
+  g = "chat";
+  t.push_back(text(g, {"--chat-template"}, "LLAMA_ARG_CHAT_TEMPLATE", "TEXT", kServe | kChat, "Jinja template to use instead of the model's",
+                   [](P& p) -> auto& { return p.engine.chat_template; }));
+  t.push_back(custom(g, {"--chat-template-file"}, "LLAMA_ARG_CHAT_TEMPLATE_FILE", "FILE", kServe | kChat, "the same, from a file", set_chat_template_file));
+  t.push_back(text(g, {"-sys", "--system-prompt"}, nullptr, "TEXT", kInteractive, "system message", [](P& p) -> auto& { return p.chat.system_prompt; }));
+  t.push_back(on_off(g, {"-cnv", "--conversation"}, {"-no-cnv", "--no-conversation"}, nullptr, kInteractive, "use the chat template",
+                     [](P& p) -> auto& { return p.chat.is_conversation; }));
+  t.push_back(on_off(g, {"-st", "--single-turn"}, {}, nullptr, kInteractive, "stop after one answer", [](P& p) -> auto& { return p.chat.is_single_turn; }));
+  t.push_back(custom(g, {"-r", "--reverse-prompt"}, nullptr, "TEXT", kInteractive, "stop at this text; may be given more than once",
+                     [](P& p, const std::string& value) -> Result<void> {
+                       p.chat.reverse_prompts.push_back(value);
+                       return {};
+                     }));
+
+  g = "compaction";
+  t.push_back(number(g, {"--compact-threshold"}, "LLAMA_ARG_COMPACT_THRESHOLD", "F", kGenerates,
+                     "compact a conversation that fills this share of its cache; 0: off", [](P& p) -> auto& { return p.engine.compact_threshold; }, 0, 1));
+  t.push_back(number(g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates, "how many times smaller automatic compaction makes it",
+                     [](P& p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
+  t.push_back(text(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates, "method of automatic compaction",
+                   [](P& p) -> auto& { return p.engine.compact_method; }));
+  t.push_back(on_off(g, {"--endpoint-compact"}, {"--no-endpoint-compact"}, "LLAMA_ARG_ENDPOINT_COMPACT", kServe, "answer POST /compact",
+                     [](P& p) -> auto& { return p.server.has_compact; }));
+
+  g = "server";
+  t.push_back(text(g, {"--host"}, "LLAMA_ARG_HOST", "ADDR", kServe, "address to listen on", [](P& p) -> auto& { return p.server.host; }));
+  t.push_back(number(g, {"--port"}, "LLAMA_ARG_PORT", "N", kServe, "port; 0: any free one", [](P& p) -> auto& { return p.server.port; }, 0, 65535));
+  t.push_back(text(g, {"-a", "--alias"}, "LLAMA_ARG_ALIAS", "NAME", kServe, "model name shown to clients; default: the file's name",
+                   [](P& p) -> auto& { return p.engine.model_alias; }));
+  t.push_back(custom(g, {"--api-key"}, "LLAMA_API_KEY", "KEY", kServe, "key that clients must send; a comma list for several",
+                     [](P& p, const std::string& value) -> Result<void> {
+                       add_parts(p.server.api_keys, value, ',');
+                       return {};
+                     }));
+  t.push_back(custom(g, {"--api-key-file"}, "LLAMA_ARG_API_KEY_FILE", "FILE", kServe, "file of keys, one a line", read_api_keys));
+  t.push_back(custom(g, {"--api-prefix"}, "LLAMA_ARG_API_PREFIX", "PATH", kServe, "put before every route", set_api_prefix));
+  t.push_back(on_off(g, {"--metrics"}, {"--no-metrics"}, "LLAMA_ARG_ENDPOINT_METRICS", kServe, "answer GET /metrics", [](P& p) -> auto& { return p.server.has_metrics; }));
+  t.push_back(on_off(g, {"--slots"}, {"--no-slots"}, "LLAMA_ARG_ENDPOINT_SLOTS", kServe, "answer GET /slots", [](P& p) -> auto& { return p.server.has_slots; }));
+  t.push_back(on_off(g, {"--props"}, {"--no-props"}, "LLAMA_ARG_ENDPOINT_PROPS", kServe, "answer POST /props", [](P& p) -> auto& { return p.server.has_props; }));
+  t.push_back(on_off(g, {"--cache-prompt"}, {"--no-cache-prompt"}, "LLAMA_ARG_CACHE_PROMPT", kServe, "reuse the cache of a conversation that goes on",
+                     [](P& p) -> auto& { return p.cache_prompt; }));
+  t.push_back(number(g, {"-to", "--timeout"}, "LLAMA_ARG_TIMEOUT", "S", kServe, "seconds that a read or a write may make no progress",
+                     [](P& p) -> auto& { return p.server.timeout_seconds; }, 1));
+  t.push_back(number(g, {"--threads-http"}, "LLAMA_ARG_THREADS_HTTP", "N", kServe, "threads that serve HTTP; 0 or -1: one a core, at least 2",
+                     [](P& p) -> auto& { return p.server.n_threads; }, -1, 1024));
+  t.push_back(number(g, {"--sse-ping-interval"}, "LLAMA_ARG_SSE_PING_INTERVAL", "S", kServe, "seconds of silence in a stream before a comment line is sent; 0 or -1: never",
+                     [](P& p) -> auto& { return p.server.sse_ping_seconds; }, -1));
+  t.push_back(number(g, {"--max-body"}, nullptr, "BYTES", kServe, "largest request body",
+                     [](P& p) -> auto& { return p.server.max_body_bytes; }, 1024));
+
+  const char* cpu_only = "models run on the CPU";
+  t.push_back(ignored({"-ngl", "--gpu-layers", "--n-gpu-layers"}, "LLAMA_ARG_N_GPU_LAYERS", "N", cpu_only));
+  t.push_back(ignored({"-sm", "--split-mode"}, "LLAMA_ARG_SPLIT_MODE", "MODE", cpu_only));
+  t.push_back(ignored({"-ts", "--tensor-split"}, "LLAMA_ARG_TENSOR_SPLIT", "LIST", cpu_only));
+  t.push_back(ignored({"-mg", "--main-gpu"}, "LLAMA_ARG_MAIN_GPU", "N", cpu_only));
+  t.push_back(ignored({"-dev", "--device"}, "LLAMA_ARG_DEVICE", "LIST", cpu_only));
+  t.push_back(ignored({"-ot", "--override-tensor"}, "LLAMA_ARG_OVERRIDE_TENSOR", "LIST", cpu_only));
+  t.push_back(ignored({"-cmoe", "--cpu-moe"}, "LLAMA_ARG_CPU_MOE", nullptr, cpu_only));
+  t.push_back(ignored({"-ncmoe", "--n-cpu-moe"}, "LLAMA_ARG_N_CPU_MOE", "N", cpu_only));
+  t.push_back(ignored({"-nkvo", "--no-kv-offload"}, "LLAMA_ARG_NO_KV_OFFLOAD", nullptr, cpu_only));
+  t.push_back(ignored({"-fit", "--fit"}, "LLAMA_ARG_FIT", "on|off", cpu_only));
+  t.push_back(ignored({"-fitt", "--fit-target"}, "LLAMA_ARG_FIT_TARGET", "MIB", cpu_only));
+  t.push_back(ignored({"-fitc", "--fit-ctx"}, "LLAMA_ARG_FIT_CTX", "N", cpu_only));
+  t.push_back(ignored({"--no-host"}, "LLAMA_ARG_NO_HOST", nullptr, cpu_only));
+  t.push_back(ignored({"--mlock"}, "LLAMA_ARG_MLOCK", nullptr, "weights are mapped from the file"));
+  t.push_back(ignored({"--mmap"}, "LLAMA_ARG_MMAP", nullptr, "weights are mapped from the file", {"--no-mmap"}));
+  t.push_back(ignored({"-lm", "--load-mode"}, "LLAMA_ARG_LOAD_MODE", "MODE", "weights are mapped from the file"));
+  t.push_back(ignored({"-dio", "--direct-io"}, "LLAMA_ARG_DIO", nullptr, "weights are mapped from the file", {"-ndio", "--no-direct-io"}));
+  t.push_back(ignored({"--repack"}, "LLAMA_ARG_REPACK", nullptr, "weights are used as the file has them", {"-nr", "--no-repack"}));
+  t.push_back(ignored({"--check-tensors"}, nullptr, nullptr, "tensor shapes and ranges are always checked"));
+  t.push_back(ignored({"--numa"}, "LLAMA_ARG_NUMA", "MODE", "threads are not bound to NUMA nodes"));
+  t.push_back(ignored({"-C", "--cpu-mask"}, nullptr, "MASK", "threads are not bound to cores"));
+  t.push_back(ignored({"-Cr", "--cpu-range"}, nullptr, "RANGE", "threads are not bound to cores"));
+  t.push_back(ignored({"--cpu-strict"}, nullptr, "0|1", "threads are not bound to cores"));
+  t.push_back(ignored({"--prio"}, nullptr, "N", "threads run at the priority of the process"));
+  t.push_back(ignored({"--poll"}, nullptr, "N", "workers choose between spinning and sleeping on their own"));
+  t.push_back(ignored({"-tb", "--threads-batch"}, "LLAMA_ARG_THREADS_BATCH", "N", "prompts and answers are computed by the same threads (-t)"));
+  t.push_back(ignored({"--jinja"}, "LLAMA_ARG_JINJA", nullptr, "chat templates are always Jinja", {"--no-jinja"}));
+  t.push_back(ignored({"-cb", "--cont-batching"}, "LLAMA_ARG_CONT_BATCHING", nullptr, "batching is always continuous", {"-nocb", "--no-cont-batching"}));
+  t.push_back(ignored({"-sps", "--slot-prompt-similarity"}, nullptr, "F", "the slot with the longest common prefix is taken"));
+  t.push_back(ignored({"--warmup"}, "LLAMA_ARG_WARMUP", nullptr, "there is no warm-up run", {"--no-warmup"}));
+  t.push_back(ignored({"--no-ui", "--no-webui"}, "LLAMA_ARG_NO_WEBUI", nullptr, "there is no web page yet"));
+  t.push_back(ignored({"--log-colors"}, "LLAMA_ARG_LOG_COLORS", "on|off|auto", "log lines have no colours"));
+  t.push_back(ignored({"--log-prefix"}, "LLAMA_ARG_LOG_PREFIX", nullptr, "log lines always have a prefix", {"--no-log-prefix"}));
+  t.push_back(ignored({"--log-timestamps"}, "LLAMA_ARG_LOG_TIMESTAMPS", nullptr, "log lines always have a time", {"--no-log-timestamps"}));
+  t.push_back(ignored({"--swa-full"}, "LLAMA_ARG_SWA_FULL", nullptr, "rows that no query can see are dropped"));
+  return t;
+}
+
+}  // namespace
+
+std::span<const Flag> flag_table() {
+  static const std::vector<Flag> table = make_table();
+  return table;
+}
+
+}  // namespace sh::engine
