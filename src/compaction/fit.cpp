@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MIT
+#include "compaction/fit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <optional>
+
+#include "compaction/gram.h"
+#include "compaction/nnls.h"
+#include "compaction/region.h"
+#include "compaction/score.h"
+#include "compaction/targets.h"
+#include "compaction/validate.h"
+#include "compaction/values.h"
+
+namespace sh::compaction {
+namespace {
+
+// Ridge strengths as multiples of the mean eigenvalue, from strong to weak.
+constexpr double kStrengths[] = {1.0, 1e-1, 1e-2, 1e-3, 1e-5};
+constexpr double kNnlsTolerance = 1e-6;
+// A mass error of a query moves its mixed output by (1 - π) times the error; this is added so that queries that attend nothing but
+// the region still ask for its mass: what will stand beside it later is not known.
+constexpr float kMassWeightFloor = 0.1f;
+// A fitted value moves at most this many times the longest original value.
+constexpr float kMaxValueStep = 4.0f;
+
+struct Candidate {
+  std::vector<float> weights;  // [t] exp of the change of bias
+  Mat<float> values;           // [t, dv]
+  double bias_ridge = 0, value_ridge = 0;
+};
+
+struct Judgement {
+  ErrorSummary heldout, fit;
+};
+
+struct BiasFit {
+  std::vector<float> weights;
+  double ridge = 0;
+  double heldout_residual = 0;
+};
+
+class HeadFitter {
+ public:
+  HeadFitter(const FitTargets& targets, MatView<const float> values, float max_value_step,
+             const SolveOptions& options, const kernels::KernelSet& kernels, FitReport& report)
+      : targets_(targets),
+        values_(values),
+        max_value_step_(max_value_step),
+        options_(options),
+        kernels_(kernels),
+        report_(report),
+        ones_(static_cast<size_t>(targets.mass.cols), 1.0f) {}
+
+  /// The best admissible candidate, or none if the plain rows are.
+  std::optional<Candidate> run(Fit fit);
+
+ private:
+  Judgement judge(const Approximation& approximation) const;
+  bool is_admissible(const Judgement& judgement) const;
+  /// Keeps the candidate if it is the best so far; returns its held-out mean square error.
+  double consider(Candidate candidate);
+  std::vector<BiasFit> fit_biases();
+  void try_values(const std::vector<float>& weights, double bias_ridge);
+  double heldout_mass_residual(std::span<const float> row_weight, std::span<const float> weights) const;
+
+  const FitTargets& targets_;
+  MatView<const float> values_;
+  float max_value_step_;
+  const SolveOptions& options_;
+  const kernels::KernelSet& kernels_;
+  FitReport& report_;
+  std::vector<float> ones_;
+  Judgement plain_;
+  std::optional<Candidate> best_;
+  Judgement best_judgement_;
+};
+
+Judgement HeadFitter::judge(const Approximation& approximation) const {
+  const std::span<const float> errors = approximation.error;
+  const size_t n_fit = static_cast<size_t>(targets_.n_fit);
+  return {.heldout = summarise(errors.subspan(n_fit)), .fit = summarise(errors.first(n_fit))};
+}
+
+bool HeadFitter::is_admissible(const Judgement& j) const {
+  const double factor = options_.accept_worst_factor;
+  return j.heldout.worst <= factor * plain_.heldout.worst && j.heldout.p99 <= factor * plain_.heldout.p99 &&
+         j.fit.worst <= factor * plain_.fit.worst && j.heldout.mean < plain_.heldout.mean;
+}
+
+double HeadFitter::consider(Candidate candidate) {
+  const Judgement judgement = judge(approximate(targets_, candidate.weights, candidate.values.view(), kernels_));
+  // Squares: a change of the output by ε costs the model's prediction of the order ε².
+  const double best = best_ ? best_judgement_.heldout.mean_square : plain_.heldout.mean_square;
+  if (is_admissible(judgement) && judgement.heldout.mean_square < best) {
+    best_ = std::move(candidate);
+    best_judgement_ = judgement;
+  }
+  return judgement.heldout.mean_square;
+}
+
+double HeadFitter::heldout_mass_residual(std::span<const float> row_weight, std::span<const float> weights) const {
+  double total = 0;
+  for (int64_t i = targets_.n_fit; i < targets_.n(); ++i) {
+    const size_t query = static_cast<size_t>(i);
+    const double mass = kernels_.dot(targets_.mass.row(i), weights.data(), targets_.mass.cols) + targets_.unfitted_mass[query];
+    const double residual = row_weight[query] * (mass - targets_.region_mass[query]);
+    total += residual * residual;
+  }
+  return total;
+}
+
+std::vector<BiasFit> HeadFitter::fit_biases() {
+  const int64_t n = targets_.n(), n_fit = targets_.n_fit, t = targets_.mass.cols;
+  std::vector<float> row_weight(static_cast<size_t>(n));
+  Mat<float> target(n_fit, 1);
+  for (int64_t i = 0; i < n; ++i) {
+    const size_t query = static_cast<size_t>(i);
+    const float share = targets_.region_mass[query];
+    row_weight[query] = share > 0 ? 1.0f - share + kMassWeightFloor : 0.0f;
+    if (i < n_fit) target(i, 0) = share - targets_.unfitted_mass[query];
+  }
+  const NormalEquations system = normal_equations(targets_.mass.view().slice(0, n_fit), row_weight, target.view(), kernels_);
+  double mean_eigenvalue = 0;
+  for (int64_t j = 0; j < t; ++j) mean_eigenvalue += system.gram(j, j) / static_cast<double>(t);
+
+  std::vector<BiasFit> fits;
+  if (!(mean_eigenvalue > 0) || !std::isfinite(mean_eigenvalue)) return fits;
+  std::vector<double> w(static_cast<size_t>(t), 1.0);
+  double last_residual = heldout_mass_residual(row_weight, ones_);
+  for (const double strength : kStrengths) {
+    const BoxLeastSquares problem{.gram = system.gram.view(), .rhs = system.rhs.data, .ridge = strength * mean_eigenvalue,
+                                  .lower = std::exp(static_cast<double>(options_.min_bias)),
+                                  .upper = std::exp(static_cast<double>(options_.max_bias))};
+    report_.n_nnls_sweeps += solve_box_least_squares(problem, kNnlsTolerance, options_.max_nnls_sweeps, w).n_sweeps;
+    BiasFit fit{std::vector<float>(w.begin(), w.end()), strength, 0};
+    fit.heldout_residual = heldout_mass_residual(row_weight, fit.weights);
+    if (!(fit.heldout_residual < last_residual)) break;
+    last_residual = fit.heldout_residual;
+    fits.push_back(std::move(fit));
+  }
+  return fits;
+}
+
+void HeadFitter::try_values(const std::vector<float>& weights, double bias_ridge) {
+  const Approximation plain = approximate(targets_, weights, values_, kernels_);
+  const ValueFit value_fit(targets_, weights, values_, plain, kernels_);
+  double last = judge(plain).heldout.mean_square;
+  for (const double strength : kStrengths) {
+    Mat<float> values = value_fit.solve(strength, max_value_step_, report_.n_factorisation_retries);
+    if (values.rows == 0) return;
+    const double error = consider({weights, std::move(values), bias_ridge, strength});
+    if (!(error < last)) return;
+    last = error;
+  }
+}
+
+std::optional<Candidate> HeadFitter::run(Fit fit) {
+  plain_ = judge(approximate(targets_, ones_, values_, kernels_));
+  report_.heldout_plain = report_.heldout_fitted = plain_.heldout.mean;
+  report_.heldout_plain_worst = report_.heldout_fitted_worst = plain_.heldout.worst;
+  report_.log_mass_plain = report_.log_mass_fitted = rms_log_mass(targets_, targets_.n_fit, targets_.n(), ones_);
+  if (fit == Fit::none || targets_.n_fit == 0 || targets_.n_fit == targets_.n() || targets_.mass.cols == 0)
+    return std::nullopt;
+
+  if (fit == Fit::values || fit == Fit::both) try_values(ones_, 0);
+  if (fit == Fit::biases || fit == Fit::both) {
+    const std::vector<BiasFit> bias_fits = fit_biases();
+    for (const BiasFit& bias_fit : bias_fits) {
+      Mat<float> values(values_.rows, values_.cols);
+      for (int64_t j = 0; j < values_.rows; ++j) std::copy_n(values_.row(j), values_.cols, values.row(j));
+      consider({bias_fit.weights, std::move(values), bias_fit.ridge, 0});
+    }
+    // The last one has the lowest held-out mass error.
+    if (fit == Fit::both && !bias_fits.empty()) try_values(bias_fits.back().weights, bias_fits.back().ridge);
+  }
+  if (!best_) return std::nullopt;
+  report_.heldout_fitted = best_judgement_.heldout.mean;
+  report_.heldout_fitted_worst = best_judgement_.heldout.worst;
+  report_.log_mass_fitted = rms_log_mass(targets_, targets_.n_fit, targets_.n(), best_->weights);
+  report_.is_fit_accepted = true;
+  report_.bias_ridge = static_cast<float>(best_->bias_ridge);
+  report_.value_ridge = static_cast<float>(best_->value_ridge);
+  return best_;
+}
+
+// Rows as they are: the input's biases, the original values.
+CompactHead plain_head(const HeadProblem& problem, std::span<const int32_t> rows) {
+  CompactHead head;
+  head.source_rows.assign(rows.begin(), rows.end());
+  for (const int32_t row : rows) head.bias.push_back(problem.bias.empty() ? 0.0f : problem.bias[static_cast<size_t>(row)]);
+  return head;
+}
+
+Mat<float> gather(MatView<const float> from, std::span<const int32_t> rows) {
+  Mat<float> result(static_cast<int64_t>(rows.size()), from.cols);
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::copy_n(from.row(rows[i]), from.cols, result.row(static_cast<int64_t>(i)));
+  return result;
+}
+
+float longest_row(MatView<const float> values) {
+  double longest = 0;
+  for (int64_t row = 0; row < values.rows; ++row) {
+    double square = 0;
+    for (int64_t c = 0; c < values.cols; ++c) square += static_cast<double>(values(row, c)) * values(row, c);
+    longest = std::max(longest, square);
+  }
+  return static_cast<float>(std::sqrt(longest));
+}
+
+// The rows among `rows` that a fit may move: all, or the best scored.
+std::vector<int32_t> rows_to_fit(std::span<const int32_t> rows, std::span<const float> scores, int64_t max_rows) {
+  std::vector<float> row_scores;
+  for (const int32_t row : rows) row_scores.push_back(scores[static_cast<size_t>(row)]);
+  std::vector<int32_t> fitted = top_rows(row_scores, max_rows);
+  for (int32_t& row : fitted) row = rows[static_cast<size_t>(row)];
+  return fitted;
+}
+
+void apply(const Candidate& candidate, std::span<const int32_t> fitted, const HeadProblem& problem, const SolveOptions& options,
+           CompactHead& head) {
+  const bool has_new_values = candidate.value_ridge > 0;
+  if (has_new_values) head.values = gather(problem.values, head.source_rows);
+  // Weights at a bound are within f32 rounding of it.
+  const float lower = std::exp(options.min_bias) * 1.0001f, upper = std::exp(options.max_bias) * 0.9999f;
+  size_t i = 0;
+  for (size_t j = 0; j < fitted.size(); ++j) {
+    while (head.source_rows[i] != fitted[j]) ++i;
+    const float weight = candidate.weights[j];
+    if (candidate.bias_ridge > 0) {
+      head.bias[i] += std::clamp(std::log(weight), options.min_bias, options.max_bias);
+      head.report.n_bias_at_bound += weight <= lower || weight >= upper ? 1 : 0;
+    }
+    if (has_new_values)
+      std::copy_n(candidate.values.row(static_cast<int64_t>(j)), candidate.values.cols,
+                  head.values.row(static_cast<int64_t>(i)));
+  }
+}
+
+}  // namespace
+
+CompactHead fit_head(const HeadProblem& problem, std::span<const int32_t> rows, std::span<const float> scores, Fit fit,
+                     const SolveOptions& options, const kernels::KernelSet& kernels) {
+  CompactHead head = plain_head(problem, rows);
+  if (problem.queries.rows == 0) return head;
+  const std::vector<int64_t> queries = pick_queries(problem, options.max_queries_per_head);
+  RegionSoftmax softmax(problem, kernels);
+  head.report.had_nonfinite_input = softmax.n_finite_rows() < problem.keys.rows ||
+                                    static_cast<int64_t>(queries.size()) <
+                                        std::min<int64_t>(problem.queries.rows, options.max_queries_per_head);
+  QuerySplit split = split_queries(queries, options.holdout_every);
+  if (static_cast<int64_t>(rows.size()) == softmax.n_finite_rows()) {
+    // Everything is kept: exact, whatever the queries.
+    head.report.n_heldout_queries = static_cast<int64_t>(split.queries.size()) - split.n_fit;
+    return head;
+  }
+  if (fit == Fit::none) {  // nothing to fit: measure the held-out queries only
+    split.queries.erase(split.queries.begin(), split.queries.begin() + split.n_fit);
+    split.n_fit = 0;
+  }
+  const std::vector<int32_t> fitted = rows_to_fit(rows, scores, options.max_fit_rows);
+  std::vector<int32_t> unfitted;
+  std::set_difference(rows.begin(), rows.end(), fitted.begin(), fitted.end(), std::back_inserter(unfitted));
+  const FitTargets targets = make_targets(problem, split, fitted, unfitted, softmax, kernels);
+  head.report.n_fit_queries = targets.n_fit;
+  head.report.n_heldout_queries = targets.n() - targets.n_fit;
+  head.report.had_nonfinite_input |= targets.n() < static_cast<int64_t>(split.queries.size());
+
+  const Mat<float> values = gather(softmax.values(), fitted);
+  HeadFitter fitter(targets, values.view(), kMaxValueStep * longest_row(softmax.values()), options, kernels,
+                    head.report);
+  if (const std::optional<Candidate> best = fitter.run(fit)) apply(*best, fitted, problem, options, head);
+  return head;
+}
+
+}  // namespace sh::compaction

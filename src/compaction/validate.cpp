@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+#include "compaction/validate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace sh::compaction {
+namespace {
+
+constexpr float kMinTotalMass = 1e-30f;
+constexpr double kMinMassRatio = 1e-6;
+
+}  // namespace
+
+Approximation approximate(const FitTargets& targets, std::span<const float> weights, MatView<const float> values,
+                          const kernels::KernelSet& kernels) {
+  const int64_t n = targets.n(), t = targets.mass.cols, dv = targets.exact.cols;
+  // One product gives outputs and masses: the last column holds the weights alone.
+  Mat<float> weighted(t, dv + 1);
+  for (int64_t j = 0; j < t; ++j) {
+    const float weight = weights[static_cast<size_t>(j)];
+    for (int64_t c = 0; c < dv; ++c) weighted(j, c) = weight * values(j, c);
+    weighted(j, dv) = weight;
+  }
+  Mat<float> sums(n, dv + 1);
+  kernels.gemm_nn({.m = n, .n = dv + 1, .k = t, .a = targets.mass.data.data(), .a_stride = t, .b = weighted.data.data(),
+                   .b_stride = dv + 1, .c = sums.data.data(), .c_stride = dv + 1});
+  Approximation result{Mat<float>(n, dv), std::vector<float>(static_cast<size_t>(n)), std::vector<float>(static_cast<size_t>(n))};
+  const float norm = targets.mean_exact_norm > 0 ? static_cast<float>(targets.mean_exact_norm) : 1.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    const size_t query = static_cast<size_t>(i);
+    const float mass = std::max(sums(i, dv) + targets.rest_mass[query], kMinTotalMass);
+    const float inverse = 1.0f / mass;
+    float square = 0;
+    for (int64_t c = 0; c < dv; ++c) {
+      const float output = (sums(i, c) + targets.rest_output(i, c)) * inverse;
+      const float difference = output - targets.exact(i, c);
+      result.output(i, c) = output;
+      square += difference * difference;
+    }
+    result.total_mass[query] = mass;
+    result.error[query] = std::sqrt(square) / norm;
+  }
+  return result;
+}
+
+ErrorSummary summarise(std::span<const float> errors) {
+  ErrorSummary summary;
+  if (errors.empty()) return summary;
+  for (const float error : errors) {
+    summary.mean += error;
+    summary.mean_square += static_cast<double>(error) * error;
+    summary.worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : std::max<double>(summary.worst, error);
+  }
+  const double n = static_cast<double>(errors.size());
+  summary.mean /= n;
+  summary.mean_square /= n;
+  std::vector<float> sorted(errors.begin(), errors.end());
+  const auto p99 = sorted.begin() + static_cast<int64_t>(std::floor(0.99 * (n - 1)));
+  std::nth_element(sorted.begin(), p99, sorted.end());
+  summary.p99 = *p99;
+  return summary;
+}
+
+double rms_log_mass(const FitTargets& targets, int64_t begin, int64_t end, std::span<const float> weights) {
+  double sum = 0;
+  int64_t n = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    const double exact = targets.region_mass[static_cast<size_t>(i)];
+    if (!(exact > 0)) continue;
+    double mass = targets.unfitted_mass[static_cast<size_t>(i)];
+    for (int64_t j = 0; j < targets.mass.cols; ++j)
+      mass += static_cast<double>(weights[static_cast<size_t>(j)]) * targets.mass(i, j);
+    const double log_ratio = std::log(std::max(mass / exact, kMinMassRatio));
+    sum += log_ratio * log_ratio;
+    ++n;
+  }
+  return n > 0 ? std::sqrt(sum / static_cast<double>(n)) : 0.0;
+}
+
+}  // namespace sh::compaction
