@@ -97,12 +97,13 @@ Result<std::optional<std::vector<int32_t>>> Hyperparams::find_per_layer(std::str
     return same;
   }
   read_.insert(full);
-  SH_ASSIGN(const std::optional<std::vector<int64_t>> items, file_.find_int_array(full));
-  if (static_cast<int64_t>(items->size()) != n_layer)
-    return Error{ErrorKind::corrupt, fmt::format("key {}: expected one value a layer ({}), got {}", full, n_layer, items->size())};
+  SH_ASSIGN(std::optional<std::vector<int64_t>> found, file_.find_int_array(full));
+  const std::vector<int64_t> items = std::move(found).value_or(std::vector<int64_t>{});
+  if (static_cast<int64_t>(items.size()) != n_layer)
+    return Error{ErrorKind::corrupt, fmt::format("key {}: expected one value a layer ({}), got {}", full, n_layer, items.size())};
   std::vector<int32_t> values;
-  for (size_t layer = 0; layer < items->size(); ++layer) {
-    const int64_t value = (*items)[layer];
+  for (size_t layer = 0; layer < items.size(); ++layer) {
+    const int64_t value = items[layer];
     if (value < low || value > high)
       return Error{ErrorKind::corrupt, fmt::format("key {}[{}]: expected {} to {}, got {}", full, layer, low, high, value)};
     values.push_back(static_cast<int32_t>(value));

@@ -23,6 +23,9 @@ Result<const gguf::TensorInfo*> TensorBinder::claim(const std::string& name, con
   if (without_trailing_ones(tensor->shape) != without_trailing_ones(shape))
     return Error{ErrorKind::corrupt,
                  fmt::format("tensor {}: expected shape [{}], got {}", name, fmt::join(shape, ", "), tensor->describe())};
+  // Kernels read elements of up to 4 bytes in place; every writer aligns to 32.
+  if (reinterpret_cast<uintptr_t>(tensor->data.data()) % alignof(float) != 0)
+    return Error{ErrorKind::corrupt, fmt::format("tensor {}: its data is not aligned to {} bytes", name, alignof(float))};
   claimed_.insert(name);
   return tensor;
 }

@@ -105,6 +105,7 @@ Result<std::vector<std::byte>> tiny(uint64_t seed) {
 
 }  // namespace
 
+extern const ArchDef arch_llama;
 const ArchDef arch_llama{.gguf_name = "llama", .load = load, .tiny = tiny};
 
 }  // namespace sh::models

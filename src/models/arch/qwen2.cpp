@@ -92,6 +92,7 @@ Result<std::vector<std::byte>> tiny(uint64_t seed) {
 
 }  // namespace
 
+extern const ArchDef arch_qwen2;
 const ArchDef arch_qwen2{.gguf_name = "qwen2", .load = load, .tiny = tiny};
 
 }  // namespace sh::models

@@ -92,6 +92,7 @@ Result<std::vector<std::byte>> tiny(uint64_t seed) {
 
 }  // namespace
 
+extern const ArchDef arch_qwen3;
 const ArchDef arch_qwen3{.gguf_name = "qwen3", .load = load, .tiny = tiny};
 
 }  // namespace sh::models

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT
+// What the tests of this room share: a model with its pool and context, stepping it, comparing logits.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/mapped_file.h"
+#include "base/npy.h"
+#include "models/model.h"
+
+namespace sh::models {
+
+inline std::string golden_path(const std::string& name) { return std::string(SH_SOURCE_DIR) + "/tests/golden/" + name; }
+
+inline std::vector<const kernels::KernelSet*> supported_kernels() {
+  std::vector<const kernels::KernelSet*> sets;
+  for (const kernels::KernelSet* set : kernels::kernel_sets())
+    if (set->supported()) sets.push_back(set);
+  return sets;
+}
+
+/// A loaded model with a cache of its own and everything to step it.
+struct Runner {
+  explicit Runner(const gguf::File& file, const kernels::KernelSet* set = kernels::kernel_sets().back(), int n_threads = 2,
+                  DType cache_type = DType::f32)
+      : threads(n_threads) {
+    Result<std::unique_ptr<Model>> loaded = load_model(file);
+    if (!loaded.ok()) ADD_FAILURE() << loaded.error().message;
+    model = std::move(loaded).value();
+    kv::KvLayout layout;
+    layout.layers = model->kv_layers();
+    layout.key_type = layout.value_type = cache_type;
+    pool = std::move(kv::BlockPool::create(layout, int64_t{64} << 20)).value();
+    ctx.pool = &threads;
+    ctx.kernels = set;
+  }
+
+  kv::SequenceCache new_sequence() { return kv::SequenceCache(*pool); }
+
+  /// Runs ids at the end of the sequence; logits of every token.
+  Mat<float> feed(kv::SequenceCache& sequence, const std::vector<int32_t>& ids, ops::AttentionTap* tap = nullptr) {
+    return feed_many({&sequence}, {ids}, tap);
+  }
+
+  /// One batch with a part for every sequence; logits of every token, part after part.
+  Mat<float> feed_many(const std::vector<kv::SequenceCache*>& sequences, const std::vector<std::vector<int32_t>>& parts,
+                       ops::AttentionTap* tap = nullptr) {
+    std::vector<int32_t> ids, rows;
+    std::vector<kv::Pos> pos;
+    std::vector<kv::SequenceCache*> owners;
+    for (size_t s = 0; s < parts.size(); ++s)
+      for (size_t i = 0; i < parts[s].size(); ++i) {
+        rows.push_back(static_cast<int32_t>(ids.size()));
+        ids.push_back(parts[s][i]);
+        pos.push_back(sequences[s]->next_pos() + static_cast<int64_t>(i));
+        owners.push_back(sequences[s]);
+      }
+    Mat<float> logits(static_cast<int64_t>(ids.size()), model->info().n_vocab);
+    const Batch batch{.ids = ids, .pos = pos, .sequences = owners, .logit_rows = rows};
+    const Result<void> done = run_batch(*model, ctx, batch, logits.view(), tap);
+    EXPECT_TRUE(done.ok()) << (done.ok() ? "" : done.error().message);
+    return logits;
+  }
+
+  ThreadPool threads;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<kv::BlockPool> pool;
+  ops::OpContext ctx;
+};
+
+inline int32_t argmax(const float* row, int64_t n) { return static_cast<int32_t>(std::max_element(row, row + n) - row); }
+
+struct Difference {
+  double max = 0.0, rms = 0.0;
+};
+/// A NaN on either side counts as infinite.
+inline Difference compare(const Mat<float>& a, const Mat<float>& b) {
+  Difference d;
+  EXPECT_EQ(a.rows, b.rows);
+  EXPECT_EQ(a.cols, b.cols);
+  if (a.data.size() != b.data.size()) return {INFINITY, INFINITY};
+  for (size_t i = 0; i < a.data.size(); ++i) {
+    const double gap = std::abs(double{a.data[i]} - b.data[i]);
+    d.max = std::isnan(gap) ? INFINITY : std::max(d.max, gap);
+    d.rms += gap * gap;
+  }
+  d.rms = std::sqrt(d.rms / static_cast<double>(std::max<size_t>(1, a.data.size())));
+  return d;
+}
+
+inline gguf::File open_golden(const std::string& name) {
+  Result<gguf::File> file = gguf::File::open(golden_path(name));
+  if (!file.ok()) ADD_FAILURE() << file.error().message;
+  return std::move(file).value();
+}
+
+inline Mat<float> golden_matrix(const Json& name) { return read_npy(golden_path(name.get<std::string>())).value(); }
+
+/// The models of a manifest in tests/golden.
+inline Json golden_models(const std::string& manifest) {
+  return parse_json(read_file(golden_path(manifest)).value()).value().at("models");
+}
+
+/// A toy model; the bytes stay alive with it.
+struct TinyFile {
+  TinyFile(const ArchDef& arch, uint64_t seed) : bytes(arch.tiny(seed).value()), file(gguf::File::parse(bytes, "tiny").value()) {}
+  std::vector<std::byte> bytes;
+  gguf::File file;
+};
+
+}  // namespace sh::models
