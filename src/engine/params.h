@@ -50,12 +50,23 @@ struct ChatParams {
   std::vector<std::string> reverse_prompts;  // -r
 };
 
+/// What compact-eval measures.
+struct EvalParams {
+  std::vector<std::string> recall_files, prose_files;
+  std::vector<std::string> contexts;   // labels of recall files (their names), and lengths of prose contexts; empty: all
+  std::vector<std::string> methods = {"truncate", "streaming", "select", "solver", "self_study"};
+  std::vector<double> ratios = {2, 4, 8, 16};
+  int64_t n_documents = 5;
+  std::string json_path;
+};
+
 /// All settings of one run, defaults first, then LLAMA_ARG_* variables, then the command line.
 struct ProgramParams {
   EngineOptions engine;
   sampling::SamplingParams sampling;
   ServerParams server;
   ChatParams chat;
+  EvalParams eval;
   std::string prompt;                   // -p or the text of -f, escapes processed
   bool processes_escapes = true;
   int64_t n_predict = -1;

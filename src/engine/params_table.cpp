@@ -76,6 +76,25 @@ Flag on_off(const char* group, Names names, Names off_names, const char* env, ui
 
 using Setter = std::function<Result<void>(P&, const std::string&)>;
 Flag custom(const char* group, Names names, const char* env, const char* value_name, uint32_t commands, std::string help,
+            Setter set, std::function<std::string(const P&)> show);
+
+void add_parts(std::vector<std::string>& to, const std::string& value, char separator);
+
+/// A comma list; repeats of the flag add to it. `replaces_default`: the first use empties what the defaults hold.
+template <typename Ref>
+Flag list(const char* group, Names names, const char* value_name, uint32_t commands, std::string help, Ref ref, bool replaces_default = false) {
+  return custom(group, std::move(names), nullptr, value_name, commands, std::move(help),
+                [ref, replaces_default](P& params, const std::string& value) -> Result<void> {
+                  std::vector<std::string>& target = ref(params);
+                  const P defaults;
+                  if (replaces_default && target == ref(const_cast<P&>(defaults))) target.clear();
+                  add_parts(target, value, ',');
+                  return {};
+                },
+                {});
+}
+
+Flag custom(const char* group, Names names, const char* env, const char* value_name, uint32_t commands, std::string help,
             Setter set, std::function<std::string(const P&)> show = {}) {
   const Flag::Kind kind = value_name == nullptr ? Flag::Kind::on : Flag::Kind::value;
   return Flag{kind, group, std::move(names), {}, env, value_name, commands, std::move(help), std::move(set), std::move(show)};
@@ -284,6 +303,27 @@ std::vector<Flag> make_table() {
                      [](P& p) -> auto& { return p.server.sse_ping_seconds; }, -1));
   t.push_back(number(g, {"--max-body"}, nullptr, "BYTES", kServe, "largest request body",
                      [](P& p) -> auto& { return p.server.max_body_bytes; }, 1024));
+
+  g = "compact-eval";
+  t.push_back(list(g, {"--recall"}, "FILE", kEval, "documents with questions, JSON lines; may be given more than once", [](P& p) -> auto& { return p.eval.recall_files; }));
+  t.push_back(list(g, {"--prose"}, "FILE", kEval, "plain text; may be given more than once", [](P& p) -> auto& { return p.eval.prose_files; }));
+  t.push_back(list(g, {"--contexts"}, "LIST", kEval, "names of recall files, and lengths of prose contexts in tokens; default: all that fit",
+                   [](P& p) -> auto& { return p.eval.contexts; }));
+  t.push_back(list(g, {"--methods"}, "LIST", kEval, "methods to compare, each name[:option=value...]", [](P& p) -> auto& { return p.eval.methods; }, true));
+  t.push_back(custom(g, {"--ratios"}, nullptr, "LIST", kEval, "real bytes of the whole cache before / after",
+                     [](P& p, const std::string& value) -> Result<void> {
+                       std::vector<std::string> parts;
+                       add_parts(parts, value, ',');
+                       p.eval.ratios.clear();
+                       for (const std::string& part : parts) {
+                         SH_ASSIGN(const double ratio, parse_number<double>(part, 1, 1e6));
+                         p.eval.ratios.push_back(ratio);
+                       }
+                       return {};
+                     }));
+  t.push_back(number(g, {"--docs"}, nullptr, "N", kEval, "documents of each file at most", [](P& p) -> auto& { return p.eval.n_documents; }, 1));
+  t.push_back(text(g, {"--json"}, nullptr, "FILE", kEval, "write the result there too, and one line per question to FILE.items.jsonl",
+                   [](P& p) -> auto& { return p.eval.json_path; }));
 
   const char* cpu_only = "models run on the CPU";
   t.push_back(ignored({"-ngl", "--gpu-layers", "--n-gpu-layers"}, "LLAMA_ARG_N_GPU_LAYERS", "N", cpu_only));

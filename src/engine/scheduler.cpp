@@ -205,17 +205,24 @@ struct Scheduler::State {
         ++it;
         continue;
       }
+      if (it->request.ignore_eos) ban_end_of_generation(it->request.sampling);
       auto sampler = sampling::Sampler::create(it->request.sampling, 0);
       if (!sampler.ok()) {
         end_unstarted(*it, StopReason::failed, sampler.error());
       } else {
         auto run = std::make_unique<Run>(Run{.task = std::move(*it), .sampler = std::move(*sampler), .stop = chat::StopMatcher({})});
         run->stop = chat::StopMatcher(run->task.request.stop);
+        for (const int32_t id : run->task.request.prompt) run->sampler.accept(id);
         slot->start(std::move(run), ++clock);
         tell_progress(*slot);
       }
       it = deferred.erase(it);
     }
+  }
+
+  void ban_end_of_generation(sampling::SamplingParams& sampling) const {
+    for (int32_t id = 0; id < engine.model().info().n_vocab; ++id)
+      if (engine.tokenizer().is_end_of_generation(id)) sampling.banned.push_back(id);
   }
 
   // ---- one step ----
@@ -316,10 +323,9 @@ struct Scheduler::State {
     event.ids.push_back(id);
     if (request.n_probs > 0) event.probs.push_back(probs_of(logits, id, request.n_probs));
     if (tokenizer.is_end_of_generation(id) && !request.ignore_eos) return finish(slot, StopReason::eos, std::move(event));
-    chat::StopMatcher::Output out = run.stop.feed(tokenizer.piece(id, request.renders_special));
-    event.text = std::move(out.text);
-    if (out.is_stopped) {
-      event.stopping_word = out.stop_word;
+    event.text = run.stop.feed(tokenizer.piece(id, request.renders_special));
+    if (run.stop.is_stopped()) {
+      event.stopping_word = request.stop[static_cast<size_t>(run.stop.matched())];
       return finish(slot, StopReason::word, std::move(event));
     }
     if (request.n_predict >= 0 && run.n_decoded >= request.n_predict) return finish(slot, StopReason::limit, std::move(event));

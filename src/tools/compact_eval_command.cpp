@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+#include <fmt/format.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <filesystem>
+
+#include "base/build_info.h"
+#include "base/log.h"
+#include "base/machine.h"
+#include "base/mapped_file.h"
+#include "engine/params.h"
+#include "tools/commands.h"
+#include "tools/compact_eval.h"
+
+namespace sh::tools {
+
+namespace {
+
+/// Recall files and prose beside the model, for a call that names none: models/recall/*.jsonl, models/prose/*.txt.
+void use_data_beside_model(engine::ProgramParams& params) {
+  const std::string folder = std::filesystem::path(params.engine.model_path).parent_path().string();
+  const std::string root = folder.empty() ? "." : folder;
+  if (!params.eval.recall_files.empty() || !params.eval.prose_files.empty()) return;
+  params.eval.recall_files = files_in(root + "/recall", ".jsonl");
+  params.eval.prose_files = files_in(root + "/prose", ".txt");
+}
+
+Result<EvalOptions> eval_options(engine::ProgramParams& params) {
+  use_data_beside_model(params);
+  EvalOptions options{.prose_files = params.eval.prose_files, .ratios = params.eval.ratios, .n_documents = params.eval.n_documents,
+                      .seed = params.sampling.seed == sampling::kRandomSeed ? 1 : params.sampling.seed};
+  const auto& wanted = params.eval.contexts;
+  for (const std::string& path : params.eval.recall_files)
+    if (wanted.empty() || std::find(wanted.begin(), wanted.end(), label_of(path)) != wanted.end()) options.recall_files.push_back(path);
+  if (!wanted.empty() && !options.prose_files.empty()) {
+    options.prose_contexts.clear();
+    for (const std::string& text : wanted) {
+      int64_t n = 0;
+      const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), n);
+      if (code != std::errc() || end != text.data() + text.size() || n < 32)
+        return Error{ErrorKind::invalid_argument, fmt::format("--contexts: a prose context is a number of tokens of at least 32, got '{}'", text)};
+      options.prose_contexts.push_back(n);
+    }
+  }
+  if (options.recall_files.empty() && options.prose_files.empty())
+    return Error{ErrorKind::invalid_argument, fmt::format("nothing to measure: no folder recall/ or prose/ beside '{}', or --contexts names none of the files; give --recall FILE.jsonl or --prose FILE.txt",
+                                                          params.engine.model_path)};
+  for (const std::string& text : params.eval.methods) {
+    SH_ASSIGN(MethodSpec spec, parse_method_spec(text));
+    spec.request.self_study.seed = options.seed;
+    options.methods.push_back(std::move(spec));
+  }
+  return options;
+}
+
+Result<std::string> file_hash(const std::string& path) {
+  SH_ASSIGN(const MappedFile file, MappedFile::open(path));
+  const XXH128_hash_t hash = XXH3_128bits(file.bytes().data(), file.bytes().size());
+  return fmt::format("xxh3:{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+std::string command_line(Arguments arguments) {
+  std::string line = "shorthand compact-eval";
+  for (const std::string& argument : arguments) line += " " + argument;
+  return line;
+}
+
+Result<void> run(engine::ProgramParams& params, Arguments arguments) {
+  SH_ASSIGN(EvalOptions options, eval_options(params));
+  params.engine.n_parallel = 1;
+  SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));
+  for (const std::string& line : engine->describe()) log_info("{}", line);
+  SH_ASSIGN(const std::vector<EvalCell> cells, run_compact_eval(*engine, options));
+
+  std::vector<Json> rows;
+  for (const EvalCell& cell : cells) {
+    rows.push_back(row_json(cell, options.seed));
+    for (const std::string& refusal : cell.refusals) log_warning("{} {} {}x refused: {}", cell.context, cell.method, cell.ratio, refusal);
+  }
+  fmt::print("{}", eval_table(rows));
+  if (params.eval.json_path.empty()) return {};
+
+  SH_ASSIGN(const std::string hash, file_hash(params.engine.model_path));
+  const models::ModelInfo& info = engine->model().info();
+  const Json result = {{"schema", 1},
+                       {"command", command_line(arguments)},
+                       {"commit", build_info().commit},
+                       {"machine", machine_name()},
+                       {"threads", engine->thread_pool().n_threads()},
+                       {"kernels", engine->kernels().name},
+                       {"model",
+                        {{"file", std::filesystem::path(params.engine.model_path).filename().string()},
+                         {"arch", info.arch},
+                         {"hash", hash},
+                         {"n_layer", info.n_layer},
+                         {"n_head_kv", engine->kv_layout().layers.front().n_heads},
+                         {"kv_bytes_per_token", engine->kv_layout().bytes_per_token()}}},
+                       {"rows", rows}};
+  SH_RETURN_IF_ERROR(write_file(params.eval.json_path, dump_json(result, 1) + "\n"));
+  std::string items;
+  for (const EvalCell& cell : cells)
+    for (const EvalItem& item : cell.items) items += dump_json(item_json(item)) + "\n";
+  return write_file(params.eval.json_path + ".items.jsonl", items);
+}
+
+}  // namespace
+
+int compact_eval_command(Arguments arguments) {
+  auto params = engine::parse_params(engine::kEval, arguments);
+  if (!params.ok()) {
+    log_error("{}", params.error().message);
+    return 1;
+  }
+  if (params->wants_help) {
+    fmt::print("{}", engine::help_text(engine::kEval));
+    return 0;
+  }
+  engine::apply_log_settings(*params);
+  const auto done = run(*params, arguments);
+  if (done.ok()) return 0;
+  log_error("{}", done.error().message);
+  return 1;
+}
+
+}  // namespace sh::tools

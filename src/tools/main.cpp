@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+#include <fmt/format.h>
+
+#include <vector>
+
+#include "base/build_info.h"
+#include "tools/commands.h"
+
+namespace sh::tools {
+namespace {
+
+struct Subcommand {
+  const char* name;
+  const char* summary;
+  int (*run)(Arguments);
+};
+constexpr Subcommand kCommands[] = {
+    {"compact-eval", "measure what a compacted cache still knows", compact_eval_command},
+};
+
+void print_usage(std::FILE* out) {
+  fmt::print(out, "shorthand {}: an LLM runtime that keeps long conversations in shorthand\n\nusage: shorthand COMMAND [flags]\n\n", build_info().version);
+  for (const Subcommand& command : kCommands) fmt::print(out, "  {:<14} {}\n", command.name, command.summary);
+  fmt::print(out, "\n`shorthand COMMAND --help` lists the flags of a command.\n");
+}
+
+int run_program(const std::vector<std::string>& arguments) {
+  if (arguments.empty()) {
+    print_usage(stderr);
+    return 1;
+  }
+  const std::string& name = arguments[0];
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_usage(stdout);
+    return 0;
+  }
+  if (name == "--version") {
+    fmt::print("version: {} ({})\nbuilt with {} ({})\n", build_info().version, build_info().commit, build_info().compiler, build_info().build_type);
+    return 0;
+  }
+  for (const Subcommand& command : kCommands)
+    if (name == command.name) return command.run(Arguments(arguments).subspan(1));
+  fmt::print(stderr, "shorthand: unknown command '{}'\n\n", name);
+  print_usage(stderr);
+  return 1;
+}
+
+}  // namespace
+}  // namespace sh::tools
+
+int main(int argc, char** argv) { return sh::tools::run_program(std::vector<std::string>(argv + 1, argv + argc)); }
