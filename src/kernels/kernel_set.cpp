@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/aligned.h"
+#include "kernels/scratch.h"
+
 namespace sh::kernels {
 
 #define SH_PLUGIN(name) extern const KernelSet name;
@@ -64,6 +67,11 @@ int64_t attend_scratch_floats(int32_t n_queries, int32_t key_width, int32_t valu
   const int64_t rows = kMaxBlockRows * (2 * padded(key_width) + padded(value_width));  // a block decoded, its keys also transposed
   const int64_t per_query = padded(value_width) + 2 * kMaxBlockRows + 4;   // output, weights, lanes of the sum, maximum, factor
   return rows + n_queries * per_query + 64;
+}
+
+std::byte* thread_scratch(size_t n_bytes) {
+  thread_local AlignedBuffer<std::byte> buffer;
+  return buffer.grow(n_bytes);
 }
 
 bool is_kv_dtype(DType dtype) { return tensor_format(dtype).block_elements <= 32 && dtype != DType::mxfp4; }

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT
+// Products with quantised weights. A panel of kPanelRows rows by kQuantChunk codes is unpacked once and laid out so that lanes are
+// rows; then tiles of columns multiply it. A sum is exact (integers) within a group of the format and adds the groups in order of k,
+// so one column and many give the same bits, and no lane sums are needed.
+// Included inside a target region and namespace, after quant_formats.inl.
+
+constexpr int64_t kPanelRows = kQuantPanels * kLanes;
+constexpr int64_t kQuantChunk = 512;  // with 32 rows: 16 KiB of codes, which stay in the first cache
+constexpr int64_t kMostGroups = kQuantChunk / 16;
+
+/// One unpacked stretch of weights.
+struct QuantPanel {
+  uint8_t* rows;   // [kPanelRows, kQuantChunk] codes in row order, before they are turned
+  uint8_t* codes;  // [kQuantChunk / 4, kPanelRows, 4]
+  float* scales;   // [groups, kPanelRows]
+  float* mins;     // [groups, kPanelRows]
+};
+constexpr size_t kPanelBytes = 2 * kPanelRows * kQuantChunk + 2 * kMostGroups * kPanelRows * sizeof(float);
+
+inline QuantPanel quant_panel(std::byte* memory) {
+  uint8_t* rows = reinterpret_cast<uint8_t*>(memory);
+  uint8_t* codes = rows + kPanelRows * kQuantChunk;
+  float* scales = reinterpret_cast<float*>(codes + kPanelRows * kQuantChunk);
+  return {rows, codes, scales, scales + kMostGroups * kPanelRows};
+}
+
+/// Codes k to k + n of the rows from `row` on. Rows past the end repeat the last one: their lanes are not stored.
+template <typename Codes>
+void unpack_panel(const MatmulArgs& args, int64_t row, int64_t k, int64_t n, const QuantPanel& panel) {
+  using Block = typename Codes::Block;
+  constexpr int64_t kGroups = Codes::kElements / Codes::kGroup;
+  const int64_t n_blocks = n / Codes::kElements;
+  const int64_t chunk_bytes = n_blocks * static_cast<int64_t>(sizeof(Block));
+  const int64_t first_block = k / Codes::kElements;
+  // What the next call will read: the same rows further on, or the next rows from the start.
+  const bool is_last = k + n >= args.n_inner;
+  const int64_t ahead = is_last ? kPanelRows * args.weight_row_bytes - first_block * static_cast<int64_t>(sizeof(Block)) : chunk_bytes;
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    const int64_t source_row = row + r < args.row_end ? row + r : args.row_end - 1;
+    const std::byte* source = args.weights + source_row * args.weight_row_bytes;
+    const Block* blocks = reinterpret_cast<const Block*>(source) + first_block;
+    const char* next = reinterpret_cast<const char*>(blocks) + ahead;
+    for (int64_t byte = 0; byte < chunk_bytes; byte += 64) _mm_prefetch(next + byte, _MM_HINT_T0);
+    uint8_t* to = panel.rows + r * kQuantChunk;
+    for (int64_t i = 0; i < n_blocks; ++i)
+      Codes::unpack(blocks[i], to + i * Codes::kElements, panel.scales + i * kGroups * kPanelRows + r,
+                    panel.mins + i * kGroups * kPanelRows + r, kPanelRows);
+  }
+  for (int64_t part = 0; part < kQuantPanels; ++part)
+    for (int64_t i = 0; i < n; i += 4 * kLanes)
+      transpose_words(reinterpret_cast<const std::byte*>(panel.rows + part * kLanes * kQuantChunk + i), kQuantChunk,
+                      reinterpret_cast<std::byte*>(panel.codes + i * kPanelRows + part * kLanes * 4), kPanelRows * 4);
+}
+
+template <typename Codes>
+inline I dot_codes(I acc, I codes, I x) {
+  if constexpr (Codes::kWide) return dot4_wide(acc, codes, x);
+  else return dot4(acc, codes, x);
+}
+
+/// out[c][lane] (+)= the panel's part of the sums of kColumns columns; `first_group` is where the panel lies in the rows of x.
+template <typename Codes, int kColumns>
+void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, const Q8Row* columns, bool is_first, float* out,
+                int64_t out_stride, int64_t n_rows) {
+  constexpr int kGroup = Codes::kGroup;
+  constexpr int kPanels = kQuantPanels;
+  F sums[kColumns][kPanels];
+#pragma GCC unroll 8
+  for (int c = 0; c < kColumns; ++c)
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) {
+      const int64_t n = n_rows - p * kLanes;
+      const float* from = out + c * out_stride + p * kLanes;
+      sums[c][p] = is_first || n <= 0 ? zero() : n >= kLanes ? load(from) : load_n(from, n);
+    }
+  const int8_t* x[kColumns];
+#pragma GCC unroll 8
+  for (int c = 0; c < kColumns; ++c) x[c] = columns[c].q + first_group * kGroup;
+  const uint8_t* codes = panel.codes;
+  for (int64_t g = 0; g < n_groups; ++g) {
+    const int64_t x_group = first_group + g;
+    I dots[kColumns][kPanels];
+#pragma GCC unroll 8
+    for (int c = 0; c < kColumns; ++c) {
+      I start = int_set1(0);
+      if constexpr (Codes::kOffsetBits != kNoOffset)
+        start = shift_left<Codes::kOffsetBits>(
+            int_set1(kGroup == 16 ? columns[c].negative_sum_16[x_group] : columns[c].negative_sum[x_group]));
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) dots[c][p] = start;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kGroup / 4; ++i, codes += kPanelRows * 4) {
+      I w[kPanels];
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) w[p] = int_load(codes + p * kLanes * 4);
+#pragma GCC unroll 8
+      for (int c = 0; c < kColumns; ++c) {
+        int32_t four;
+        __builtin_memcpy(&four, x[c] + g * kGroup + 4 * i, 4);
+        const I broadcast = int_set1(four);
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) dots[c][p] = dot_codes<Codes>(dots[c][p], w[p], broadcast);
+      }
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) {
+      const F w_scale = load(panel.scales + g * kPanelRows + p * kLanes);
+#pragma GCC unroll 8
+      for (int c = 0; c < kColumns; ++c) {
+        const F scale = mul(w_scale, set1(columns[c].scale[x_group * kGroup / kQ8Group]));
+        sums[c][p] = fma(to_float(dots[c][p]), scale, sums[c][p]);
+      }
+      if constexpr (Codes::kHasMin) {
+        const F min = load(panel.mins + g * kPanelRows + p * kLanes);
+#pragma GCC unroll 8
+        for (int c = 0; c < kColumns; ++c) {
+          const float x_sum = kGroup == 16 ? columns[c].scaled_sum_16[x_group] : columns[c].scaled_sum[x_group];
+          sums[c][p] = fma(min, set1(x_sum), sums[c][p]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int c = 0; c < kColumns; ++c)
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) {
+      const int64_t n = n_rows - p * kLanes;
+      float* to = out + c * out_stride + p * kLanes;
+      if (n >= kLanes) store(to, sums[c][p]);
+      else if (n > 0) store_n(to, sums[c][p], n);
+    }
+}
+
+/// quant_tile for a number of columns known at run time, up to kColumns.
+template <typename Codes, int kColumns>
+void quant_tile_of(int64_t n_columns, const QuantPanel& panel, int64_t first_group, int64_t n_groups, const Q8Row* columns,
+                   bool is_first, float* out, int64_t out_stride, int64_t n_rows) {
+  if (n_columns == kColumns) {
+    quant_tile<Codes, kColumns>(panel, first_group, n_groups, columns, is_first, out, out_stride, n_rows);
+  } else if constexpr (kColumns > 1) {
+    quant_tile_of<Codes, kColumns - 1>(n_columns, panel, first_group, n_groups, columns, is_first, out, out_stride, n_rows);
+  }
+}
+
+template <typename Codes>
+void matmul_quant(const MatmulArgs& args) {
+  const QuantPanel panel = quant_panel(thread_scratch(kPanelBytes));
+  for (int64_t row = args.row_begin; row < args.row_end; row += kPanelRows) {
+    const int64_t n_rows = smaller(kPanelRows, args.row_end - row);
+    for (int64_t k = 0; k == 0 || k < args.n_inner; k += kQuantChunk) {
+      const int64_t n = smaller(kQuantChunk, args.n_inner - k);
+      unpack_panel<Codes>(args, row, k, n, panel);
+      for (int64_t c = 0; c < args.n_cols; c += kQuantColumns) {
+        const int64_t n_columns = smaller(kQuantColumns, args.n_cols - c);
+        Q8Row columns[kQuantColumns];
+        for (int64_t i = 0; i < n_columns; ++i)
+          columns[i] = Q8Row::at(args.activations + (c + i) * args.activation_row_bytes, args.n_inner);
+        quant_tile_of<Codes, kQuantColumns>(n_columns, panel, k / Codes::kGroup, n / Codes::kGroup, columns, k == 0,
+                                            args.out + c * args.out_stride + row, args.out_stride, n_rows);
+      }
+    }
+  }
+}

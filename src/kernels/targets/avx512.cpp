@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+// AVX-512 with byte dot products (VNNI) and BF16: Intel from Cooper Lake and Sapphire Rapids, AMD from Zen 4.
+#include <array>
+#include <cstdint>
+
+#include "base/check.h"
+#include "kernels/kernel_set.h"
+#include "kernels/q8_row.h"
+#include "kernels/scratch.h"
+#include "kernels/target_region.h"
+#include "tensor/blocks.h"
+
+namespace sh::kernels {
+
+extern const KernelSet targets_avx512;
+
+#if defined(__x86_64__)
+
+namespace {
+bool supported_avx512() {
+  return x86_has({.ecx_1 = kCpuFma | kCpuF16c,
+                  .ebx_7 = kCpuAvx2 | kCpuAvx512f | kCpuAvx512dq | kCpuAvx512bw | kCpuAvx512vl,
+                  .ecx_7 = kCpuAvx512vnni,
+                  .eax_7_1 = kCpuAvx512bf16},
+                 kSavedAvx512);
+}
+}  // namespace
+
+SH_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")
+namespace avx512 {
+namespace {
+// clang-format off: each body builds on those before it
+#include "kernels/bodies/avx512_primitives.inl"
+#include "kernels/bodies/elementwise.inl"
+#include "kernels/bodies/quant_formats.inl"
+#include "kernels/bodies/codecs.inl"
+#include "kernels/bodies/matmul_float.inl"
+#include "kernels/bodies/matmul_quant.inl"
+#include "kernels/bodies/gemm.inl"
+#include "kernels/bodies/attend.inl"
+#include "kernels/bodies/set.inl"
+// clang-format on
+}  // namespace
+}  // namespace avx512
+SH_TARGET_END
+
+constexpr KernelSet targets_avx512 = avx512::shared_set("avx512", 20, "avx512f bw vl dq vnni bf16", supported_avx512);
+#else
+constexpr KernelSet targets_avx512 = absent_set("avx512", 20, "an x86-64 CPU with avx512f bw vl dq vnni bf16");
+#endif
+
+}  // namespace sh::kernels
