@@ -64,14 +64,22 @@ class World {
     }
     const size_t index = static_cast<size_t>(below(static_cast<int64_t>(pairs_.size())));
     const int64_t choice = below(100);
-    if (choice < 50) step(pairs_[index]);
-    else if (choice < 62) fork(index);
-    else if (choice < 74) truncate(pairs_[index]);
-    else if (choice < 84) replace(pairs_[index]);
-    else if (choice < 92) drop(pairs_[index]);
-    else if (choice < 94) clear(pairs_[index]);
-    else if (choice < 96) move(index);
-    else pairs_.erase(pairs_.begin() + static_cast<std::ptrdiff_t>(index));
+    if (choice < 50)
+      step(pairs_[index]);
+    else if (choice < 62)
+      fork(index);
+    else if (choice < 74)
+      truncate(pairs_[index]);
+    else if (choice < 84)
+      replace(pairs_[index]);
+    else if (choice < 92)
+      drop(pairs_[index]);
+    else if (choice < 94)
+      clear(pairs_[index]);
+    else if (choice < 96)
+      move(index);
+    else
+      pairs_.erase(pairs_.begin() + static_cast<std::ptrdiff_t>(index));
   }
 
   void step(Pair& pair) {
@@ -82,7 +90,8 @@ class World {
       ++n_refused_;
       EXPECT_TRUE(snapshot(*pair.cache) == before);
       EXPECT_TRUE(testing::operator==(stats, pool_.stats()));
-      // A refusal with room for the worst case would be a false one: copy, new blocks and annotation in every head.
+      // A refusal with room for the worst case would be a false one: copy, new blocks and annotation in every
+      // head.
       const int64_t worst = 4 * ((n / kBlockRows + 2) * 16 * 24 * 4 + 2 * BlockPool::kAnnotationBytes);
       EXPECT_LT(pool_.bytes_available(), worst);
       return;
@@ -90,7 +99,8 @@ class World {
     ++n_steps_;
     ModelSequence after = pair.model;
     const int64_t n_keep = below(4) == 0 ? below(n + 1) : n;
-    for (int32_t layer = 0; layer < static_cast<int32_t>(kLayout.layers.size()); ++layer) append(pair, after, layer, n, n_keep);
+    for (int32_t layer = 0; layer < static_cast<int32_t>(kLayout.layers.size()); ++layer)
+      append(pair, after, layer, n, n_keep);
     if (below(6) == 0) {
       pair.cache->rollback();
       return;
@@ -108,7 +118,8 @@ class World {
     const Mat<float> values = random_matrix(rng_, n, int64_t{shape.n_heads} * shape.value_width);
     for (int64_t offset = 0; offset < n;) {
       const int64_t part = 1 + below(n - offset);
-      pair.cache->append(best_kernels(), layer, offset, keys.view().slice(offset, part), values.view().slice(offset, part));
+      pair.cache->append(best_kernels(), layer, offset, keys.view().slice(offset, part),
+                         values.view().slice(offset, part));
       offset += part;
     }
     for (int32_t head = 0; head < shape.n_heads; ++head) {
@@ -197,7 +208,8 @@ class World {
     if (n_dropped > 0) pair.model.dropped_end = std::max(pair.model.dropped_end, rows[n_dropped - 1].pos + 1);
     rows.erase(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(n_dropped));
     // At most one block may hold unseen rows.
-    EXPECT_LE(std::count_if(rows.begin(), rows.end(), [&](const ModelRow& row) { return lowest - row.pos >= 24; }), kBlockRows - 1);
+    EXPECT_LE(std::count_if(rows.begin(), rows.end(), [&](const ModelRow& row) { return lowest - row.pos >= 24; }),
+              kBlockRows - 1);
   }
 
   void check_all() {

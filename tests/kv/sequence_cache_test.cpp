@@ -46,7 +46,8 @@ TEST(SequenceCache, RowsReadBackInEveryEncoding) {
       ASSERT_TRUE(cache.reserve(n).ok());
       for (int64_t offset = 0; offset < n;) {
         const int64_t part = std::min<int64_t>(n - offset, 9);
-        cache.append(best_kernels(), 0, offset, keys.view().slice(done + offset, part), values.view().slice(done + offset, part));
+        cache.append(best_kernels(), 0, offset, keys.view().slice(done + offset, part),
+                     values.view().slice(done + offset, part));
         cache.append(best_kernels(), 2, offset, window_keys.view().slice(done + offset, part),
                      window_values.view().slice(done + offset, part));
         offset += part;
@@ -300,13 +301,15 @@ TEST(SequenceCache, CompactedRowsAreRaggedAndDense) {
       EXPECT_EQ(now.bias[n_before + i], 0.0f);
     }
   }
-  // Truncation to the compacted end keeps what survived of [0, 190); further is refused, and clear() forgets it all.
+  // Truncation to the compacted end keeps what survived of [0, 190); further is refused, and clear() forgets it
+  // all.
   EXPECT_EQ(cache.truncate(Pos(189)).error().kind, ErrorKind::unsupported);
   ASSERT_TRUE(cache.truncate(Pos(190)).ok());
   for (int32_t head = 0; head < 2; ++head) {
     const HeadRows now = cache.copy_head(0, head);
     const auto& old = rows[0][static_cast<size_t>(head)].pos;
-    EXPECT_EQ(static_cast<int64_t>(now.pos.size()), std::count_if(old.begin(), old.end(), [](Pos p) { return p < Pos(190); }));
+    EXPECT_EQ(static_cast<int64_t>(now.pos.size()),
+              std::count_if(old.begin(), old.end(), [](Pos p) { return p < Pos(190); }));
   }
   EXPECT_EQ(cache.n_compactions(), 1);
   const SequenceCache again = cache.fork();
@@ -324,7 +327,7 @@ TEST(SequenceCache, AnnotationsOnlyWhereRowsAreIrregular) {
   std::vector<std::vector<HeadRows>> rows(3);
   for (int32_t head = 0; head < 2; ++head) rows[0].push_back(cache.copy_head(0, head));
   rows[2].push_back(cache.copy_head(2, 0));
-  rows[0][0].bias[20] = -0.5f;                       // in the second block
+  rows[0][0].bias[20] = -0.5f;                        // in the second block
   rows[0][1].pos.erase(rows[0][1].pos.begin() + 40);  // a gap in the third
   rows[0][1].bias.pop_back();
   rows[0][1].keys.resize(63 * 32 * 4);
@@ -343,7 +346,8 @@ TEST(SequenceCache, AnnotationsOnlyWhereRowsAreIrregular) {
   // Every head keeps rows 0..4: regular blocks, until a row is appended that does not continue them.
   for (auto& layer : rows) {
     for (HeadRows& head : layer) {
-      const size_t key_bytes = head.keys.size() / head.pos.size(), value_bytes = head.values.size() / head.pos.size();
+      const size_t key_bytes = head.keys.size() / head.pos.size(),
+                   value_bytes = head.values.size() / head.pos.size();
       head.pos.resize(5);
       head.bias.resize(5);
       head.keys.resize(5 * key_bytes);
@@ -486,7 +490,8 @@ TEST(SequenceCache, WindowedLayersGiveBlocksBack) {
   EXPECT_EQ(pool->stats().n_blocks_used, 7 + 7 + 5);
   // A query at 71 needs rows from 32 on, one at 70 needs row 31, which is gone.
   const SequenceCache fork = cache.fork();
-  for (SequenceCache sequence = fork.fork(); const int64_t end : {99, 71}) EXPECT_TRUE(sequence.truncate(Pos(end)).ok()) << end;
+  for (SequenceCache sequence = fork.fork(); const int64_t end : {99, 71})
+    EXPECT_TRUE(sequence.truncate(Pos(end)).ok()) << end;
   EXPECT_EQ(cache.truncate(Pos(70)).error().kind, ErrorKind::unsupported);
   EXPECT_EQ(cache.truncate(Pos(1)).error().kind, ErrorKind::unsupported);
   EXPECT_EQ(cache.next_pos(), Pos(100));
