@@ -29,10 +29,10 @@ struct PoolStats {
 };
 
 /// Owns the memory of the KV cache. Address space is reserved once; a page costs memory from the first touch until
-/// no block on it is used, then it goes back to the operating system. A block holds kBlockRows keys, then
-/// kBlockRows values. Its annotation (bias [kBlockRows] f32, pos [kBlockRows] i32) lies in a separate region that
-/// only blocks with irregular rows touch. Threads: one at a time, except data(): reading rows may go on in
-/// parallel.
+/// no block on it is used, then it goes back to the operating system.
+/// A block holds kBlockRows keys, then kBlockRows values. Its annotation (bias [kBlockRows] f32, pos [kBlockRows]
+/// i32) lies in a separate region that only blocks with irregular rows touch.
+/// Threads: one at a time, except that reading rows may go on in parallel.
 class BlockPool {
  public:
   /// `budget_bytes`: sum over all used blocks. Errors: invalid_argument (layout), out_of_memory (address space).

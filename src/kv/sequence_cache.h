@@ -48,8 +48,9 @@ struct CacheUsage {
 };
 
 /// All HeadCaches of one conversation and its logical length. Move-only; the pool must outlive it.
-/// A step is: reserve(n) → append() for every layer → commit(n); rollback() instead of commit() leaves it as
-/// before reserve(). Threads: one at a time; const members may run in parallel.
+/// A step is: reserve(n) → append() for every layer → commit(n); rollback() instead of commit() leaves the rows
+/// as before reserve().
+/// Threads: one at a time; const members may run in parallel.
 class SequenceCache {
  public:
   explicit SequenceCache(BlockPool& pool);
@@ -57,18 +58,20 @@ class SequenceCache {
   SequenceCache(SequenceCache&& other) noexcept;
   SequenceCache& operator=(SequenceCache&& other) noexcept;
 
-  /// Takes all blocks that n_tokens more rows in every head need, copies shared tail blocks (copy-on-write)
-  /// included. Errors: out_of_memory with how many blocks were needed and free; nothing has changed then.
+  /// Takes all blocks that n_tokens more rows in every head need, copies of shared tail blocks
+  /// (copy-on-write) included.
+  /// Errors: out_of_memory with how many blocks were needed and free, context_exceeded when positions run out;
+  /// nothing has changed then.
   Result<void> reserve(int64_t n_tokens);
   /// Writes rows of one layer at positions next_pos() + offset, offset + 1, ...: keys [n, n_heads * key_width] f32
-  /// after rope, values likewise. Needs: reserve() covered them; offsets of one layer arrive in order.
+  /// after rope, values likewise.
+  /// Needs: reserve() covered them; offsets of one layer arrive in order.
   void append(const kernels::KernelSet& kernels, int32_t layer, int64_t offset, MatView<const float> keys,
               MatView<const float> values);
   /// Keeps the first n_tokens of the step and drops what was appended behind them (rejected drafts).
   /// Needs: every layer with attention has appended them.
   void commit(int64_t n_tokens);
-  /// The rows are those before reserve(). A tail block that reserve() copied from a fork stays this sequence's
-  /// own.
+  /// The rows are those before reserve(). A tail block that reserve() copied or annotated stays so.
   void rollback();
 
   /// A second sequence with the same rows, sharing all blocks.
@@ -104,8 +107,7 @@ class SequenceCache {
   BlockPool& pool() const { return *pool_; }
   CacheUsage usage() const;
 
-  /// The head's blocks as attention reads them (query_begin/query_end left 0), rows appended but not committed
-  /// included.
+  /// The head's blocks as attention reads them, rows appended but not committed included. Replaces out.
   void block_views(int32_t layer, int32_t head, std::vector<kernels::KvBlockView>& out) const;
   /// All rows of a head, decoded: keys [n_rows, key_width], values [n_rows, value_width] f32, bias, pos.
   struct DecodedHead {
