@@ -29,8 +29,8 @@ struct Arena {
   PagedRegion rows;
   PagedRegion annotations;
   std::vector<Slot> slots;  // [slots up to the highest ever used]
-  // The lowest free slot is taken first: used blocks gather at the front, where several share a page, and whole pages behind them
-  // become free. Last-in-first-out would scatter them and keep pages for single small blocks.
+  // The lowest free slot is taken first: used blocks gather at the front, where several share a page, and whole
+  // pages behind them become free. Last-in-first-out would scatter them and keep pages for single small blocks.
   std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>> free_slots;
 
   int64_t block_bytes() const { return kBlockRows * (key_row_bytes + value_row_bytes); }
@@ -72,7 +72,8 @@ BlockPool::~BlockPool() = default;
 Result<std::unique_ptr<BlockPool>> BlockPool::create(const KvLayout& layout, int64_t budget_bytes) {
   SH_RETURN_IF_ERROR(layout.validate());
   if (budget_bytes < 0)
-    return Error{ErrorKind::invalid_argument, fmt::format("KV cache: a budget of {} bytes, expected 0 or more", budget_bytes)};
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("KV cache: a budget of {} bytes, expected 0 or more", budget_bytes)};
   std::unique_ptr<BlockPool> pool(new BlockPool());
   State& state = *pool->state_;
   state.layout = layout;
@@ -92,9 +93,10 @@ Result<std::unique_ptr<BlockPool>> BlockPool::create(const KvLayout& layout, int
     const int64_t block_bytes = kBlockRows * (key_row_bytes + value_row_bytes);
     const int64_t n_slots = budget_bytes / block_bytes;
     if (n_slots > std::numeric_limits<int32_t>::max())
-      return Error{ErrorKind::invalid_argument,
-                   fmt::format("KV cache: a budget of {} bytes is {} blocks, more than {} can be numbered; ask for less",
-                               budget_bytes, n_slots, std::numeric_limits<int32_t>::max())};
+      return Error{
+          ErrorKind::invalid_argument,
+          fmt::format("KV cache: a budget of {} bytes is {} blocks, more than {} can be numbered; ask for less",
+                      budget_bytes, n_slots, std::numeric_limits<int32_t>::max())};
     SH_ASSIGN(PagedRegion rows, PagedRegion::reserve(n_slots * block_bytes));
     SH_ASSIGN(PagedRegion annotations, PagedRegion::reserve(n_slots * kAnnotationBytes));
     state.stats.bytes_reserved += rows.n_bytes() + annotations.n_bytes();
@@ -108,27 +110,37 @@ Result<std::unique_ptr<BlockPool>> BlockPool::create(const KvLayout& layout, int
   return pool;
 }
 
-const KvLayout& BlockPool::layout() const { return state_->layout; }
+const KvLayout& BlockPool::layout() const {
+  return state_->layout;
+}
 
 int32_t BlockPool::arena_of_layer(int32_t layer) const {
   SH_CHECK(layer >= 0 && layer < static_cast<int32_t>(state_->arena_of_layer.size()), "no such layer");
   return state_->arena_of_layer[static_cast<size_t>(layer)];
 }
 
-int64_t BlockPool::block_bytes(int32_t arena) const { return state_->arena(arena).block_bytes(); }
+int64_t BlockPool::block_bytes(int32_t arena) const {
+  return state_->arena(arena).block_bytes();
+}
 
-int64_t BlockPool::bytes_available() const { return state_->stats.bytes_budget - state_->stats.bytes_used; }
+int64_t BlockPool::bytes_available() const {
+  return state_->stats.bytes_budget - state_->stats.bytes_used;
+}
 
-int64_t BlockPool::n_available(int32_t arena) const { return std::max<int64_t>(0, bytes_available() / block_bytes(arena)); }
+int64_t BlockPool::n_available(int32_t arena) const {
+  return std::max<int64_t>(0, bytes_available() / block_bytes(arena));
+}
 
 Result<BlockId> BlockPool::allocate(int32_t arena_index) {
   State& state = *state_;
   Arena& arena = state.arena(arena_index);
   if (n_available(arena_index) < 1)
-    return Error{ErrorKind::out_of_memory,
-                 fmt::format("KV cache: a block needs {} bytes, {} of {} are free; compact or end a conversation, or raise the "
-                             "cache budget",
-                             arena.block_bytes(), bytes_available(), state.stats.bytes_budget)};
+    return Error{
+        ErrorKind::out_of_memory,
+        fmt::format(
+            "KV cache: a block needs {} bytes, {} of {} are free; compact or end a conversation, or raise the "
+            "cache budget",
+            arena.block_bytes(), bytes_available(), state.stats.bytes_budget)};
   int32_t slot = static_cast<int32_t>(arena.slots.size());
   if (arena.free_slots.empty()) {
     arena.slots.emplace_back();
@@ -165,7 +177,9 @@ void BlockPool::State::drop_reference(BlockId block) {
   a.free_slots.push(block.slot);
 }
 
-void BlockPool::release(BlockId block) { release(std::span<const BlockId>(&block, 1)); }
+void BlockPool::release(BlockId block) {
+  release(std::span<const BlockId>(&block, 1));
+}
 
 void BlockPool::release(std::span<const BlockId> blocks) {
   for (const BlockId block : blocks) state_->drop_reference(block);
@@ -175,15 +189,21 @@ void BlockPool::release(std::span<const BlockId> blocks) {
   }
 }
 
-int32_t BlockPool::n_references(BlockId block) const { return state_->slot(block).n_references; }
+int32_t BlockPool::n_references(BlockId block) const {
+  return state_->slot(block).n_references;
+}
 
-std::byte* BlockPool::keys(BlockId block) { return state_->rows(block); }
+std::byte* BlockPool::keys(BlockId block) {
+  return state_->rows(block);
+}
 
 std::byte* BlockPool::values(BlockId block) {
   return state_->rows(block) + kBlockRows * state_->arenas[static_cast<size_t>(block.arena)].key_row_bytes;
 }
 
-float* BlockPool::bias(BlockId block) { return reinterpret_cast<float*>(state_->annotation(block)); }
+float* BlockPool::bias(BlockId block) {
+  return reinterpret_cast<float*>(state_->annotation(block));
+}
 
 int32_t* BlockPool::pos(BlockId block) {
   return reinterpret_cast<int32_t*>(state_->annotation(block) + kBlockRows * sizeof(float));
@@ -199,16 +219,19 @@ void BlockPool::mark_annotated(BlockId block) {
   state_->stats.bytes_used += kAnnotationBytes;
 }
 
-bool BlockPool::is_annotated(BlockId block) const { return state_->slot(block).is_annotated; }
+bool BlockPool::is_annotated(BlockId block) const {
+  return state_->slot(block).is_annotated;
+}
 
 Result<BlockId> BlockPool::clone(BlockId block) {
   const bool with_annotation = is_annotated(block);
   const int64_t n_bytes = block_bytes(block.arena) + (with_annotation ? kAnnotationBytes : 0);
   if (n_bytes > bytes_available())
-    return Error{ErrorKind::out_of_memory,
-                 fmt::format("KV cache: the copy of a shared block needs {} bytes, {} of {} are free; compact or end a "
-                             "conversation, or raise the cache budget",
-                             n_bytes, bytes_available(), state_->stats.bytes_budget)};
+    return Error{
+        ErrorKind::out_of_memory,
+        fmt::format("KV cache: the copy of a shared block needs {} bytes, {} of {} are free; compact or end a "
+                    "conversation, or raise the cache budget",
+                    n_bytes, bytes_available(), state_->stats.bytes_budget)};
   SH_ASSIGN(const BlockId copy, allocate(block.arena));
   std::memcpy(state_->rows(copy), state_->rows(block), static_cast<size_t>(block_bytes(block.arena)));
   if (with_annotation) {
@@ -219,6 +242,8 @@ Result<BlockId> BlockPool::clone(BlockId block) {
   return copy;
 }
 
-PoolStats BlockPool::stats() const { return state_->stats; }
+PoolStats BlockPool::stats() const {
+  return state_->stats;
+}
 
 }  // namespace sh::kv

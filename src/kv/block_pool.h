@@ -19,20 +19,20 @@ struct BlockId {
 };
 
 struct PoolStats {
-  int64_t n_blocks_used = 0;       // with at least one reference
-  int64_t n_blocks_shared = 0;     // with more than one
-  int64_t n_blocks_capacity = 0;   // what the budget allows (smallest arena's view when several)
-  int64_t bytes_used = 0;          // of used blocks, annotations included
+  int64_t n_blocks_used = 0;      // with at least one reference
+  int64_t n_blocks_shared = 0;    // with more than one
+  int64_t n_blocks_capacity = 0;  // what the budget allows (smallest arena's view when several)
+  int64_t bytes_used = 0;         // of used blocks, annotations included
   int64_t bytes_budget = 0;
-  int64_t bytes_reserved = 0;      // address space, not memory
+  int64_t bytes_reserved = 0;  // address space, not memory
   int64_t n_copies_on_write = 0;
 };
 
-/// Owns the memory of the KV cache. Address space is reserved once; a page costs memory from the first touch until no block on it is
-/// used, then it goes back to the operating system.
-/// A block holds kBlockRows keys, then kBlockRows values. Its annotation (bias [kBlockRows] f32, pos [kBlockRows] i32) lies in a
-/// separate region that only blocks with irregular rows touch.
-/// Threads: one at a time, except data(): reading rows may go on in parallel.
+/// Owns the memory of the KV cache. Address space is reserved once; a page costs memory from the first touch until
+/// no block on it is used, then it goes back to the operating system.
+/// A block holds kBlockRows keys, then kBlockRows values. Its annotation (bias [kBlockRows] f32, pos [kBlockRows]
+/// i32) lies in a separate region that only blocks with irregular rows touch.
+/// Threads: one at a time, except that reading rows may go on in parallel.
 class BlockPool {
  public:
   /// `budget_bytes`: sum over all used blocks. Errors: invalid_argument (layout), out_of_memory (address space).
@@ -44,7 +44,7 @@ class BlockPool {
   const KvLayout& layout() const;
   /// The arena of a layer's blocks; -1 for a layer without attention.
   int32_t arena_of_layer(int32_t layer) const;
-  int64_t block_bytes(int32_t arena) const;              // keys and values
+  int64_t block_bytes(int32_t arena) const;  // keys and values
   static constexpr int64_t kAnnotationBytes = kBlockRows * 8;
 
   /// A block with one reference; its content is undefined. Errors: out_of_memory when the budget is spent.
@@ -61,10 +61,10 @@ class BlockPool {
 
   std::byte* keys(BlockId block);
   std::byte* values(BlockId block);
-  float* bias(BlockId block);      // first touch commits the annotation: mark_annotated() first
+  float* bias(BlockId block);  // first touch commits the annotation: mark_annotated() first
   int32_t* pos(BlockId block);
-  /// Counts the annotation as used memory; the caller has seen to it that the budget allows it. The flag is cleared when the block
-  /// is released for good.
+  /// Counts the annotation as used memory; the caller has seen to it that the budget allows it. The flag is
+  /// cleared when the block is released for good.
   void mark_annotated(BlockId block);
   bool is_annotated(BlockId block) const;
   /// A copy with one reference of its own. Errors: out_of_memory.

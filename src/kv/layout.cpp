@@ -16,20 +16,23 @@ constexpr int32_t kMaxHeads = 1 << 16;
 Result<void> check_width(size_t layer, const char* what, int32_t width, DType dtype) {
   const TensorFormat& format = tensor_format(dtype);
   if (width < 1 || width > kMaxWidth)
-    return Error{ErrorKind::invalid_argument, fmt::format("KV layout, layer {}: {} width is {}, expected 1 to {}", layer, what,
-                                                          width, kMaxWidth)};
+    return Error{ErrorKind::invalid_argument, fmt::format("KV layout, layer {}: {} width is {}, expected 1 to {}",
+                                                          layer, what, width, kMaxWidth)};
   if (width % format.block_elements != 0)
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("KV layout, layer {}: {} width {} is not a multiple of the {} elements in a block of {}; choose "
-                             "another cache type for it, f16 fits any width",
-                             layer, what, width, format.block_elements, format.name)};
+    return Error{
+        ErrorKind::invalid_argument,
+        fmt::format(
+            "KV layout, layer {}: {} width {} is not a multiple of the {} elements in a block of {}; choose "
+            "another cache type for it, f16 fits any width",
+            layer, what, width, format.block_elements, format.name)};
   return {};
 }
 
 Result<void> check_dtype(const char* what, DType dtype) {
   if (kernels::is_kv_dtype(dtype)) return {};
-  return Error{ErrorKind::invalid_argument, fmt::format("KV layout: the {} cannot be kept as {}; choose a cache type such as f16 or q8_0",
-                                                        what, tensor_format(dtype).name)};
+  return Error{ErrorKind::invalid_argument,
+               fmt::format("KV layout: the {} cannot be kept as {}; choose a cache type such as f16 or q8_0", what,
+                           tensor_format(dtype).name)};
 }
 
 }  // namespace

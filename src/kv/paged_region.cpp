@@ -19,9 +19,10 @@ Result<PagedRegion> PagedRegion::reserve(int64_t n_bytes) {
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED)
     return Error{ErrorKind::out_of_memory,
-                 fmt::format("KV cache: cannot reserve {} bytes of address space ({}); ask for a smaller cache", rounded,
-                             std::strerror(errno))};
-  // Huge pages would commit 2 MiB at the first touch and keep it while any block on it lives: memory is counted by small pages here.
+                 fmt::format("KV cache: cannot reserve {} bytes of address space ({}); ask for a smaller cache",
+                             rounded, std::strerror(errno))};
+  // Huge pages would commit 2 MiB at the first touch and keep it while any block on it lives: memory is counted by
+  // small pages here.
   madvise(memory, static_cast<size_t>(rounded), MADV_NOHUGEPAGE);
   return PagedRegion(static_cast<std::byte*>(memory), rounded, page_bytes);
 }
@@ -56,7 +57,8 @@ void PagedRegion::give_back() {
   const auto flush = [&] {
     // A failure (memory locked by mlockall) keeps the pages, which is harmless.
     if (run_end > run_begin)
-      madvise(data_ + run_begin * page_bytes_, static_cast<size_t>((run_end - run_begin) * page_bytes_), MADV_DONTNEED);
+      madvise(data_ + run_begin * page_bytes_, static_cast<size_t>((run_end - run_begin) * page_bytes_),
+              MADV_DONTNEED);
   };
   for (const int64_t page : idle_pages_) {
     if (users_[static_cast<size_t>(page)] != 0 || page < run_end) continue;

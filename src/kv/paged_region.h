@@ -10,8 +10,8 @@
 
 namespace sh::kv {
 
-/// A reserved range of addresses. Users say which byte ranges they use; ranges need not be page multiples, and a page goes back to the
-/// operating system when the last range on it is released.
+/// A reserved range of addresses. Users say which byte ranges they use; ranges need not be page multiples, and a
+/// page goes back to the operating system when the last range on it is released.
 class PagedRegion {
  public:
   /// Errors: out_of_memory when the address space is refused.
@@ -33,8 +33,8 @@ class PagedRegion {
   std::byte* data_ = nullptr;
   int64_t n_bytes_ = 0;
   int64_t page_bytes_ = 0;
-  std::vector<uint32_t> users_;       // [pages up to the highest ever used]
-  std::vector<int64_t> idle_pages_;   // released since the last give_back()
+  std::vector<uint32_t> users_;      // [pages up to the highest ever used]
+  std::vector<int64_t> idle_pages_;  // released since the last give_back()
 };
 
 }  // namespace sh::kv

@@ -22,35 +22,43 @@ RowRange block_rows(const HeadRows& rows, size_t block) {
   return {begin, std::min(rows.pos.size(), begin + kBlockRows)};
 }
 
-size_t n_blocks(const HeadRows& rows) { return (rows.pos.size() + kBlockRows - 1) / kBlockRows; }
+size_t n_blocks(const HeadRows& rows) {
+  return (rows.pos.size() + kBlockRows - 1) / kBlockRows;
+}
 
 /// Whether the block's rows are more than consecutive positions without bias.
 bool needs_annotation(const HeadRows& rows, RowRange range) {
   for (size_t row = range.begin; row < range.end; ++row) {
-    if (rows.bias[row] != 0.0f || rows.pos[row] - rows.pos[range.begin] != static_cast<int64_t>(row - range.begin)) return true;
+    if (rows.bias[row] != 0.0f || rows.pos[row] - rows.pos[range.begin] != static_cast<int64_t>(row - range.begin))
+      return true;
   }
   return false;
 }
 
 Error bad_rows(size_t layer, size_t head, const std::string& what) {
-  return Error{ErrorKind::invalid_argument, fmt::format("KV cache: new rows of layer {}, head {}: {}", layer, head, what)};
+  return Error{ErrorKind::invalid_argument,
+               fmt::format("KV cache: new rows of layer {}, head {}: {}", layer, head, what)};
 }
 
-Result<void> check_head(const HeadRows& rows, size_t layer, size_t head, int64_t key_row_bytes, int64_t value_row_bytes,
-                        Pos next_pos) {
+Result<void> check_head(const HeadRows& rows, size_t layer, size_t head, int64_t key_row_bytes,
+                        int64_t value_row_bytes, Pos next_pos) {
   const size_t n_rows = rows.pos.size();
   if (rows.bias.size() != n_rows || rows.keys.size() != n_rows * static_cast<size_t>(key_row_bytes) ||
       rows.values.size() != n_rows * static_cast<size_t>(value_row_bytes))
-    return bad_rows(layer, head, fmt::format("{} positions, {} biases, {} key bytes, {} value bytes; expected {} and {} bytes a row",
-                                             n_rows, rows.bias.size(), rows.keys.size(), rows.values.size(), key_row_bytes,
-                                             value_row_bytes));
+    return bad_rows(
+        layer, head,
+        fmt::format("{} positions, {} biases, {} key bytes, {} value bytes; expected {} and {} bytes a row",
+                    n_rows, rows.bias.size(), rows.keys.size(), rows.values.size(), key_row_bytes,
+                    value_row_bytes));
   Pos lowest(0);
   for (size_t row = 0; row < n_rows; ++row) {
     if (rows.pos[row] < lowest || rows.pos[row] >= next_pos)
-      return bad_rows(layer, head, fmt::format("row {} has position {}, expected {} to {} (positions do not fall)", row,
-                                               rows.pos[row].value, lowest.value, int64_t{next_pos.value} - 1));
+      return bad_rows(layer, head,
+                      fmt::format("row {} has position {}, expected {} to {} (positions do not fall)", row,
+                                  rows.pos[row].value, lowest.value, int64_t{next_pos.value} - 1));
     if (std::isnan(rows.bias[row]) || rows.bias[row] == std::numeric_limits<float>::infinity())
-      return bad_rows(layer, head, fmt::format("row {} has bias {}, expected a finite number or -inf", row, rows.bias[row]));
+      return bad_rows(layer, head,
+                      fmt::format("row {} has bias {}, expected a finite number or -inf", row, rows.bias[row]));
     lowest = rows.pos[row];
   }
   return {};
@@ -58,27 +66,33 @@ Result<void> check_head(const HeadRows& rows, size_t layer, size_t head, int64_t
 
 }  // namespace
 
-Result<void> SequenceCache::check_rows(const std::vector<std::vector<HeadRows>>& rows, const Identity& identity) const {
+Result<void> SequenceCache::check_rows(const std::vector<std::vector<HeadRows>>& rows,
+                                       const Identity& identity) const {
   const KvLayout& layout = pool_->layout();
-  if (identity.next_pos < Pos(0) || identity.compacted_end < Pos(0) || identity.compacted_end > identity.next_pos ||
-      identity.n_compactions < 0 || identity.dropped_end.size() != layout.layers.size())
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("KV cache: {} tokens of which {} compacted in {} compactions over {} layers; the model has {} layers",
-                             identity.next_pos.value, identity.compacted_end.value, identity.n_compactions,
-                             identity.dropped_end.size(), layout.layers.size())};
+  if (identity.next_pos < Pos(0) || identity.compacted_end < Pos(0) ||
+      identity.compacted_end > identity.next_pos || identity.n_compactions < 0 ||
+      identity.dropped_end.size() != layout.layers.size())
+    return Error{
+        ErrorKind::invalid_argument,
+        fmt::format(
+            "KV cache: {} tokens of which {} compacted in {} compactions over {} layers; the model has {} layers",
+            identity.next_pos.value, identity.compacted_end.value, identity.n_compactions,
+            identity.dropped_end.size(), layout.layers.size())};
   if (rows.size() != layout.layers.size())
     return Error{ErrorKind::invalid_argument,
                  fmt::format("KV cache: new rows for {} layers, expected {}", rows.size(), layout.layers.size())};
   for (size_t layer = 0; layer < rows.size(); ++layer) {
     const LayerLayout& shape = layout.layers[layer];
     if (rows[layer].size() != static_cast<size_t>(shape.n_heads))
-      return Error{ErrorKind::invalid_argument, fmt::format("KV cache: new rows for {} heads of layer {}, expected {}",
-                                                            rows[layer].size(), layer, shape.n_heads)};
+      return Error{ErrorKind::invalid_argument,
+                   fmt::format("KV cache: new rows for {} heads of layer {}, expected {}", rows[layer].size(),
+                               layer, shape.n_heads)};
     if (shape.n_heads == 0) continue;
     const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
     const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
     for (size_t head = 0; head < rows[layer].size(); ++head)
-      SH_RETURN_IF_ERROR(check_head(rows[layer][head], layer, head, key_row_bytes, value_row_bytes, identity.next_pos));
+      SH_RETURN_IF_ERROR(
+          check_head(rows[layer][head], layer, head, key_row_bytes, value_row_bytes, identity.next_pos));
   }
   return {};
 }
@@ -95,7 +109,8 @@ void SequenceCache::write_head(int32_t layer, const HeadRows& rows, HeadCache& c
                      .first_pos = rows.pos[range.begin],
                      .is_annotated = needs_annotation(rows, range)};
     std::memcpy(pool_->keys(entry.block), rows.keys.data() + range.begin * key_row_bytes, n_rows * key_row_bytes);
-    std::memcpy(pool_->values(entry.block), rows.values.data() + range.begin * value_row_bytes, n_rows * value_row_bytes);
+    std::memcpy(pool_->values(entry.block), rows.values.data() + range.begin * value_row_bytes,
+                n_rows * value_row_bytes);
     if (entry.is_annotated) {
       pool_->mark_annotated(entry.block);
       std::copy_n(rows.bias.data() + range.begin, n_rows, pool_->bias(entry.block));
@@ -122,20 +137,24 @@ Result<void> SequenceCache::restore(const std::vector<std::vector<HeadRows>>& ro
       const int64_t block_bytes = pool_->block_bytes(pool_->arena_of_layer(static_cast<int32_t>(layer)));
       n_blocks_needed += static_cast<int64_t>(n_blocks(head));
       for (size_t i = 0; i < n_blocks(head); ++i)
-        n_bytes_needed += block_bytes + (needs_annotation(head, block_rows(head, i)) ? BlockPool::kAnnotationBytes : 0);
+        n_bytes_needed +=
+            block_bytes + (needs_annotation(head, block_rows(head, i)) ? BlockPool::kAnnotationBytes : 0);
     }
     for (const HeadCache& cache : heads_[layer]) {
       for (const BlockEntry& entry : cache.blocks) {
         if (pool_->n_references(entry.block) > 1) continue;
-        n_bytes_free += pool_->block_bytes(entry.block.arena) + (entry.is_annotated ? BlockPool::kAnnotationBytes : 0);
+        n_bytes_free +=
+            pool_->block_bytes(entry.block.arena) + (entry.is_annotated ? BlockPool::kAnnotationBytes : 0);
       }
     }
   }
   if (n_bytes_needed > n_bytes_free)
-    return Error{ErrorKind::out_of_memory,
-                 fmt::format("KV cache: the new content needs {} blocks ({} bytes), {} of {} bytes are free or used by this "
-                             "conversation alone; end a conversation or raise the cache budget",
-                             n_blocks_needed, n_bytes_needed, n_bytes_free, pool_->stats().bytes_budget)};
+    return Error{
+        ErrorKind::out_of_memory,
+        fmt::format(
+            "KV cache: the new content needs {} blocks ({} bytes), {} of {} bytes are free or used by this "
+            "conversation alone; end a conversation or raise the cache budget",
+            n_blocks_needed, n_bytes_needed, n_bytes_free, pool_->stats().bytes_budget)};
   release_all();
   for (size_t layer = 0; layer < rows.size(); ++layer) {
     for (size_t head = 0; head < rows[layer].size(); ++head)

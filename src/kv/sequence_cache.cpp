@@ -11,7 +11,9 @@ namespace sh::kv {
 
 namespace {
 
-int64_t n_blocks_for(int64_t n_rows) { return (n_rows + kBlockRows - 1) / kBlockRows; }
+int64_t n_blocks_for(int64_t n_rows) {
+  return (n_rows + kBlockRows - 1) / kBlockRows;
+}
 
 }  // namespace
 
@@ -33,7 +35,9 @@ SequenceCache::SequenceCache(BlockPool& pool) : pool_(&pool) {
   identity_.dropped_end.resize(heads_.size());
 }
 
-SequenceCache::~SequenceCache() { release_all(); }
+SequenceCache::~SequenceCache() {
+  release_all();
+}
 
 SequenceCache::SequenceCache(SequenceCache&& other) noexcept
     : pool_(other.pool_),
@@ -63,7 +67,8 @@ SequenceCache::Growth SequenceCache::growth(int32_t arena, const HeadCache& cach
   }
   result.n_blocks = n_blocks_for(std::max<int64_t>(0, n_tokens - n_room));
   result.n_bytes = (result.n_blocks + result.copies_tail) * pool_->block_bytes(arena);
-  if (result.annotates_tail || (result.copies_tail && tail->is_annotated)) result.n_bytes += BlockPool::kAnnotationBytes;
+  if (result.annotates_tail || (result.copies_tail && tail->is_annotated))
+    result.n_bytes += BlockPool::kAnnotationBytes;
   return result;
 }
 
@@ -92,8 +97,9 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
   SH_CHECK(n_tokens >= 0, "a step cannot take back tokens");
   SH_CHECK(n_reserved_ == 0, "the step before was neither committed nor rolled back");
   if (n_tokens > std::numeric_limits<int32_t>::max() - int64_t{identity_.next_pos.value})
-    return Error{ErrorKind::context_exceeded, fmt::format("KV cache: {} tokens after {} are more positions than can be numbered",
-                                                          n_tokens, identity_.next_pos.value)};
+    return Error{ErrorKind::context_exceeded,
+                 fmt::format("KV cache: {} tokens after {} are more positions than can be numbered", n_tokens,
+                             identity_.next_pos.value)};
   if (n_tokens == 0) return {};
   int64_t n_blocks = 0, n_bytes = 0;
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
@@ -105,11 +111,13 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
     }
   }
   if (n_bytes > pool_->bytes_available())
-    return Error{ErrorKind::out_of_memory,
-                 fmt::format("KV cache: {} tokens after {} need {} blocks ({} bytes), {} of {} bytes are free; compact or end a "
-                             "conversation, or raise the cache budget",
-                             n_tokens, identity_.next_pos.value, n_blocks, n_bytes, pool_->bytes_available(),
-                             pool_->stats().bytes_budget)};
+    return Error{
+        ErrorKind::out_of_memory,
+        fmt::format(
+            "KV cache: {} tokens after {} need {} blocks ({} bytes), {} of {} bytes are free; compact or end a "
+            "conversation, or raise the cache budget",
+            n_tokens, identity_.next_pos.value, n_blocks, n_bytes, pool_->bytes_available(),
+            pool_->stats().bytes_budget)};
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
     const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
     for (HeadCache& cache : heads_[layer]) grow(arena, cache, growth(arena, cache, n_tokens));
@@ -130,8 +138,8 @@ int64_t SequenceCache::n_appended(const HeadCache& cache) const {
   return 0;
 }
 
-void SequenceCache::append(const kernels::KernelSet& kernels, int32_t layer, int64_t offset, MatView<const float> keys,
-                           MatView<const float> values) {
+void SequenceCache::append(const kernels::KernelSet& kernels, int32_t layer, int64_t offset,
+                           MatView<const float> keys, MatView<const float> values) {
   SH_CHECK(layer >= 0 && layer < static_cast<int32_t>(heads_.size()), "no such layer");
   const LayerLayout& shape = pool_->layout().layers[static_cast<size_t>(layer)];
   SH_CHECK(shape.n_heads > 0, "the layer has no attention");
@@ -142,15 +150,16 @@ void SequenceCache::append(const kernels::KernelSet& kernels, int32_t layer, int
   for (int32_t head = 0; head < shape.n_heads; ++head) {
     HeadCache& cache = heads_[static_cast<size_t>(layer)][static_cast<size_t>(head)];
     SH_CHECK(n_appended(cache) == offset, "rows of a layer must be appended in order");
-    MatView<const float> head_keys(keys.data + int64_t{head} * shape.key_width, keys.rows, shape.key_width, keys.stride);
-    MatView<const float> head_values(values.data + int64_t{head} * shape.value_width, values.rows, shape.value_width,
-                                     values.stride);
+    MatView<const float> head_keys(keys.data + int64_t{head} * shape.key_width, keys.rows, shape.key_width,
+                                   keys.stride);
+    MatView<const float> head_values(values.data + int64_t{head} * shape.value_width, values.rows,
+                                     shape.value_width, values.stride);
     append_head(kernels, shape, cache, identity_.next_pos + offset, head_keys, head_values);
   }
 }
 
-void SequenceCache::append_head(const kernels::KernelSet& kernels, const LayerLayout& shape, HeadCache& cache, Pos first,
-                                MatView<const float> keys, MatView<const float> values) {
+void SequenceCache::append_head(const kernels::KernelSet& kernels, const LayerLayout& shape, HeadCache& cache,
+                                Pos first, MatView<const float> keys, MatView<const float> values) {
   const KvLayout& layout = pool_->layout();
   const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
   const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
@@ -168,7 +177,8 @@ void SequenceCache::append_head(const kernels::KernelSet& kernels, const LayerLa
       pool_->bias(entry.block)[row] = 0.0f;
       pool_->pos(entry.block)[row] = (first + token).value;
     }
-    kernels.encode_row(layout.key_type, keys.row(token), shape.key_width, pool_->keys(entry.block) + row * key_row_bytes);
+    kernels.encode_row(layout.key_type, keys.row(token), shape.key_width,
+                       pool_->keys(entry.block) + row * key_row_bytes);
     kernels.encode_row(layout.value_type, values.row(token), shape.value_width,
                        pool_->values(entry.block) + row * value_row_bytes);
   }
@@ -178,7 +188,8 @@ void SequenceCache::append_head(const kernels::KernelSet& kernels, const LayerLa
 void SequenceCache::commit(int64_t n_tokens) {
   SH_CHECK(n_tokens >= 0 && n_tokens <= n_reserved_, "more tokens than the step reserved");
   for (const std::vector<HeadCache>& layer : heads_) {
-    for (const HeadCache& cache : layer) SH_CHECK(n_appended(cache) >= n_tokens, "a layer did not append its rows");
+    for (const HeadCache& cache : layer)
+      SH_CHECK(n_appended(cache) >= n_tokens, "a layer did not append its rows");
   }
   identity_.next_pos = identity_.next_pos + n_tokens;
   drop_from(identity_.next_pos);
@@ -244,18 +255,22 @@ void SequenceCache::clear() {
 Result<void> SequenceCache::truncate(Pos end) {
   SH_CHECK(n_reserved_ == 0, "a sequence cannot be truncated inside a step");
   if (end < Pos(0) || end > identity_.next_pos)
-    return Error{ErrorKind::invalid_argument, fmt::format("KV cache: cannot truncate to {} tokens, the conversation has {}",
-                                                          end.value, identity_.next_pos.value)};
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("KV cache: cannot truncate to {} tokens, the conversation has {}", end.value,
+                             identity_.next_pos.value)};
   if (end < identity_.compacted_end)
-    return Error{ErrorKind::unsupported,
-                 fmt::format("KV cache: cannot truncate to {} tokens, the first {} are compacted; clear the conversation and read "
-                             "it again",
-                             end.value, identity_.compacted_end.value)};
+    return Error{
+        ErrorKind::unsupported,
+        fmt::format(
+            "KV cache: cannot truncate to {} tokens, the first {} are compacted; clear the conversation and read "
+            "it again",
+            end.value, identity_.compacted_end.value)};
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
     const int64_t first_seen = std::max<int64_t>(0, int64_t{end.value} + 1 - pool_->layout().layers[layer].window);
     if (first_seen < std::min(identity_.dropped_end[layer], end).value)
       return Error{ErrorKind::unsupported,
-                   fmt::format("KV cache: cannot truncate to {} tokens, the window of layer {} would need rows from {} on and those "
+                   fmt::format("KV cache: cannot truncate to {} tokens, the window of layer {} would need rows "
+                               "from {} on and those "
                                "before {} are gone; clear the conversation and read it again",
                                end.value, layer, first_seen, identity_.dropped_end[layer].value)};
   }
@@ -303,7 +318,8 @@ CacheUsage SequenceCache::usage() const {
       result.n_rows += cache.n_rows;
       result.n_blocks += static_cast<int64_t>(cache.blocks.size());
       for (const BlockEntry& entry : cache.blocks)
-        result.bytes += pool_->block_bytes(entry.block.arena) + (entry.is_annotated ? BlockPool::kAnnotationBytes : 0);
+        result.bytes +=
+            pool_->block_bytes(entry.block.arena) + (entry.is_annotated ? BlockPool::kAnnotationBytes : 0);
     }
   }
   const int64_t n_heads = pool_->layout().n_heads_total();
@@ -318,17 +334,21 @@ void SequenceCache::block_views(int32_t layer, int32_t head_index, std::vector<k
   }
 }
 
-SequenceCache::DecodedHead SequenceCache::decode_head(const kernels::KernelSet& kernels, int32_t layer, int32_t head_index) const {
+SequenceCache::DecodedHead SequenceCache::decode_head(const kernels::KernelSet& kernels, int32_t layer,
+                                                      int32_t head_index) const {
   const KvLayout& layout = pool_->layout();
   const HeadRows rows = copy_head(layer, head_index);
   const LayerLayout& shape = layout.layers[static_cast<size_t>(layer)];
   const int64_t n_rows = static_cast<int64_t>(rows.pos.size());
-  DecodedHead decoded{Mat<float>(n_rows, shape.key_width), Mat<float>(n_rows, shape.value_width), rows.bias, rows.pos};
+  DecodedHead decoded{Mat<float>(n_rows, shape.key_width), Mat<float>(n_rows, shape.value_width), rows.bias,
+                      rows.pos};
   const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
   const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
   for (int64_t row = 0; row < n_rows; ++row) {
-    kernels.decode_row(layout.key_type, rows.keys.data() + row * key_row_bytes, shape.key_width, decoded.keys.row(row));
-    kernels.decode_row(layout.value_type, rows.values.data() + row * value_row_bytes, shape.value_width, decoded.values.row(row));
+    kernels.decode_row(layout.key_type, rows.keys.data() + row * key_row_bytes, shape.key_width,
+                       decoded.keys.row(row));
+    kernels.decode_row(layout.value_type, rows.values.data() + row * value_row_bytes, shape.value_width,
+                       decoded.values.row(row));
   }
   return decoded;
 }

@@ -17,8 +17,8 @@ namespace sh::kv {
 struct BlockEntry {
   BlockId block;
   int32_t n_rows = 0;
-  Pos first_pos;             // of row 0; when !is_annotated row r has first_pos + r and bias 0
-  bool is_annotated = false; // bias and pos of the rows are in the block's annotation
+  Pos first_pos;              // of row 0; when !is_annotated row r has first_pos + r and bias 0
+  bool is_annotated = false;  // bias and pos of the rows are in the block's annotation
 };
 
 /// The rows of one (sequence, layer, KV head), ordered by position.
@@ -39,16 +39,17 @@ struct HeadRows {
 kernels::KvBlockView block_view(BlockPool& pool, const BlockEntry& entry);
 
 struct CacheUsage {
-  int64_t n_logical = 0;        // tokens the conversation has
-  int64_t n_rows = 0;           // sum over layers and heads
-  double n_physical = 0;        // rows per head, mean over heads
+  int64_t n_logical = 0;  // tokens the conversation has
+  int64_t n_rows = 0;     // sum over layers and heads
+  double n_physical = 0;  // rows per head, mean over heads
   int64_t n_blocks = 0;
-  int64_t bytes = 0;            // of its blocks, annotations included; shared blocks count in full
+  int64_t bytes = 0;  // of its blocks, annotations included; shared blocks count in full
   int64_t n_compactions = 0;
 };
 
 /// All HeadCaches of one conversation and its logical length. Move-only; the pool must outlive it.
-/// A step is: reserve(n) → append() for every layer → commit(n); rollback() instead of commit() leaves it as before reserve().
+/// A step is: reserve(n) → append() for every layer → commit(n); rollback() instead of commit() leaves the rows
+/// as before reserve().
 /// Threads: one at a time; const members may run in parallel.
 class SequenceCache {
  public:
@@ -57,24 +58,29 @@ class SequenceCache {
   SequenceCache(SequenceCache&& other) noexcept;
   SequenceCache& operator=(SequenceCache&& other) noexcept;
 
-  /// Takes all blocks that n_tokens more rows in every head need, copies shared tail blocks (copy-on-write) included.
-  /// Errors: out_of_memory with how many blocks were needed and free; nothing has changed then.
+  /// Takes all blocks that n_tokens more rows in every head need, copies of shared tail blocks
+  /// (copy-on-write) included.
+  /// Errors: out_of_memory with how many blocks were needed and free, context_exceeded when positions run out;
+  /// nothing has changed then.
   Result<void> reserve(int64_t n_tokens);
-  /// Writes rows of one layer at positions next_pos() + offset, offset + 1, ...: keys [n, n_heads * key_width] f32 after rope, values likewise.
+  /// Writes rows of one layer at positions next_pos() + offset, offset + 1, ...: keys [n, n_heads * key_width] f32
+  /// after rope, values likewise.
   /// Needs: reserve() covered them; offsets of one layer arrive in order.
-  void append(const kernels::KernelSet& kernels, int32_t layer, int64_t offset, MatView<const float> keys, MatView<const float> values);
+  void append(const kernels::KernelSet& kernels, int32_t layer, int64_t offset, MatView<const float> keys,
+              MatView<const float> values);
   /// Keeps the first n_tokens of the step and drops what was appended behind them (rejected drafts).
   /// Needs: every layer with attention has appended them.
   void commit(int64_t n_tokens);
-  /// The rows are those before reserve(). A tail block that reserve() copied from a fork stays this sequence's own.
+  /// The rows are those before reserve(). A tail block that reserve() copied or annotated stays so.
   void rollback();
 
   /// A second sequence with the same rows, sharing all blocks.
   SequenceCache fork() const;
   void clear();
   /// Forgets all rows at positions >= end; the logical length becomes end.
-  /// Errors: invalid_argument when end lies outside the conversation; unsupported when it lies before compacted_end(), because
-  /// those rows no longer stand for single tokens, or when a window at `end` needs rows that drop_outside_window() has dropped.
+  /// Errors: invalid_argument when end lies outside the conversation; unsupported when it lies before
+  /// compacted_end(), because those rows no longer stand for single tokens, or when a window at `end` needs rows
+  /// that drop_outside_window() has dropped.
   Result<void> truncate(Pos end);
   /// Drops the blocks that no query at or after `lowest_query` can see, in layers with a window.
   void drop_outside_window(Pos lowest_query);
@@ -101,7 +107,7 @@ class SequenceCache {
   BlockPool& pool() const { return *pool_; }
   CacheUsage usage() const;
 
-  /// The head's blocks as attention reads them (query_begin/query_end left 0), rows appended but not committed included.
+  /// The head's blocks as attention reads them, rows appended but not committed included. Replaces out.
   void block_views(int32_t layer, int32_t head, std::vector<kernels::KvBlockView>& out) const;
   /// All rows of a head, decoded: keys [n_rows, key_width], values [n_rows, value_width] f32, bias, pos.
   struct DecodedHead {
@@ -137,7 +143,7 @@ class SequenceCache {
   BlockPool* pool_;
   std::vector<std::vector<HeadCache>> heads_;  // [layer][head]
   Identity identity_;
-  int64_t n_reserved_ = 0;                     // tokens of the open step
+  int64_t n_reserved_ = 0;  // tokens of the open step
 };
 
 }  // namespace sh::kv

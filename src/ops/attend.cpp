@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Attention of a batch over paged caches. The query rows of one KV head are cut into tiles; a tile reads each block once for all of
-// its queries that hold it. Long caches are cut into segments of a fixed number of blocks whose results are merged in order, always by
-// the same arithmetic: whether segments run one after another or in parallel, and which queries share a tile, changes no bit.
+// Attention of a batch over paged caches. The query rows of one KV head are cut into tiles; a tile reads each
+// block once for all of its queries that hold it. Long caches are cut into segments of a fixed number of blocks
+// whose results are merged in order, always by the same arithmetic: whether segments run one after another or in
+// parallel, and which queries share a tile, changes no bit.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -20,8 +21,8 @@ namespace {
 constexpr int64_t kTileRows = 64;
 // Blocks of a segment: 2048 rows, some 100 us of work for one decoded token, far above the cost of a task.
 constexpr int64_t kSegmentBlocks = 128;
-// Partial results of parallel segments may take this much; above it a tile walks its segments in order, which only wide prefills reach,
-// and they have tiles enough.
+// Partial results of parallel segments may take this much; above it a tile walks its segments in order, which only
+// wide prefills reach, and they have tiles enough.
 constexpr int64_t kMaxPartialFloats = int64_t{16} << 20;
 // Tasks a worker should get at least, so that uneven ones even out.
 constexpr int64_t kTasksPerWorker = 3;
@@ -35,15 +36,17 @@ struct Group {
   int32_t lowest_pos, highest_pos;
 };
 
-/// How the batch is cut; all counts but group and segments may depend on the number of threads, and no result depends on them.
+/// How the batch is cut; all counts but group and segments may depend on the number of threads, and no result
+/// depends on them.
 struct Plan {
   kv::LayerLayout shape;
   int64_t n_tokens;
-  int64_t group;         // query heads of one KV head
+  int64_t group;  // query heads of one KV head
   int64_t tile_tokens;
-  int64_t tile_rows;     // tile_tokens * group
+  int64_t tile_rows;  // tile_tokens * group
   int64_t n_tiles;
-  int64_t n_segments;    // of the longest head; 1 in a layer with a window, where it would depend on how many blocks were dropped
+  int64_t n_segments;  // of the longest head; 1 in a layer with a window, where it would depend on how many blocks
+                       // were dropped
   bool splits_segments;  // segments are tasks of their own
 };
 
@@ -60,12 +63,15 @@ struct TileScratch {
 };
 
 /// Floats of [tile_rows, width], rounded up so that each part begins on a cache line.
-int64_t part_floats(int64_t n) { return (n + 15) / 16 * 16; }
+int64_t part_floats(int64_t n) {
+  return (n + 15) / 16 * 16;
+}
 
 int64_t scratch_floats(const Plan& plan) {
-  return part_floats(plan.tile_rows * plan.shape.key_width) + 2 * part_floats(plan.tile_rows * plan.shape.value_width) +
-         4 * part_floats(plan.tile_rows) +
-         kernels::attend_scratch_floats(static_cast<int32_t>(plan.tile_rows), plan.shape.key_width, plan.shape.value_width);
+  return part_floats(plan.tile_rows * plan.shape.key_width) +
+         2 * part_floats(plan.tile_rows * plan.shape.value_width) + 4 * part_floats(plan.tile_rows) +
+         kernels::attend_scratch_floats(static_cast<int32_t>(plan.tile_rows), plan.shape.key_width,
+                                        plan.shape.value_width);
 }
 
 TileScratch cut_scratch(const Plan& plan, float* memory) {
@@ -89,8 +95,14 @@ TileScratch cut_scratch(const Plan& plan, float* memory) {
 /// One tile of one KV head: its queries gathered, its sequences, and its merged result so far.
 class Tile {
  public:
-  Tile(const OpContext& ctx, const AttendArgs& args, const Plan& plan, int64_t head, int64_t tile, const TileScratch& scratch)
-      : ctx_(ctx), args_(args), plan_(plan), scratch_(scratch), head_(head), first_token_(tile * plan.tile_tokens) {
+  Tile(const OpContext& ctx, const AttendArgs& args, const Plan& plan, int64_t head, int64_t tile,
+       const TileScratch& scratch)
+      : ctx_(ctx),
+        args_(args),
+        plan_(plan),
+        scratch_(scratch),
+        head_(head),
+        first_token_(tile * plan.tile_tokens) {
     const int64_t end_token = std::min(plan.n_tokens, first_token_ + plan.tile_tokens);
     n_rows_ = (end_token - first_token_) * plan.group;
     for (int64_t token = first_token_; token < end_token; ++token) add_token(token);
@@ -98,7 +110,8 @@ class Tile {
 
   int64_t n_rows() const { return n_rows_; }
   void gather_queries();
-  /// Runs the kernel over the blocks of one segment. Returns false, and leaves out alone, when the tile sees none of them.
+  /// Runs the kernel over the blocks of one segment. Returns false, and leaves out alone, when the tile sees none
+  /// of them.
   bool run_segment(int64_t segment, std::vector<kernels::KvBlockView>& blocks, float* out, float* lse) const;
   void begin_merge();
   void merge(const float* segment_out, const float* segment_lse);
@@ -137,7 +150,8 @@ void Tile::add_token(int64_t token) {
 void Tile::gather_queries() {
   const int64_t n = plan_.group * plan_.shape.key_width;
   for (int64_t row = 0; row < n_rows_; row += plan_.group)
-    std::memcpy(scratch_.queries + row * plan_.shape.key_width, args_.queries.row(first_token_ + row / plan_.group) + head_ * n,
+    std::memcpy(scratch_.queries + row * plan_.shape.key_width,
+                args_.queries.row(first_token_ + row / plan_.group) + head_ * n,
                 static_cast<size_t>(n) * sizeof(float));
 }
 
@@ -146,7 +160,8 @@ bool Tile::sees(const Group& group, const kv::BlockEntry& entry, kv::BlockPool& 
   if (entry.n_rows == 0 || entry.first_pos.value > group.highest_pos) return false;
   if (plan_.shape.window == 0) return true;
   const int32_t last_row = entry.n_rows - 1;
-  const int64_t last_pos = entry.is_annotated ? pool.pos(entry.block)[last_row] : int64_t{entry.first_pos.value} + last_row;
+  const int64_t last_pos =
+      entry.is_annotated ? pool.pos(entry.block)[last_row] : int64_t{entry.first_pos.value} + last_row;
   return group.lowest_pos - last_pos < plan_.shape.window;
 }
 
@@ -212,10 +227,13 @@ bool Tile::run_segment(int64_t segment, std::vector<kernels::KvBlockView>& block
   return true;
 }
 
-void Tile::begin_merge() { std::fill_n(scratch_.lse, n_rows_, kMinusInfinity); }
+void Tile::begin_merge() {
+  std::fill_n(scratch_.lse, n_rows_, kMinusInfinity);
+}
 
-/// Adds a segment to the running result: out is Σ exp(lse_s - m) out_s, sum is Σ exp(lse_s - m), with m in scratch_.lse. The first
-/// segment of a query that has rows is taken as it is, so that a query with one segment gets the kernel's own bits.
+/// Adds a segment to the running result: out is Σ exp(lse_s - m) out_s, sum is Σ exp(lse_s - m), with m in
+/// scratch_.lse. The first segment of a query that has rows is taken as it is, so that a query with one segment
+/// gets the kernel's own bits.
 void Tile::merge(const float* segment_out, const float* segment_lse) {
   const int64_t width = plan_.shape.value_width;
   for (int64_t row = 0; row < n_rows_; ++row) {
@@ -263,13 +281,16 @@ Plan make_plan(const OpContext& ctx, const AttendArgs& args) {
   SH_CHECK(args.layer >= 0 && args.layer < static_cast<int32_t>(pool.layout().layers.size()), "no such layer");
   plan.shape = pool.layout().layers[static_cast<size_t>(args.layer)];
   const int64_t n_kv_heads = plan.shape.n_heads;
-  SH_CHECK(n_kv_heads > 0 && args.n_heads % n_kv_heads == 0, "query heads must be a multiple of the layer's KV heads");
-  SH_CHECK(args.queries.cols == int64_t{args.n_heads} * plan.shape.key_width, "queries do not have the layer's shape");
+  SH_CHECK(n_kv_heads > 0 && args.n_heads % n_kv_heads == 0,
+           "query heads must be a multiple of the layer's KV heads");
+  SH_CHECK(args.queries.cols == int64_t{args.n_heads} * plan.shape.key_width,
+           "queries do not have the layer's shape");
   SH_CHECK(args.out.rows == plan.n_tokens && args.out.cols == int64_t{args.n_heads} * plan.shape.value_width,
            "the output does not have the layer's shape");
   plan.group = args.n_heads / n_kv_heads;
-  const int64_t n_tasks_wanted = kTasksPerWorker * ctx.pool->n_threads();
-  plan.tile_tokens = std::clamp<int64_t>(plan.n_tokens * n_kv_heads / n_tasks_wanted, 1, std::max<int64_t>(1, kTileRows / plan.group));
+  const int64_t n_tasks_wanted = ctx.pool->n_threads() == 1 ? 1 : kTasksPerWorker * ctx.pool->n_threads();
+  plan.tile_tokens = std::clamp<int64_t>(plan.n_tokens * n_kv_heads / n_tasks_wanted, 1,
+                                         std::max<int64_t>(1, kTileRows / plan.group));
   plan.tile_rows = plan.tile_tokens * plan.group;
   plan.n_tiles = (plan.n_tokens + plan.tile_tokens - 1) / plan.tile_tokens;
   size_t n_blocks = 1;
@@ -278,12 +299,15 @@ Plan make_plan(const OpContext& ctx, const AttendArgs& args) {
     if (sequence == last) continue;
     last = sequence;
     SH_CHECK(&sequence->pool() == &pool, "sequences of one batch must share a pool");
-    for (int32_t head = 0; head < n_kv_heads; ++head) n_blocks = std::max(n_blocks, sequence->head(args.layer, head).blocks.size());
+    for (int32_t head = 0; head < n_kv_heads; ++head)
+      n_blocks = std::max(n_blocks, sequence->head(args.layer, head).blocks.size());
   }
-  plan.n_segments = plan.shape.window > 0 ? 1 : (static_cast<int64_t>(n_blocks) + kSegmentBlocks - 1) / kSegmentBlocks;
-  const int64_t n_partial = n_kv_heads * plan.n_tiles * plan.n_segments * plan.tile_rows * (plan.shape.value_width + 1);
-  plan.splits_segments = plan.n_segments > 1 && ctx.pool->n_threads() > 1 && n_kv_heads * plan.n_tiles < n_tasks_wanted &&
-                         n_partial <= kMaxPartialFloats;
+  plan.n_segments =
+      plan.shape.window > 0 ? 1 : (static_cast<int64_t>(n_blocks) + kSegmentBlocks - 1) / kSegmentBlocks;
+  const int64_t n_partial =
+      n_kv_heads * plan.n_tiles * plan.n_segments * plan.tile_rows * (plan.shape.value_width + 1);
+  plan.splits_segments = plan.n_segments > 1 && ctx.pool->n_threads() > 1 &&
+                         n_kv_heads * plan.n_tiles < n_tasks_wanted && n_partial <= kMaxPartialFloats;
   return plan;
 }
 
@@ -293,13 +317,16 @@ void attend_split(OpContext& ctx, const AttendArgs& args, const Plan& plan) {
   const int64_t partial_floats = plan.tile_rows * (width + 1);
   const int64_t n_tile_tasks = plan.shape.n_heads * plan.n_tiles;
   float* partial = ctx.partial.grow(static_cast<size_t>(n_tile_tasks * plan.n_segments * partial_floats));
-  const auto scratch_of = [&](int worker) { return cut_scratch(plan, ctx.worker_scratch[static_cast<size_t>(worker)].data()); };
+  const auto scratch_of = [&](int worker) {
+    return cut_scratch(plan, ctx.worker_scratch[static_cast<size_t>(worker)].data());
+  };
   ctx.pool->run(n_tile_tasks * plan.n_segments, [&](int64_t task, int worker) {
     const int64_t tile_task = task / plan.n_segments;
     Tile tile(ctx, args, plan, tile_task / plan.n_tiles, tile_task % plan.n_tiles, scratch_of(worker));
     float* out = partial + task * partial_floats;
     tile.gather_queries();
-    tile.run_segment(task % plan.n_segments, ctx.worker_blocks[static_cast<size_t>(worker)], out, out + plan.tile_rows * width);
+    tile.run_segment(task % plan.n_segments, ctx.worker_blocks[static_cast<size_t>(worker)], out,
+                     out + plan.tile_rows * width);
   });
   ctx.pool->run(n_tile_tasks, [&](int64_t task, int worker) {
     Tile tile(ctx, args, plan, task / plan.n_tiles, task % plan.n_tiles, scratch_of(worker));
@@ -319,7 +346,8 @@ void attend_in_order(OpContext& ctx, const AttendArgs& args, const Plan& plan) {
     tile.gather_queries();
     tile.begin_merge();
     for (int64_t segment = 0; segment < plan.n_segments; ++segment) {
-      if (tile.run_segment(segment, ctx.worker_blocks[static_cast<size_t>(worker)], scratch.segment_out, scratch.segment_lse))
+      if (tile.run_segment(segment, ctx.worker_blocks[static_cast<size_t>(worker)], scratch.segment_out,
+                           scratch.segment_lse))
         tile.merge(scratch.segment_out, scratch.segment_lse);
     }
     tile.write_result();
@@ -337,7 +365,8 @@ void attend(OpContext& ctx, const AttendArgs& args) {
   const size_t n_workers = static_cast<size_t>(ctx.pool->n_threads());
   if (ctx.worker_scratch.size() < n_workers) ctx.worker_scratch.resize(n_workers);
   if (ctx.worker_blocks.size() < n_workers) ctx.worker_blocks.resize(n_workers);
-  for (size_t worker = 0; worker < n_workers; ++worker) ctx.worker_scratch[worker].grow(static_cast<size_t>(scratch_floats(plan)));
+  for (size_t worker = 0; worker < n_workers; ++worker)
+    ctx.worker_scratch[worker].grow(static_cast<size_t>(scratch_floats(plan)));
   if (plan.splits_segments)
     attend_split(ctx, args, plan);
   else

@@ -17,7 +17,9 @@
 
 namespace sh::kv::testing {
 
-inline const kernels::KernelSet& best_kernels() { return *kernels::choose_kernels("").value(); }
+inline const kernels::KernelSet& best_kernels() {
+  return *kernels::choose_kernels("").value();
+}
 
 inline std::unique_ptr<BlockPool> make_pool(const KvLayout& layout, int64_t budget_bytes) {
   auto pool = BlockPool::create(layout, budget_bytes);
@@ -37,7 +39,8 @@ inline Mat<float> random_matrix(Rng& rng, int64_t rows, int64_t cols) {
   return m;
 }
 
-/// Keeps blocks of all arenas allocated and lets go of some at random, so that what others allocate meanwhile lies scattered.
+/// Keeps blocks of all arenas allocated and lets go of some at random, so that what others allocate meanwhile lies
+/// scattered.
 class Scatter {
  public:
   Scatter(BlockPool& pool, int64_t n_blocks, uint64_t seed) : pool_(pool), rng_(seed) {
@@ -84,10 +87,10 @@ inline void extend(SequenceCache& cache, Rng& rng, int64_t n_tokens) {
   cache.commit(n_tokens);
 }
 
-/// A random part of the rows before `end` with random biases (some -inf), a different part in every head; rows from `end` on as they
-/// are. `emptied` heads lose all rows before `end`.
-inline std::vector<std::vector<HeadRows>> random_compaction(const SequenceCache& cache, Rng& rng, Pos end, double keep,
-                                                            double emptied) {
+/// A random part of the rows before `end` with random biases (some -inf), a different part in every head; rows
+/// from `end` on as they are. `emptied` heads lose all rows before `end`.
+inline std::vector<std::vector<HeadRows>> random_compaction(const SequenceCache& cache, Rng& rng, Pos end,
+                                                            double keep, double emptied) {
   std::vector<std::vector<HeadRows>> result;
   const KvLayout& layout = cache.pool().layout();
   for (size_t layer = 0; layer < layout.layers.size(); ++layer) {
@@ -107,7 +110,8 @@ inline std::vector<std::vector<HeadRows>> random_compaction(const SequenceCache&
                            all.values.begin() + static_cast<std::ptrdiff_t>((row + 1) * value_bytes));
         kept.pos.push_back(all.pos[row]);
         const bool hidden = rng.next_unit() < 0.05;
-        const float bias = hidden ? -std::numeric_limits<float>::infinity() : static_cast<float>(rng.next_normal());
+        const float bias =
+            hidden ? -std::numeric_limits<float>::infinity() : static_cast<float>(rng.next_normal());
         kept.bias.push_back(is_old ? bias : all.bias[row]);
       }
       result.back().push_back(std::move(kept));
@@ -130,26 +134,28 @@ struct Snapshot {
   bool operator==(const Snapshot& other) const {
     return std::equal(heads.begin(), heads.end(), other.heads.begin(), other.heads.end(),
                       [](const HeadRows& a, const HeadRows& b) { return testing::operator==(a, b); }) &&
-           next_pos == other.next_pos && compacted_end == other.compacted_end && n_compactions == other.n_compactions &&
-           dropped_end == other.dropped_end && blocks == other.blocks;
+           next_pos == other.next_pos && compacted_end == other.compacted_end &&
+           n_compactions == other.n_compactions && dropped_end == other.dropped_end && blocks == other.blocks;
   }
 };
 
 inline Snapshot snapshot(const SequenceCache& cache) {
-  Snapshot result{{}, cache.next_pos(), cache.compacted_end(), cache.n_compactions(), cache.identity().dropped_end, {}};
+  Snapshot result{{}, cache.next_pos(), cache.compacted_end(), cache.n_compactions(), cache.identity().dropped_end,
+                  {}};
   const KvLayout& layout = cache.pool().layout();
   for (size_t layer = 0; layer < layout.layers.size(); ++layer) {
     for (int32_t head = 0; head < layout.layers[layer].n_heads; ++head) {
       result.heads.push_back(cache.copy_head(static_cast<int32_t>(layer), head));
-      for (const BlockEntry& entry : cache.head(static_cast<int32_t>(layer), head).blocks) result.blocks.push_back(entry.block);
+      for (const BlockEntry& entry : cache.head(static_cast<int32_t>(layer), head).blocks)
+        result.blocks.push_back(entry.block);
     }
   }
   return result;
 }
 
 inline bool operator==(const PoolStats& a, const PoolStats& b) {
-  return a.n_blocks_used == b.n_blocks_used && a.n_blocks_shared == b.n_blocks_shared && a.bytes_used == b.bytes_used &&
-         a.n_copies_on_write == b.n_copies_on_write;
+  return a.n_blocks_used == b.n_blocks_used && a.n_blocks_shared == b.n_blocks_shared &&
+         a.bytes_used == b.bytes_used && a.n_copies_on_write == b.n_copies_on_write;
 }
 
 }  // namespace sh::kv::testing

@@ -16,7 +16,9 @@ using testing::make_pool;
 constexpr int64_t kMiB = 1 << 20;
 
 KvLayout one_layer(int32_t width, DType dtype) {
-  return KvLayout{.layers = {{.n_heads = 2, .key_width = width, .value_width = width, .window = 0}}, .key_type = dtype, .value_type = dtype};
+  return KvLayout{.layers = {{.n_heads = 2, .key_width = width, .value_width = width, .window = 0}},
+                  .key_type = dtype,
+                  .value_type = dtype};
 }
 
 int64_t resident_bytes() {
@@ -48,7 +50,8 @@ void fill(BlockPool& pool, BlockId block, int value) {
 
 bool is_filled(BlockPool& pool, BlockId block, int value) {
   const std::byte* data = pool.keys(block);
-  return std::all_of(data, data + pool.block_bytes(block.arena), [&](std::byte b) { return b == static_cast<std::byte>(value); });
+  return std::all_of(data, data + pool.block_bytes(block.arena),
+                     [&](std::byte b) { return b == static_cast<std::byte>(value); });
 }
 
 TEST(BlockPool, CreationCommitsNothing) {
@@ -62,7 +65,8 @@ TEST(BlockPool, CreationCommitsNothing) {
 
 // Blocks of q8_0 (2176 bytes) share pages with their neighbours, blocks of f32 x 128 (16 KiB) span several.
 TEST(BlockPool, MemoryGoesBackToTheSystem) {
-  const std::pair<int32_t, DType> shapes[] = {{32, DType::q4_0}, {64, DType::q8_0}, {64, DType::f16}, {96, DType::f16}, {128, DType::f32}};
+  const std::pair<int32_t, DType> shapes[] = {
+      {32, DType::q4_0}, {64, DType::q8_0}, {64, DType::f16}, {96, DType::f16}, {128, DType::f32}};
   for (const auto& [width, dtype] : shapes) {
     SCOPED_TRACE(tensor_format(dtype).name);
     const auto pool = make_pool(one_layer(width, dtype), 96 * kMiB);
@@ -71,7 +75,8 @@ TEST(BlockPool, MemoryGoesBackToTheSystem) {
     for (const BlockId block : blocks) fill(*pool, block, 1);
     const int64_t full = resident_bytes();
     EXPECT_GT(full - before, 63 * kMiB);
-    // The first half one by one in random order, the rest in one go. Slack of 3 MiB: the pool's free lists and page counters.
+    // The first half one by one in random order, the rest in one go. Slack of 3 MiB: the pool's free lists and
+    // page counters.
     Rng rng(7);
     for (size_t n = blocks.size() / 2; n > 0; --n) {
       std::swap(blocks[rng.next_below(n)], blocks[n - 1]);
@@ -93,7 +98,8 @@ TEST(BlockPool, NeighboursOnAPageKeepTheirContent) {
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (i % 3 != 0) pool->release(blocks[i]);
   }
-  for (size_t i = 0; i < blocks.size(); i += 3) EXPECT_TRUE(is_filled(*pool, blocks[i], static_cast<int>(i % 251))) << i;
+  for (size_t i = 0; i < blocks.size(); i += 3)
+    EXPECT_TRUE(is_filled(*pool, blocks[i], static_cast<int>(i % 251))) << i;
 }
 
 TEST(BlockPool, TakesTheLowestFreeSlot) {
@@ -228,11 +234,16 @@ TEST(BlockPool, RefusesAbsurdBudgets) {
 
 // Mixing a position with a row must not compile.
 template <typename A, typename B>
-concept Comparable = requires(A a, B b) { a < b; };
+concept Comparable = requires(A a, B b) {
+  a < b;
+};
 template <typename A, typename B>
-concept Subtractable = requires(A a, B b) { a - b; };
+concept Subtractable = requires(A a, B b) {
+  a - b;
+};
 static_assert(!std::is_convertible_v<Pos, Row> && !std::is_convertible_v<Row, Pos>);
-static_assert(!std::is_convertible_v<int, Pos> && !std::is_convertible_v<int, Row> && !std::is_convertible_v<Pos, int>);
+static_assert(!std::is_convertible_v<int, Pos> && !std::is_convertible_v<int, Row> &&
+              !std::is_convertible_v<Pos, int>);
 static_assert(!std::is_constructible_v<Pos, Row> && !std::is_constructible_v<Row, Pos>);
 static_assert(!std::is_assignable_v<Pos&, Row> && !std::is_assignable_v<Row&, Pos>);
 static_assert(Comparable<Pos, Pos> && !Comparable<Pos, Row> && !Comparable<Pos, int>);
