@@ -75,6 +75,18 @@ TEST(GoldenCache, Q8CacheLiesAtTheIdealOfRoundedRows) {
   }
 }
 
+TEST(Scribe, LoadsAndDescribesItself) {
+  const gguf::File file = gguf::File::open(std::string(SH_SOURCE_DIR) + "/models/scribe.gguf").value();
+  const Runner runner(file);
+  const ModelInfo& info = runner.model->info();
+  EXPECT_EQ(info.name, "scribe");
+  EXPECT_EQ(info.file_type, "F16");
+  EXPECT_EQ(info.n_layer, 5);
+  EXPECT_EQ(info.n_vocab, 2048);
+  EXPECT_EQ(info.n_ctx_train, 8192);
+  EXPECT_EQ(info.n_params, 3477248);  // models/scribe.md: 3.48 million
+}
+
 class QuantisedGolden : public testing::TestWithParam<const char*> {};
 
 TEST_P(QuantisedGolden, LogitsLieNearThoseOfDequantisedWeights) {
