@@ -38,7 +38,9 @@ Error missing(const std::string& key) {
 
 }  // namespace
 
-std::string Hyperparams::key(std::string_view name) const { return fmt::format("{}.{}", arch_, name); }
+std::string Hyperparams::key(std::string_view name) const {
+  return fmt::format("{}.{}", arch_, name);
+}
 
 Result<std::optional<int64_t>> Hyperparams::find_int(std::string_view name, int64_t low, int64_t high) {
   const std::string full = key(name);
@@ -86,8 +88,8 @@ Result<std::optional<std::string>> Hyperparams::find_string(std::string_view nam
   return file_.find_string(full);
 }
 
-Result<std::optional<std::vector<int32_t>>> Hyperparams::find_per_layer(std::string_view name, int32_t n_layer, int64_t low,
-                                                                        int64_t high) {
+Result<std::optional<std::vector<int32_t>>> Hyperparams::find_per_layer(std::string_view name, int32_t n_layer,
+                                                                        int64_t low, int64_t high) {
   const std::string full = key(name);
   const auto entry = file_.metadata().find(full);
   if (entry == file_.metadata().end() || !std::holds_alternative<gguf::Array>(entry->second)) {
@@ -100,18 +102,21 @@ Result<std::optional<std::vector<int32_t>>> Hyperparams::find_per_layer(std::str
   SH_ASSIGN(std::optional<std::vector<int64_t>> found, file_.find_int_array(full));
   const std::vector<int64_t> items = std::move(found).value_or(std::vector<int64_t>{});
   if (static_cast<int64_t>(items.size()) != n_layer)
-    return Error{ErrorKind::corrupt, fmt::format("key {}: expected one value a layer ({}), got {}", full, n_layer, items.size())};
+    return Error{ErrorKind::corrupt,
+                 fmt::format("key {}: expected one value a layer ({}), got {}", full, n_layer, items.size())};
   std::vector<int32_t> values;
   for (size_t layer = 0; layer < items.size(); ++layer) {
     const int64_t value = items[layer];
     if (value < low || value > high)
-      return Error{ErrorKind::corrupt, fmt::format("key {}[{}]: expected {} to {}, got {}", full, layer, low, high, value)};
+      return Error{ErrorKind::corrupt,
+                   fmt::format("key {}[{}]: expected {} to {}, got {}", full, layer, low, high, value)};
     values.push_back(static_cast<int32_t>(value));
   }
   return std::optional(std::move(values));
 }
 
-Result<std::vector<int32_t>> Hyperparams::require_per_layer(std::string_view name, int32_t n_layer, int64_t low, int64_t high) {
+Result<std::vector<int32_t>> Hyperparams::require_per_layer(std::string_view name, int32_t n_layer, int64_t low,
+                                                            int64_t high) {
   SH_ASSIGN(std::optional<std::vector<int32_t>> values, find_per_layer(name, n_layer, low, high));
   if (!values) return missing(key(name));
   return *std::move(values);
@@ -126,16 +131,21 @@ Result<void> Hyperparams::finish() const {
     unread += fmt::format("{}{} = {}", unread.empty() ? "" : ", ", entry->first, show(entry->second));
   }
   if (unread.empty()) return {};
-  return Error{ErrorKind::unsupported,
-               fmt::format("architecture {}: the file sets {}, which is not supported; running it without would give wrong answers",
-                           arch_, unread)};
+  return Error{
+      ErrorKind::unsupported,
+      fmt::format(
+          "architecture {}: the file sets {}, which is not supported; running it without would give wrong answers",
+          arch_, unread)};
 }
 
-float DecoderConfig::attention_scale() const { return 1.0f / std::sqrt(static_cast<float>(key_width)); }
+float DecoderConfig::attention_scale() const {
+  return 1.0f / std::sqrt(static_cast<float>(key_width));
+}
 
 std::vector<kv::LayerLayout> DecoderConfig::kv_layers() const {
   std::vector<kv::LayerLayout> layers;
-  for (const int32_t n : n_kv_heads) layers.push_back({.n_heads = n, .key_width = key_width, .value_width = value_width});
+  for (const int32_t n : n_kv_heads)
+    layers.push_back({.n_heads = n, .key_width = key_width, .value_width = value_width});
   return layers;
 }
 
@@ -150,26 +160,31 @@ Result<int32_t> read_vocab_size(Hyperparams& hyper) {
   const size_t n = array == nullptr ? 0 : std::visit([](const auto& items) { return items.size(); }, array->items);
   if (n == 0 || n > static_cast<size_t>(kMaxVocab))
     return Error{ErrorKind::corrupt,
-                 fmt::format("key tokenizer.ggml.tokens: expected an array of 1 to {} strings, got {}", kMaxVocab, show(tokens->second))};
+                 fmt::format("key tokenizer.ggml.tokens: expected an array of 1 to {} strings, got {}", kMaxVocab,
+                             show(tokens->second))};
   return static_cast<int32_t>(n);
 }
 
-Result<ops::RopeConfig> read_rope_config(Hyperparams& hyper, ops::RopeConfig::Pairs pairs, int32_t key_width, int32_t n_ctx_train) {
+Result<ops::RopeConfig> read_rope_config(Hyperparams& hyper, ops::RopeConfig::Pairs pairs, int32_t key_width,
+                                         int32_t n_ctx_train) {
   ops::RopeConfig rope;
   rope.pairs = pairs;
   SH_ASSIGN(const int64_t n_dims, hyper.int_or("rope.dimension_count", key_width, 2, key_width));
   if (n_dims % 2 != 0)
-    return Error{ErrorKind::corrupt, fmt::format("key {}: expected an even number, got {}", hyper.key("rope.dimension_count"), n_dims)};
+    return Error{ErrorKind::corrupt, fmt::format("key {}: expected an even number, got {}",
+                                                 hyper.key("rope.dimension_count"), n_dims)};
   rope.n_dims = static_cast<int32_t>(n_dims);
   SH_ASSIGN(const double base, hyper.float_or("rope.freq_base", 10000.0, 1.001, 1e18));
   rope.base = static_cast<float>(base);
 
-  // Files older than rope.scaling.* carry the factor of linear scaling alone. A file that gives a factor but no type means linear.
+  // Files older than rope.scaling.* carry the factor of linear scaling alone. A file that gives a factor but no
+  // type means linear.
   SH_ASSIGN(const double old_factor, hyper.float_or("rope.scale_linear", 1.0, 0.0, 1e6));
   SH_ASSIGN(const double given_factor, hyper.float_or("rope.scaling.factor", old_factor, 0.0, 1e6));
   const double factor = given_factor == 0.0 ? 1.0 : given_factor;  // 0 is written for "no scaling"
   SH_ASSIGN(const std::optional<std::string> given_type, hyper.find_string("rope.scaling.type"));
-  SH_ASSIGN(const int64_t original, hyper.int_or("rope.scaling.original_context_length", n_ctx_train, 1, std::numeric_limits<int32_t>::max()));
+  SH_ASSIGN(const int64_t original, hyper.int_or("rope.scaling.original_context_length", n_ctx_train, 1,
+                                                 std::numeric_limits<int32_t>::max()));
   SH_ASSIGN(const double attention_factor, hyper.float_or("rope.scaling.attn_factor", 1.0, 1e-6, 1e6));
   SH_ASSIGN(const double ext_factor, hyper.float_or("rope.scaling.yarn_ext_factor", 1.0, 0.0, 1.0));
   SH_ASSIGN(const double beta_fast, hyper.float_or("rope.scaling.yarn_beta_fast", 32.0, 1e-6, 1e6));
@@ -184,14 +199,15 @@ Result<ops::RopeConfig> read_rope_config(Hyperparams& hyper, ops::RopeConfig::Pa
     return rope;
   }
   if (type != "yarn")
-    return Error{ErrorKind::unsupported,
-                 fmt::format("key {}: expected none, linear or yarn, got \"{}\"", hyper.key("rope.scaling.type"), type)};
+    return Error{ErrorKind::unsupported, fmt::format("key {}: expected none, linear or yarn, got \"{}\"",
+                                                     hyper.key("rope.scaling.type"), type)};
   rope.yarn_factor = static_cast<float>(factor);
   rope.yarn_original_context = static_cast<int32_t>(original);
   rope.yarn_beta_fast = static_cast<float>(beta_fast);
   rope.yarn_beta_slow = static_cast<float>(beta_slow);
   rope.yarn_ext_factor = static_cast<float>(ext_factor);
-  if (ext_factor != 0.0 && factor > 1.0) rope.attention_factor = static_cast<float>(attention_factor * (1.0 + 0.1 * std::log(factor)));
+  if (ext_factor != 0.0 && factor > 1.0)
+    rope.attention_factor = static_cast<float>(attention_factor * (1.0 + 0.1 * std::log(factor)));
   return rope;
 }
 
@@ -211,15 +227,16 @@ Result<DecoderConfig> read_decoder_config(Hyperparams& hyper, ops::RopeConfig::P
   SH_ASSIGN(c.n_ff, hyper.require_per_layer("feed_forward_length", c.n_layer, 1, kMaxFf));
   for (size_t layer = 0; layer < c.n_heads.size(); ++layer)
     if (c.n_heads[layer] % c.n_kv_heads[layer] != 0)
-      return Error{ErrorKind::corrupt, fmt::format("layer {}: {} query heads do not divide into groups of {} key/value heads", layer,
-                                                   c.n_heads[layer], c.n_kv_heads[layer])};
+      return Error{ErrorKind::corrupt,
+                   fmt::format("layer {}: {} query heads do not divide into groups of {} key/value heads", layer,
+                               c.n_heads[layer], c.n_kv_heads[layer])};
 
   SH_ASSIGN(const std::optional<int64_t> key_width, hyper.find_int("attention.key_length", 2, kMaxHeadWidth));
   SH_ASSIGN(const std::optional<int64_t> value_width, hyper.find_int("attention.value_length", 1, kMaxHeadWidth));
   const int64_t share = c.n_embd / c.n_heads[0];
   if ((!key_width || !value_width) && (c.n_embd % c.n_heads[0] != 0 || share < 2 || share > kMaxHeadWidth))
-    return Error{ErrorKind::corrupt, fmt::format("width {} does not divide into {} heads and the file gives no {}", c.n_embd, c.n_heads[0],
-                                                 hyper.key("attention.key_length"))};
+    return Error{ErrorKind::corrupt, fmt::format("width {} does not divide into {} heads and the file gives no {}",
+                                                 c.n_embd, c.n_heads[0], hyper.key("attention.key_length"))};
   c.key_width = static_cast<int32_t>(key_width.value_or(share));
   c.value_width = static_cast<int32_t>(value_width.value_or(share));
   SH_ASSIGN(const double eps, hyper.require_float("attention.layer_norm_rms_epsilon", 0.0, 1.0));

@@ -14,10 +14,26 @@ namespace {
 /// Source:  GGUF specification, general.file_type (ids), and the quantisation names in use with it.
 const std::map<int64_t, const char*>& file_type_names() {
   static const std::map<int64_t, const char*> names = {
-      {0, "F32"},           {1, "F16"},           {2, "Q4_0"},          {3, "Q4_1"},           {7, "Q8_0"},
-      {8, "Q5_0"},          {9, "Q5_1"},          {10, "Q2_K - Medium"}, {11, "Q3_K - Small"},  {12, "Q3_K - Medium"},
-      {13, "Q3_K - Large"}, {14, "Q4_K - Small"}, {15, "Q4_K - Medium"}, {16, "Q5_K - Small"},  {17, "Q5_K - Medium"},
-      {18, "Q6_K"},         {21, "Q2_K - Small"}, {25, "IQ4_NL"},        {30, "IQ4_XS"},        {32, "BF16"},
+      {0, "F32"},
+      {1, "F16"},
+      {2, "Q4_0"},
+      {3, "Q4_1"},
+      {7, "Q8_0"},
+      {8, "Q5_0"},
+      {9, "Q5_1"},
+      {10, "Q2_K - Medium"},
+      {11, "Q3_K - Small"},
+      {12, "Q3_K - Medium"},
+      {13, "Q3_K - Large"},
+      {14, "Q4_K - Small"},
+      {15, "Q4_K - Medium"},
+      {16, "Q5_K - Small"},
+      {17, "Q5_K - Medium"},
+      {18, "Q6_K"},
+      {21, "Q2_K - Small"},
+      {25, "IQ4_NL"},
+      {30, "IQ4_XS"},
+      {32, "BF16"},
       {38, "MXFP4 MoE"},
   };
   return names;
@@ -32,9 +48,11 @@ std::string upper(std::string text) {
 /// The format that holds the most bytes.
 std::string commonest_format(const gguf::File& file) {
   std::map<DType, int64_t> bytes;
-  for (const gguf::TensorInfo& tensor : file.tensors()) bytes[tensor.dtype] += static_cast<int64_t>(tensor.data.size());
+  for (const gguf::TensorInfo& tensor : file.tensors())
+    bytes[tensor.dtype] += static_cast<int64_t>(tensor.data.size());
   if (bytes.empty()) return "";
-  const auto most = std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto most = std::max_element(bytes.begin(), bytes.end(),
+                                     [](const auto& a, const auto& b) { return a.second < b.second; });
   return upper(tensor_format(most->first).name);
 }
 
@@ -43,7 +61,8 @@ std::string commonest_format(const gguf::File& file) {
 ModelInfo describe_model(const gguf::File& file, const DecoderConfig& config) {
   ModelInfo info;
   // Informational: a value of another type counts as absent.
-  const Result<std::optional<std::string>> arch = file.find_string("general.architecture"), name = file.find_string("general.name");
+  const Result<std::optional<std::string>> arch = file.find_string("general.architecture"),
+                                           name = file.find_string("general.name");
   const Result<std::optional<int64_t>> file_type = file.find_int("general.file_type");
   if (arch.ok()) info.arch = arch->value_or("");
   if (name.ok()) info.name = name->value_or("");

@@ -9,7 +9,9 @@ namespace sh::models {
 
 namespace {
 
-int32_t largest(const std::vector<int32_t>& values) { return *std::max_element(values.begin(), values.end()); }
+int32_t largest(const std::vector<int32_t>& values) {
+  return *std::max_element(values.begin(), values.end());
+}
 
 /// Calls fn(first, n) for every run of neighbouring tokens of one sequence.
 template <typename Fn>
@@ -23,7 +25,9 @@ void for_sequences(const Batch& batch, Fn&& fn) {
 
 }  // namespace
 
-std::string block_name(int32_t layer, const char* name) { return fmt::format("blk.{}.{}", layer, name); }
+std::string block_name(int32_t layer, const char* name) {
+  return fmt::format("blk.{}.{}", layer, name);
+}
 
 Workspace::Workspace(const DecoderConfig& config, int64_t n_tokens_)
     : n_tokens(n_tokens_), x(n_tokens_, config.n_embd), h(n_tokens_, config.n_embd) {
@@ -62,7 +66,8 @@ Result<AttentionWeights> bind_attention(TensorBinder& binder, const DecoderConfi
 
 Result<void> bind_qkv_biases(TensorBinder& binder, int32_t layer, bool required, AttentionWeights& w) {
   const auto bind = [&](const char* name, int64_t n) {
-    return required ? binder.vector(block_name(layer, name), n) : binder.optional_vector(block_name(layer, name), n);
+    return required ? binder.vector(block_name(layer, name), n)
+                    : binder.optional_vector(block_name(layer, name), n);
   };
   SH_ASSIGN(w.q_bias, bind("attn_q.bias", w.q.n_out));
   SH_ASSIGN(w.k_bias, bind("attn_k.bias", w.k.n_out));
@@ -81,7 +86,8 @@ Result<GatedFfnWeights> bind_gated_ffn(TensorBinder& binder, int32_t layer, int6
   return w;
 }
 
-Result<MoeWeights> bind_moe(TensorBinder& binder, int32_t layer, int64_t n_embd, int64_t n_ff, int64_t n_expert, int64_t n_used) {
+Result<MoeWeights> bind_moe(TensorBinder& binder, int32_t layer, int64_t n_embd, int64_t n_ff, int64_t n_expert,
+                            int64_t n_used) {
   MoeWeights w;
   w.n_used = static_cast<int32_t>(n_used);
   SH_ASSIGN(w.router, binder.matrix(block_name(layer, "ffn_gate_inp.weight"), n_embd, n_expert));
@@ -96,8 +102,9 @@ Result<ops::Weight> bind_output(TensorBinder& binder, const ops::Weight& token_e
   return output ? output : token_embd;
 }
 
-void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, const AttentionWeights& w, float rms_eps,
-                     const ops::RopeConfig& rope, const ops::RopeTable& angles, Workspace& ws, ops::AttentionTap* tap) {
+void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, const AttentionWeights& w,
+                     float rms_eps, const ops::RopeConfig& rope, const ops::RopeTable& angles, Workspace& ws,
+                     ops::AttentionTap* tap) {
   const MatView<float> q = ws.rows(ws.q, w.q.n_out), k = ws.rows(ws.k, w.k.n_out), v = ws.rows(ws.v, w.v.n_out);
   const ops::LinearOut projections[] = {
       {&w.q, q, data_or_null(w.q_bias)}, {&w.k, k, data_or_null(w.k_bias)}, {&w.v, v, data_or_null(w.v_bias)}};
@@ -129,7 +136,8 @@ void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, con
 
 void gated_ffn(ops::OpContext& ctx, const GatedFfnWeights& w, Workspace& ws) {
   const MatView<float> gate = ws.rows(ws.gate, w.gate.n_out), up = ws.rows(ws.up, w.up.n_out);
-  const ops::LinearOut projections[] = {{&w.gate, gate, data_or_null(w.gate_bias)}, {&w.up, up, data_or_null(w.up_bias)}};
+  const ops::LinearOut projections[] = {{&w.gate, gate, data_or_null(w.gate_bias)},
+                                        {&w.up, up, data_or_null(w.up_bias)}};
   ops::linear_many(ctx, ws.h.view(), projections);
   ops::swiglu(ctx, gate, up, gate);
   ops::linear(ctx, w.down, gate, ws.h.view(), data_or_null(w.down_bias));

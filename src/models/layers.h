@@ -50,7 +50,8 @@ struct MoeWeights {
   int32_t n_used = 0;
   bool renormalise = true;
 };
-Result<MoeWeights> bind_moe(TensorBinder& binder, int32_t layer, int64_t n_embd, int64_t n_ff, int64_t n_expert, int64_t n_used);
+Result<MoeWeights> bind_moe(TensorBinder& binder, int32_t layer, int64_t n_embd, int64_t n_ff, int64_t n_expert,
+                            int64_t n_used);
 
 /// output.weight, or the embedding table where the file has none (tied).
 Result<ops::Weight> bind_output(TensorBinder& binder, const ops::Weight& token_embd);
@@ -60,10 +61,11 @@ std::string block_name(int32_t layer, const char* name);
 
 // Steps of a forward pass. h is read and overwritten where a step maps the block's input to its output.
 
-/// h -> q, k, v with biases and head norms, rotated. Keys and values go into the caches, then attention runs over them:
-/// h = W_o attend(q) + bias. The tap sees queries and attention outputs of the layers it wants.
-void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, const AttentionWeights& w, float rms_eps,
-                     const ops::RopeConfig& rope, const ops::RopeTable& angles, Workspace& ws, ops::AttentionTap* tap);
+/// h -> q, k, v with biases and head norms, rotated. Keys and values go into the caches, then attention runs over
+/// them: h = W_o attend(q) + bias. The tap sees queries and attention outputs of the layers it wants.
+void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, const AttentionWeights& w,
+                     float rms_eps, const ops::RopeConfig& rope, const ops::RopeTable& angles, Workspace& ws,
+                     ops::AttentionTap* tap);
 void gated_ffn(ops::OpContext& ctx, const GatedFfnWeights& w, Workspace& ws);
 void moe_ffn(ops::OpContext& ctx, const MoeWeights& w, Workspace& ws);
 /// Output norm and head for the rows whose logits are wanted.

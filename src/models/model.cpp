@@ -32,7 +32,8 @@ Result<std::unique_ptr<Model>> load_model(const gguf::File& file) {
     known += fmt::format("{}{}", known.empty() ? "" : ", ", def->gguf_name);
   }
   return Error{ErrorKind::unsupported,
-               fmt::format("{}: key general.architecture: \"{}\" is not supported; known: {}", file.path(), arch.substr(0, 64), known)};
+               fmt::format("{}: key general.architecture: \"{}\" is not supported; known: {}", file.path(),
+                           arch.substr(0, 64), known)};
 }
 
 namespace {
@@ -48,27 +49,34 @@ std::vector<Part> parts_of(const Batch& batch) {
   for (size_t t = 0; t < batch.sequences.size(); ++t) {
     const bool is_new = parts.empty() || parts.back().sequence != batch.sequences[t];
     if (is_new) parts.push_back({batch.sequences[t], 0});
-    SH_CHECK(batch.pos[t] == parts.back().sequence->next_pos() + parts.back().n_tokens, "batch: positions continue their sequence");
+    SH_CHECK(batch.pos[t] == parts.back().sequence->next_pos() + parts.back().n_tokens,
+             "batch: positions continue their sequence");
     ++parts.back().n_tokens;
   }
   std::vector<const kv::SequenceCache*> seen;
   for (const Part& part : parts) seen.push_back(part.sequence);
   std::sort(seen.begin(), seen.end());
-  SH_CHECK(std::adjacent_find(seen.begin(), seen.end()) == seen.end(), "batch: tokens of one sequence are neighbours");
+  SH_CHECK(std::adjacent_find(seen.begin(), seen.end()) == seen.end(),
+           "batch: tokens of one sequence are neighbours");
   return parts;
 }
 
 }  // namespace
 
-Result<void> run_batch(const Model& model, ops::OpContext& ctx, const Batch& batch, MatView<float> logits, ops::AttentionTap* tap) {
+Result<void> run_batch(const Model& model, ops::OpContext& ctx, const Batch& batch, MatView<float> logits,
+                       ops::AttentionTap* tap) {
   const size_t n = batch.ids.size();
-  SH_CHECK(batch.pos.size() == n && batch.sequences.size() == n, "batch: ids, positions and sequences differ in number");
-  SH_CHECK(logits.rows == static_cast<int64_t>(batch.logit_rows.size()), "batch: one row of logits a wanted token");
+  SH_CHECK(batch.pos.size() == n && batch.sequences.size() == n,
+           "batch: ids, positions and sequences differ in number");
+  SH_CHECK(logits.rows == static_cast<int64_t>(batch.logit_rows.size()),
+           "batch: one row of logits a wanted token");
   SH_CHECK(logits.rows == 0 || logits.cols == model.info().n_vocab, "batch: logits as wide as the vocabulary");
-  for (const int32_t row : batch.logit_rows) SH_CHECK(row >= 0 && row < static_cast<int64_t>(n), "batch: logit row outside the batch");
+  for (const int32_t row : batch.logit_rows)
+    SH_CHECK(row >= 0 && row < static_cast<int64_t>(n), "batch: logit row outside the batch");
   for (const int32_t id : batch.ids)
     if (id < 0 || id >= model.info().n_vocab)
-      return Error{ErrorKind::invalid_argument, fmt::format("token id {} is outside the vocabulary of {}", id, model.info().n_vocab)};
+      return Error{ErrorKind::invalid_argument,
+                   fmt::format("token id {} is outside the vocabulary of {}", id, model.info().n_vocab)};
   if (n == 0) return {};
 
   const std::vector<Part> parts = parts_of(batch);

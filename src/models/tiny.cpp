@@ -13,7 +13,8 @@ namespace sh::models {
 namespace {
 
 /// The printable stand-in of a byte in byte-level BPE vocabularies.
-/// Source:  GPT-2's byte encoder (Radford et al., 2019): printable Latin-1 stands for itself, the rest for U+0100 and on, in order.
+/// Source:  GPT-2's byte encoder (Radford et al., 2019): printable Latin-1 stands for itself, the rest for U+0100
+/// and on, in order.
 std::vector<std::string> byte_pieces() {
   std::vector<std::string> pieces;
   uint32_t n_replaced = 0;
@@ -26,9 +27,15 @@ std::vector<std::string> byte_pieces() {
   return pieces;
 }
 
-gguf::Value integer(int64_t value) { return gguf::Value(value); }
-gguf::Value number(double value) { return gguf::Value(value); }
-gguf::Value text(std::string value) { return gguf::Value(std::move(value)); }
+gguf::Value integer(int64_t value) {
+  return gguf::Value(value);
+}
+gguf::Value number(double value) {
+  return gguf::Value(value);
+}
+gguf::Value text(std::string value) {
+  return gguf::Value(std::move(value));
+}
 
 }  // namespace
 
@@ -58,7 +65,8 @@ void TinyModel::set_vocabulary(const std::string& pre) {
   pieces.push_back("the");
   types.resize(pieces.size(), kNormal);
   const int64_t bos = static_cast<int64_t>(pieces.size());
-  for (const char* special : {"<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"}) pieces.push_back(special);
+  for (const char* special : {"<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"})
+    pieces.push_back(special);
   types.resize(pieces.size(), kControl);
   n_vocab_ = static_cast<int64_t>(pieces.size());
   writer_.set("tokenizer.ggml.model", text("gpt2"));
@@ -70,12 +78,14 @@ void TinyModel::set_vocabulary(const std::string& pre) {
   writer_.set("tokenizer.ggml.eos_token_id", integer(bos + 1));
   writer_.set("tokenizer.ggml.eot_token_id", integer(bos + 5));
   writer_.set("tokenizer.ggml.add_bos_token", gguf::Value(true));
-  writer_.set("tokenizer.chat_template",
-              text("{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
-                   "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"));
+  writer_.set("tokenizer.chat_template", text("{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + "
+                                              "m['content'] + '<|end|>' }}{% endfor %}"
+                                              "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"));
 }
 
-std::span<const std::byte> TinyModel::keep(std::vector<std::byte> bytes) { return data_.emplace_back(std::move(bytes)); }
+std::span<const std::byte> TinyModel::keep(std::vector<std::byte> bytes) {
+  return data_.emplace_back(std::move(bytes));
+}
 
 void TinyModel::matrix(const std::string& name, int64_t n_in, int64_t n_out, double gain, int64_t n_stack) {
   const double deviation = gain / std::sqrt(static_cast<double>(n_in));
@@ -100,7 +110,8 @@ void TinyModel::vector(const std::string& name, int64_t n, double mean, double d
 
 void TinyModel::decoder_tensors() {
   const TinySizes& s = sizes_;
-  // Tied embeddings: deviation 0.4 times the norm of a unit-size row of 64 gives logits of deviation 3, far from uniform.
+  // Tied embeddings: deviation 0.4 times the norm of a unit-size row of 64 gives logits of deviation 3, far from
+  // uniform.
   matrix("token_embd.weight", s.n_embd, n_vocab_, 3.0);
   vector("output_norm.weight", s.n_embd, 1.0, 0.1);
   for (int32_t layer = 0; layer < s.n_layer; ++layer) {

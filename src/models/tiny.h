@@ -13,7 +13,8 @@
 
 namespace sh::models {
 
-/// Sizes of a toy: heads of 32, so that every cache encoding fits; more query than key/value heads; no two widths alike.
+/// Sizes of a toy: heads of 32, so that every cache encoding fits; more query than key/value heads; no two widths
+/// alike.
 struct TinySizes {
   int32_t n_layer = 3, n_embd = 64, n_heads = 4, n_kv_heads = 2, head_width = 32, n_ff = 96, n_ctx = 4096;
 };
@@ -32,7 +33,8 @@ class TinyModel {
   void matrix(const std::string& name, int64_t n_in, int64_t n_out, double gain = 1.0, int64_t n_stack = 1);
   /// f32, elements of deviation `deviation` around `mean`.
   void vector(const std::string& name, int64_t n, double mean, double deviation);
-  /// token_embd, output_norm, and for every layer the norms, attention and gated ffn that all decoders have. No output.weight: tied.
+  /// token_embd, output_norm, and for every layer the norms, attention and gated ffn that all decoders have. No
+  /// output.weight: tied.
   void decoder_tensors();
   std::vector<std::byte> to_bytes() const { return writer_.to_bytes(); }
 

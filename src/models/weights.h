@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Binding of tensors: each is claimed by name with the shape that the hyperparameters imply, and every tensor of the file is claimed.
+// Binding of tensors: each is claimed by name with the shape that the hyperparameters imply, and every tensor of
+// the file is claimed.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,9 @@ namespace sh::models {
 /// A norm weight, bias or table of divisors, copied to f32; empty when the file has none.
 using Vector = std::vector<float>;
 /// What an operation takes for it: null when empty.
-inline const float* data_or_null(const Vector& v) { return v.empty() ? nullptr : v.data(); }
+inline const float* data_or_null(const Vector& v) {
+  return v.empty() ? nullptr : v.data();
+}
 
 /// Claims tensors one by one.
 /// Errors: corrupt, naming the tensor, the shape that was wanted and what the file has.

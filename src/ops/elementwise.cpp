@@ -20,7 +20,8 @@ void embed(OpContext& ctx, const Weight& table, std::span<const int32_t> ids, Ma
 
 void rms_norm(OpContext& ctx, MatView<const float> x, const float* weight, float eps, MatView<float> y) {
   SH_CHECK(x.rows == y.rows && x.cols == y.cols, "rms_norm: shapes do not fit");
-  for_rows(ctx, x.rows, x.cols, [&](int64_t t) { ctx.kernels->rms_norm(x.row(t), weight, eps, y.row(t), x.cols); });
+  for_rows(ctx, x.rows, x.cols,
+           [&](int64_t t) { ctx.kernels->rms_norm(x.row(t), weight, eps, y.row(t), x.cols); });
 }
 
 void rms_norm_heads(OpContext& ctx, MatView<float> x, int64_t width, const float* weight, float eps) {
@@ -37,7 +38,8 @@ void add(OpContext& ctx, MatView<const float> a, MatView<float> b) {
 }
 
 void swiglu(OpContext& ctx, MatView<const float> gate, MatView<const float> up, MatView<float> y) {
-  SH_CHECK(gate.rows == up.rows && gate.cols == up.cols && y.rows == up.rows && y.cols == up.cols, "swiglu: shapes do not fit");
+  SH_CHECK(gate.rows == up.rows && gate.cols == up.cols && y.rows == up.rows && y.cols == up.cols,
+           "swiglu: shapes do not fit");
   for_rows(ctx, y.rows, y.cols, [&](int64_t t) { ctx.kernels->swiglu(gate.row(t), up.row(t), y.row(t), y.cols); });
 }
 

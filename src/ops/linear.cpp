@@ -5,13 +5,16 @@ namespace sh::ops {
 
 namespace {
 
-/// The rows of x in every form that the weights want; the 8-bit rows live in ctx.activations until the next product.
+/// The rows of x in every form that the weights want; the 8-bit rows live in ctx.activations until the next
+/// product.
 Activations prepare(OpContext& ctx, MatView<const float> x, std::span<const LinearOut> outs) {
   Activations a{.x = x.data, .stride = x.stride};
-  if (std::none_of(outs.begin(), outs.end(), [&](const LinearOut& o) { return wants_q8(ctx, *o.weight); })) return a;
+  if (std::none_of(outs.begin(), outs.end(), [&](const LinearOut& o) { return wants_q8(ctx, *o.weight); }))
+    return a;
   a.q8_row_bytes = ctx.kernels->q8_row_bytes(x.cols);
   std::byte* q8 = ctx.activations.grow(static_cast<size_t>(x.rows * a.q8_row_bytes));
-  ctx.pool->run(x.rows, [&](int64_t t, int) { ctx.kernels->quantize_q8(x.row(t), x.cols, q8 + t * a.q8_row_bytes); });
+  ctx.pool->run(x.rows,
+                [&](int64_t t, int) { ctx.kernels->quantize_q8(x.row(t), x.cols, q8 + t * a.q8_row_bytes); });
   a.q8 = q8;
   return a;
 }
@@ -21,7 +24,8 @@ Activations prepare(OpContext& ctx, MatView<const float> x, std::span<const Line
 void linear_many(OpContext& ctx, MatView<const float> x, std::span<const LinearOut> outs) {
   if (x.rows == 0) return;
   for (const LinearOut& o : outs) {
-    SH_CHECK(o.weight->n_in == x.cols && o.weight->n_out == o.out.cols && o.out.rows == x.rows, "linear: shapes do not fit");
+    SH_CHECK(o.weight->n_in == x.cols && o.weight->n_out == o.out.cols && o.out.rows == x.rows,
+             "linear: shapes do not fit");
     SH_CHECK(o.weight->n_stack == 1, "linear: a stack of matrices goes through moe()");
   }
   const Activations a = prepare(ctx, x, outs);

@@ -19,7 +19,8 @@ struct Grouping {
 
 Grouping group_by_expert(MatView<const int32_t> expert_ids, int64_t n_expert) {
   const int64_t n_pairs = expert_ids.rows * expert_ids.cols;
-  Grouping g{std::vector<int64_t>(static_cast<size_t>(n_expert) + 1), std::vector<int64_t>(static_cast<size_t>(n_pairs)),
+  Grouping g{std::vector<int64_t>(static_cast<size_t>(n_expert) + 1),
+             std::vector<int64_t>(static_cast<size_t>(n_pairs)),
              std::vector<int64_t>(static_cast<size_t>(n_pairs))};
   for (int64_t t = 0; t < expert_ids.rows; ++t)
     for (int64_t slot = 0; slot < expert_ids.cols; ++slot) {
@@ -57,8 +58,8 @@ void multiply_experts(OpContext& ctx, const Grouping& g, const Activations& a, s
     const Task& task = tasks[static_cast<size_t>(index)];
     const int64_t first = g.first[static_cast<size_t>(task.expert)];
     const int64_t n = g.first[static_cast<size_t>(task.expert) + 1] - first;
-    multiply_rows(ctx, *task.out->weight, task.expert, a, first, n, task.row_begin, task.row_end, task.out->out.data,
-                  task.out->out.stride, nullptr);
+    multiply_rows(ctx, *task.out->weight, task.expert, a, first, n, task.row_begin, task.row_end,
+                  task.out->out.data, task.out->out.stride, nullptr);
   });
 }
 
@@ -68,7 +69,8 @@ Activations with_q8(OpContext& ctx, const float* x, int64_t n, int64_t n_in, boo
   if (!needs_q8) return a;
   a.q8_row_bytes = ctx.kernels->q8_row_bytes(n_in);
   std::byte* q8 = ctx.activations.grow(static_cast<size_t>(n * a.q8_row_bytes));
-  for_rows(ctx, n, n_in, [&](int64_t row) { ctx.kernels->quantize_q8(x + row * n_in, n_in, q8 + row * a.q8_row_bytes); });
+  for_rows(ctx, n, n_in,
+           [&](int64_t row) { ctx.kernels->quantize_q8(x + row * n_in, n_in, q8 + row * a.q8_row_bytes); });
   a.q8 = q8;
   return a;
 }
@@ -81,7 +83,8 @@ void moe(OpContext& ctx, const MoeArgs& args) {
   SH_CHECK(gate.n_in == n_embd && up.n_in == n_embd && up.n_out == n_ff, "moe: gate and up do not fit the input");
   SH_CHECK(down.n_in == n_ff && down.n_out == args.y.cols, "moe: down does not fit");
   SH_CHECK(gate.n_stack == up.n_stack && up.n_stack == down.n_stack, "moe: stacks of different heights");
-  SH_CHECK(args.expert_ids.rows == n && args.expert_weights.rows == n && args.expert_weights.cols == n_used && args.y.rows == n,
+  SH_CHECK(args.expert_ids.rows == n && args.expert_weights.rows == n && args.expert_weights.cols == n_used &&
+               args.y.rows == n,
            "moe: routing is of another batch");
   if (n == 0) return;
   const Grouping g = group_by_expert(args.expert_ids, gate.n_stack);
@@ -107,11 +110,13 @@ void moe(OpContext& ctx, const MoeArgs& args) {
     float* y = args.y.row(t);
     std::fill(y, y + args.y.cols, 0.0f);
     for (int64_t slot = 0; slot < n_used; ++slot)
-      ctx.kernels->axpy(args.expert_weights(t, slot), products.row(g.pair_of[static_cast<size_t>(t * n_used + slot)]), y, args.y.cols);
+      ctx.kernels->axpy(args.expert_weights(t, slot),
+                        products.row(g.pair_of[static_cast<size_t>(t * n_used + slot)]), y, args.y.cols);
   });
 }
 
-void route_softmax(MatView<const float> logits, bool renormalise, MatView<int32_t> expert_ids, MatView<float> expert_weights) {
+void route_softmax(MatView<const float> logits, bool renormalise, MatView<int32_t> expert_ids,
+                   MatView<float> expert_weights) {
   const int64_t n_expert = logits.cols, n_used = expert_ids.cols;
   SH_CHECK(n_used >= 1 && n_used <= n_expert, "route_softmax: more experts wanted than there are");
   SH_CHECK(expert_ids.rows == logits.rows && expert_weights.rows == logits.rows && expert_weights.cols == n_used,
@@ -126,7 +131,8 @@ void route_softmax(MatView<const float> logits, bool renormalise, MatView<int32_
 
     std::fill(is_taken.begin(), is_taken.end(), char{0});
     for (int64_t slot = 0; slot < n_used; ++slot) {
-      int64_t best = -1;  // a row of NaN still routes somewhere: the comparison below is false for it, the first free expert stays
+      int64_t best = -1;  // a row of NaN still routes somewhere: the comparison below is false for it, the first
+                          // free expert stays
       for (int64_t e = 0; e < n_expert; ++e)
         if (!is_taken[static_cast<size_t>(e)] && (best < 0 || row[e] > row[best])) best = e;
       is_taken[static_cast<size_t>(best)] = 1;
@@ -134,7 +140,8 @@ void route_softmax(MatView<const float> logits, bool renormalise, MatView<int32_
       sum_used += std::exp(double{row[best]} - largest);
     }
     for (int64_t slot = 0; slot < n_used; ++slot)
-      expert_weights(t, slot) = static_cast<float>(std::exp(double{row[expert_ids(t, slot)]} - largest) / (renormalise ? sum_used : sum));
+      expert_weights(t, slot) = static_cast<float>(std::exp(double{row[expert_ids(t, slot)]} - largest) /
+                                                   (renormalise ? sum_used : sum));
   }
 }
 

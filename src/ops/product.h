@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Inside of the room: activations in the form that a weight format wants, and one tile of W x. linear() and moe() are made of it.
+// Inside of the room: activations in the form that a weight format wants, and one tile of W x. linear() and moe()
+// are made of it.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +10,8 @@
 
 namespace sh::ops {
 
-/// Weight rows of one task. 32 rows of 4096 4-bit weights are 74 KB: with a column tile they stay in a private L2 cache.
+/// Weight rows of one task. 32 rows of 4096 4-bit weights are 74 KB: with a column tile they stay in a private L2
+/// cache.
 inline constexpr int64_t kRowsPerTask = 32;
 /// Tokens multiplied before the next ones: 32 rows of 4096 8-bit activations are 140 KB.
 inline constexpr int64_t kTokensPerTile = 32;
@@ -18,9 +20,9 @@ inline constexpr int64_t kMinTaskProducts = 1 << 15;
 
 /// Input rows of a product: as they are, and rounded to 8 bits if some weight wants that.
 struct Activations {
-  const float* x = nullptr;      // [n, n_in], `stride` floats apart
+  const float* x = nullptr;  // [n, n_in], `stride` floats apart
   int64_t stride = 0;
-  const std::byte* q8 = nullptr; // [n] rows of `q8_row_bytes`
+  const std::byte* q8 = nullptr;  // [n] rows of `q8_row_bytes`
   int64_t q8_row_bytes = 0;
 };
 
@@ -28,15 +30,17 @@ inline bool wants_q8(const OpContext& ctx, const Weight& w) {
   return ctx.kernels->weight_kernel(w.dtype).form == kernels::ActivationForm::q8;
 }
 
-/// Weight rows that one task of a product with n tokens takes. Results do not depend on it: kernels sum over the inner dimension only.
+/// Weight rows that one task of a product with n tokens takes. Results do not depend on it: kernels sum over the
+/// inner dimension only.
 inline int64_t rows_per_task(const Weight& w, int64_t n) {
   const int64_t row_products = std::max<int64_t>(1, w.n_in * n);
   return std::max(kRowsPerTask, (kMinTaskProducts + row_products - 1) / row_products);
 }
 
 /// Rows [row_begin, row_end) of expert `stack_index` times n tokens starting at token `first`, plus the bias.
-inline void multiply_rows(const OpContext& ctx, const Weight& w, int64_t stack_index, const Activations& a, int64_t first,
-                          int64_t n, int64_t row_begin, int64_t row_end, float* out, int64_t out_stride, const float* bias) {
+inline void multiply_rows(const OpContext& ctx, const Weight& w, int64_t stack_index, const Activations& a,
+                          int64_t first, int64_t n, int64_t row_begin, int64_t row_end, float* out,
+                          int64_t out_stride, const float* bias) {
   const kernels::WeightKernel kernel = ctx.kernels->weight_kernel(w.dtype);
   const bool is_q8 = kernel.form == kernels::ActivationForm::q8;
   const int64_t activation_bytes = is_q8 ? a.q8_row_bytes : a.stride * static_cast<int64_t>(sizeof(float));

@@ -16,8 +16,8 @@ double pair_of_turns(const RopeConfig& c, double n_turns) {
   return c.n_dims * std::log(original / (n_turns * 2.0 * std::numbers::pi)) / (2.0 * std::log(double{c.base}));
 }
 
-/// Share of interpolation for every pair: 0 keeps its angle, 1 divides it by the factor; a linear ramp between the pairs that turn
-/// beta_fast and beta_slow times.
+/// Share of interpolation for every pair: 0 keeps its angle, 1 divides it by the factor; a linear ramp between the
+/// pairs that turn beta_fast and beta_slow times.
 std::vector<double> interpolation_shares(const RopeConfig& c) {
   const double low = std::max(0.0, std::floor(pair_of_turns(c, c.yarn_beta_fast)));
   const double high = std::min(c.n_dims - 1.0, std::ceil(pair_of_turns(c, c.yarn_beta_slow)));
@@ -53,9 +53,11 @@ std::vector<double> pair_frequencies(const RopeConfig& c) {
 RopeTable rope_table(const RopeConfig& config, std::span<const kv::Pos> pos) {
   SH_CHECK(config.n_dims > 0 && config.n_dims % 2 == 0, "rope: an even number of elements is rotated");
   const int64_t n_pairs = config.n_dims / 2;
-  SH_CHECK(config.divisors.empty() || static_cast<int64_t>(config.divisors.size()) == n_pairs, "rope: one divisor a pair");
+  SH_CHECK(config.divisors.empty() || static_cast<int64_t>(config.divisors.size()) == n_pairs,
+           "rope: one divisor a pair");
   const std::vector<double> frequencies = pair_frequencies(config);
-  RopeTable table{Mat<float>(static_cast<int64_t>(pos.size()), n_pairs), Mat<float>(static_cast<int64_t>(pos.size()), n_pairs)};
+  RopeTable table{Mat<float>(static_cast<int64_t>(pos.size()), n_pairs),
+                  Mat<float>(static_cast<int64_t>(pos.size()), n_pairs)};
   for (size_t t = 0; t < pos.size(); ++t) {
     float* cos = table.cos.row(static_cast<int64_t>(t));
     float* sin = table.sin.row(static_cast<int64_t>(t));

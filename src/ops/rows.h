@@ -9,7 +9,8 @@
 
 namespace sh::ops {
 
-/// Elements of one task: 16 K floats take some 5 us, ten times what handing out a task costs. Fewer rows run in place.
+/// Elements of one task: 16 K floats take some 5 us, ten times what handing out a task costs. Fewer rows run in
+/// place.
 inline constexpr int64_t kElementsPerTask = 1 << 14;
 
 /// Calls fn(row) for every row in [0, n_rows), several rows of `n_cols` elements a task.

@@ -17,7 +17,9 @@
 
 namespace sh::models {
 
-inline std::string golden_path(const std::string& name) { return std::string(SH_SOURCE_DIR) + "/tests/golden/" + name; }
+inline std::string golden_path(const std::string& name) {
+  return std::string(SH_SOURCE_DIR) + "/tests/golden/" + name;
+}
 
 inline std::vector<const kernels::KernelSet*> supported_kernels() {
   std::vector<const kernels::KernelSet*> sets;
@@ -28,8 +30,8 @@ inline std::vector<const kernels::KernelSet*> supported_kernels() {
 
 /// A loaded model with a cache of its own and everything to step it.
 struct Runner {
-  explicit Runner(const gguf::File& file, const kernels::KernelSet* set = kernels::kernel_sets().back(), int n_threads = 2,
-                  DType cache_type = DType::f32)
+  explicit Runner(const gguf::File& file, const kernels::KernelSet* set = kernels::kernel_sets().back(),
+                  int n_threads = 2, DType cache_type = DType::f32)
       : threads(n_threads) {
     Result<std::unique_ptr<Model>> loaded = load_model(file);
     if (!loaded.ok()) ADD_FAILURE() << loaded.error().message;
@@ -50,8 +52,8 @@ struct Runner {
   }
 
   /// One batch with a part for every sequence; logits of every token, part after part.
-  Mat<float> feed_many(const std::vector<kv::SequenceCache*>& sequences, const std::vector<std::vector<int32_t>>& parts,
-                       ops::AttentionTap* tap = nullptr) {
+  Mat<float> feed_many(const std::vector<kv::SequenceCache*>& sequences,
+                       const std::vector<std::vector<int32_t>>& parts, ops::AttentionTap* tap = nullptr) {
     std::vector<int32_t> ids, rows;
     std::vector<kv::Pos> pos;
     std::vector<kv::SequenceCache*> owners;
@@ -75,7 +77,9 @@ struct Runner {
   ops::OpContext ctx;
 };
 
-inline int32_t argmax(const float* row, int64_t n) { return static_cast<int32_t>(std::max_element(row, row + n) - row); }
+inline int32_t argmax(const float* row, int64_t n) {
+  return static_cast<int32_t>(std::max_element(row, row + n) - row);
+}
 
 struct Difference {
   double max = 0.0, rms = 0.0;
@@ -101,7 +105,9 @@ inline gguf::File open_golden(const std::string& name) {
   return std::move(file).value();
 }
 
-inline Mat<float> golden_matrix(const Json& name) { return read_npy(golden_path(name.get<std::string>())).value(); }
+inline Mat<float> golden_matrix(const Json& name) {
+  return read_npy(golden_path(name.get<std::string>())).value();
+}
 
 /// The models of a manifest in tests/golden.
 inline Json golden_models(const std::string& manifest) {
@@ -110,7 +116,8 @@ inline Json golden_models(const std::string& manifest) {
 
 /// A toy model; the bytes stay alive with it.
 struct TinyFile {
-  TinyFile(const ArchDef& arch, uint64_t seed) : bytes(arch.tiny(seed).value()), file(gguf::File::parse(bytes, "tiny").value()) {}
+  TinyFile(const ArchDef& arch, uint64_t seed)
+      : bytes(arch.tiny(seed).value()), file(gguf::File::parse(bytes, "tiny").value()) {}
   std::vector<std::byte> bytes;
   gguf::File file;
 };

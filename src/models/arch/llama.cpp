@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Llama and what shares its line: Llama 1-3, Mistral, SmolLM, and Mixtral by its mixture of experts.
-// Source:  Touvron et al., arXiv 2302.13971; Jiang et al., "Mixtral of Experts", arXiv 2401.04088; GGUF specification (keys, names).
+// Source:  Touvron et al., arXiv 2302.13971; Jiang et al., "Mixtral of Experts", arXiv 2401.04088; GGUF
+// specification (keys, names).
 #include <fmt/format.h>
 
 #include <cmath>
@@ -29,7 +30,8 @@ class LlamaModel final : public Model {
     SH_ASSIGN(config_, read_decoder_config(hyper, ops::RopeConfig::Pairs::adjacent));
     SH_ASSIGN(const int64_t n_expert, hyper.int_or("expert_count", 0, 0, 4096));
     SH_ASSIGN(const int64_t n_used, hyper.int_or("expert_used_count", 0, n_expert > 0 ? 1 : 0, n_expert));
-    if (n_expert > 0 && n_used == 0) return Error{ErrorKind::corrupt, "key llama.expert_used_count is missing: the model has experts"};
+    if (n_expert > 0 && n_used == 0)
+      return Error{ErrorKind::corrupt, "key llama.expert_used_count is missing: the model has experts"};
     SH_RETURN_IF_ERROR(hyper.finish());
 
     TensorBinder binder(file_);
@@ -39,7 +41,8 @@ class LlamaModel final : public Model {
     SH_ASSIGN(config_.rope.divisors, binder.optional_vector("rope_freqs.weight", config_.rope.n_dims / 2));
     for (const float divisor : config_.rope.divisors)
       if (!(divisor > 0.0f) || std::isinf(divisor))
-        return Error{ErrorKind::corrupt, fmt::format("tensor rope_freqs.weight: expected positive divisors, got {}", divisor)};
+        return Error{ErrorKind::corrupt,
+                     fmt::format("tensor rope_freqs.weight: expected positive divisors, got {}", divisor)};
     for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
       const int32_t n_ff = config_.n_ff[static_cast<size_t>(layer)];
       LlamaLayer l;
@@ -64,7 +67,8 @@ class LlamaModel final : public Model {
   float attention_scale(int32_t) const override { return config_.attention_scale(); }
   int32_t n_query_heads(int32_t layer) const override { return config_.n_heads[static_cast<size_t>(layer)]; }
 
-  void forward(ops::OpContext& ctx, const Batch& batch, MatView<float> logits, ops::AttentionTap* tap) const override {
+  void forward(ops::OpContext& ctx, const Batch& batch, MatView<float> logits,
+               ops::AttentionTap* tap) const override {
     Workspace ws(config_, static_cast<int64_t>(batch.ids.size()));
     const ops::RopeTable angles = ops::rope_table(config_.rope, batch.pos);
     ops::embed(ctx, token_embd_, batch.ids, ws.x.view());

@@ -46,7 +46,8 @@ class Qwen2Model final : public Model {
   float attention_scale(int32_t) const override { return config_.attention_scale(); }
   int32_t n_query_heads(int32_t layer) const override { return config_.n_heads[static_cast<size_t>(layer)]; }
 
-  void forward(ops::OpContext& ctx, const Batch& batch, MatView<float> logits, ops::AttentionTap* tap) const override {
+  void forward(ops::OpContext& ctx, const Batch& batch, MatView<float> logits,
+               ops::AttentionTap* tap) const override {
     Workspace ws(config_, static_cast<int64_t>(batch.ids.size()));
     const ops::RopeTable angles = ops::rope_table(config_.rope, batch.pos);
     ops::embed(ctx, token_embd_, batch.ids, ws.x.view());

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+#include "ops/ops_fixture.h"
+
+namespace sh::ops {
+namespace {
+
+Mat<float> linear_reference(const OwnedWeight& w, const Mat<float>& x, const float* bias) {
+  Mat<float> y(x.rows, w.weight.n_out);
+  for (int64_t t = 0; t < x.rows; ++t)
+    for (int64_t r = 0; r < w.weight.n_out; ++r) {
+      double sum = bias == nullptr ? 0.0 : bias[r];
+      for (int64_t k = 0; k < x.cols; ++k) sum += double{w.values(r, k)} * x(t, k);
+      y(t, r) = static_cast<float>(sum);
+    }
+  return y;
+}
+
+/// f32 sums differ by their order; 8-bit activations by half a step of a group's largest value (3 / 127 / 2) on
+/// every product, which adds up to some 0.012 (deviation) for unit inputs and unit-norm rows: 6 deviations.
+double tolerance(const kernels::KernelSet& set, DType dtype) {
+  return set.weight_kernel(dtype).form == kernels::ActivationForm::q8 ? 0.08 : 1e-5;
+}
+
+TEST(Linear, EqualsTheReferenceForEveryFormat) {
+  for (const kernels::KernelSet* set : supported_kernels())
+    for (const TensorFormat* format : tensor_formats()) {
+      Context c(set);
+      const OwnedWeight w(format->dtype, 512, 77, 1);
+      const Mat<float> x = random_mat(5, 512, 2), bias = random_mat(1, 77, 3);
+      for (const float* b : {static_cast<const float*>(nullptr), bias.row(0)}) {
+        Mat<float> y(5, 77);
+        linear(c.ctx, w.weight, x.view(), y.view(), b);
+        EXPECT_LT(max_gap(y, linear_reference(w, x, b)), tolerance(*set, format->dtype))
+            << set->name << " " << format->name;
+      }
+    }
+}
+
+TEST(Linear, ThreadsAndCompanionsChangeNoBit) {
+  for (const kernels::KernelSet* set : supported_kernels())
+    for (const DType dtype : {DType::f32, DType::f16, DType::q8_0, DType::q4_k}) {
+      const OwnedWeight w(dtype, 256, 301, 4);
+      const Mat<float> x = random_mat(67, 256, 5), bias = random_mat(1, 301, 6);
+      Context one(set, 1), three(set, 3);
+      Mat<float> expected(67, 301), y(67, 301);
+      linear(one.ctx, w.weight, x.view(), expected.view(), bias.row(0));
+      linear(three.ctx, w.weight, x.view(), y.view(), bias.row(0));
+      EXPECT_EQ(expected.data, y.data) << set->name;
+      for (int64_t t = 0; t < x.rows; ++t) {
+        Mat<float> row(1, 301);
+        linear(three.ctx, w.weight, x.view().slice(t, 1), row.view(), bias.row(0));
+        ASSERT_TRUE(std::equal(row.data.begin(), row.data.end(), expected.row(t))) << set->name << " token " << t;
+      }
+    }
+}
+
+TEST(Linear, ManyProductsOfMixedFormatsEqualSingles) {
+  for (const kernels::KernelSet* set : supported_kernels()) {
+    Context c(set, 3);
+    const OwnedWeight q(DType::q4_k, 256, 128, 7), k(DType::f16, 256, 64, 8), v(DType::q6_k, 256, 33, 9);
+    const Mat<float> x = random_mat(9, 256, 10), bias = random_mat(1, 64, 11);
+    Mat<float> many[3] = {{9, 128}, {9, 64}, {9, 33}}, single[3] = {{9, 128}, {9, 64}, {9, 33}};
+    const LinearOut outs[] = {{&q.weight, many[0].view(), nullptr},
+                              {&k.weight, many[1].view(), bias.row(0)},
+                              {&v.weight, many[2].view(), nullptr}};
+    linear_many(c.ctx, x.view(), outs);
+    linear(c.ctx, q.weight, x.view(), single[0].view());
+    linear(c.ctx, k.weight, x.view(), single[1].view(), bias.row(0));
+    linear(c.ctx, v.weight, x.view(), single[2].view());
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(many[i].data, single[i].data) << set->name << " " << i;
+  }
+}
+
+TEST(Linear, ReadsAndWritesStridedViews) {
+  Context c;
+  const OwnedWeight w(DType::f32, 32, 8, 12);
+  Mat<float> x = random_mat(3, 40, 13), out(3, 20), expected(3, 8);
+  std::fill(out.data.begin(), out.data.end(), 5.0f);
+  Mat<float> dense(3, 32);
+  for (int64_t t = 0; t < 3; ++t) std::copy(x.row(t), x.row(t) + 32, dense.row(t));
+  linear(c.ctx, w.weight, dense.view(), expected.view());
+  linear(c.ctx, w.weight, MatView<const float>(x.data.data(), 3, 32, 40),
+         MatView<float>(out.data.data(), 3, 8, 20));
+  for (int64_t t = 0; t < 3; ++t)
+    for (int64_t r = 0; r < 20; ++r) EXPECT_EQ(out(t, r), r < 8 ? expected(t, r) : 5.0f);
+}
+
+TEST(Linear, NoTokensIsNoWork) {
+  Context c;
+  const OwnedWeight w(DType::q8_0, 32, 8, 14);
+  Mat<float> x(0, 32), y(0, 8);
+  linear(c.ctx, w.weight, x.view(), y.view());
+  EXPECT_TRUE(y.data.empty());
+}
+
+TEST(Embed, GivesRowsOfTheTable) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::q4_0, DType::q6_k}) {
+    Context c;
+    const OwnedWeight table(dtype, 256, 11, 15);
+    const std::vector<int32_t> ids = {10, 0, 3, 3};
+    Mat<float> y(4, 256);
+    embed(c.ctx, table.weight, ids, y.view());
+    for (int64_t t = 0; t < 4; ++t)
+      EXPECT_TRUE(std::equal(y.row(t), y.row(t) + 256, table.values.row(ids[static_cast<size_t>(t)]))) << t;
+  }
+}
+
+}  // namespace
+}  // namespace sh::ops
