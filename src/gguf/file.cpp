@@ -54,16 +54,17 @@ Result<void> expect_integer(const std::string& path, const std::map<std::string,
 /// How many files the model has, from its name and its metadata, which must agree.
 Result<int> count_parts(const std::string& path, const std::map<std::string, Value>& metadata) {
   const std::optional<SplitName> name = parse_split_name(path);
-  const int64_t count = integer_of(metadata, kSplitCount).value_or(1);
-  if (count <= 1 && (!name || name->n_parts == 1)) return 1;
+  const std::optional<int64_t> count = integer_of(metadata, kSplitCount);
+  if (count.value_or(1) <= 1 && (!name || name->n_parts == 1)) return 1;
   if (!name)
     return Error{ErrorKind::invalid_argument,
                  fmt::format("'{}' is one part of a model split into {} files; its name must end in "
                              "-00001-of-{:05}.gguf so that the others can be found",
-                             path, count, count)};
+                             path, *count, *count)};
   if (count != name->n_parts)
-    return Error{ErrorKind::corrupt, fmt::format("'{}': the name says {} parts, key '{}' says {}", path,
-                                                 name->n_parts, kSplitCount, count)};
+    return Error{ErrorKind::corrupt,
+                 fmt::format("'{}': the name says {} parts, key '{}' says {}", path, name->n_parts, kSplitCount,
+                             count ? std::to_string(*count) : "nothing")};
   if (name->part != 1)
     return Error{ErrorKind::invalid_argument,
                  fmt::format("'{}' is part {} of {}; open the first part, '{}'", path, name->part, name->n_parts,
@@ -182,8 +183,11 @@ Result<File> File::open(const std::string& path) {
       parts->tensors.insert(parts->tensors.end(), std::make_move_iterator(next.tensors.begin()),
                             std::make_move_iterator(next.tensors.end()));
     }
-    SH_RETURN_IF_ERROR(
-        expect_integer(path, parts->metadata, kSplitTensors, static_cast<int64_t>(parts->tensors.size())));
+    const std::optional<int64_t> n_tensors = integer_of(parts->metadata, kSplitTensors);
+    if (n_tensors != static_cast<int64_t>(parts->tensors.size()))
+      return Error{ErrorKind::corrupt,
+                   fmt::format("'{}': key '{}' says {}, but the parts hold {} tensors", path, kSplitTensors,
+                               n_tensors ? std::to_string(*n_tensors) : "nothing", parts->tensors.size())};
   }
   SH_RETURN_IF_ERROR(parts->index_tensors());
   File file;
