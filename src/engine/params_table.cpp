@@ -78,7 +78,7 @@ using Setter = std::function<Result<void>(P&, const std::string&)>;
 Flag custom(const char* group, Names names, const char* env, const char* value_name, uint32_t commands, std::string help,
             Setter set, std::function<std::string(const P&)> show);
 
-void add_parts(std::vector<std::string>& to, const std::string& value, char separator);
+void add_parts(std::vector<std::string>& out, std::string_view all, char separator);
 
 /// A comma list; repeats of the flag add to it. `replaces_default`: the first use empties what the defaults hold.
 template <typename Ref>

@@ -218,7 +218,10 @@ Result<QuerySets> self_study(Engine& engine, const SequenceCache& sequence, std:
         advance(engine, *stepping[i], std::span(logits.row(static_cast<int64_t>(i)), static_cast<size_t>(logits.cols)), turn, options, asked);
     }
     if (stats != nullptr)
-      for (const Conversation& c : wave) stats->questions.push_back(engine.tokenizer().decode(c.question, false));
+      for (const Conversation& c : wave) {
+        std::string& question = stats->questions.emplace_back();
+        for (const int32_t id : c.question) question += engine.tokenizer().piece(id, false);
+      }
     n_started += static_cast<int32_t>(width);
     if (on_progress) on_progress(static_cast<double>(n_started) / options.n_conversations);
   }

@@ -20,6 +20,8 @@ Result<tokenizer::TokenId> find_token_id(const gguf::File& file, const char* key
 Result<tokenizer::VocabularyData> read_vocabulary(const gguf::File& file) {
   tokenizer::VocabularyData data;
   SH_ASSIGN(data.model, file.require_string("tokenizer.ggml.model"));
+  SH_ASSIGN(const auto name, file.find_string("general.name"));
+  data.model_name = name.value_or("");
   SH_ASSIGN(const auto pre, file.find_string("tokenizer.ggml.pre"));
   data.pre = pre.value_or("");
   SH_ASSIGN(auto pieces, file.find_string_array("tokenizer.ggml.tokens"));
@@ -37,10 +39,10 @@ Result<tokenizer::VocabularyData> read_vocabulary(const gguf::File& file) {
         return Error{ErrorKind::corrupt, fmt::format("'{}': tokenizer.ggml.token_type holds {}, expected 0 to 6", file.path(), kind)};
       data.kinds.push_back(static_cast<tokenizer::TokenKind>(kind));
     }
-  for (const auto& [name, n] : {std::pair{"scores", data.scores.size()}, std::pair{"token_type", data.kinds.size()}})
+  for (const auto& [field, n] : {std::pair{"scores", data.scores.size()}, std::pair{"token_type", data.kinds.size()}})
     if (n != 0 && n != data.pieces.size())
       return Error{ErrorKind::corrupt, fmt::format("'{}': tokenizer.ggml.{} has {} entries, expected one for each of the {} tokens",
-                                                   file.path(), name, n, n_vocab)};
+                                                   file.path(), field, n, n_vocab)};
   SH_ASSIGN(auto merges, file.find_string_array("tokenizer.ggml.merges"));
   if (merges) data.merges = std::move(*merges);
 

@@ -26,6 +26,13 @@ constexpr int64_t kProseContinuation = 256;
 
 std::vector<int32_t> encode(const Engine& engine, const std::string& text) { return engine.tokenizer().encode(text, {.add_special = false, .parse_special = false}); }
 
+/// The bytes of the tokens, nothing tidied.
+std::string text_of(const Engine& engine, std::span<const int32_t> ids) {
+  std::string text;
+  for (const int32_t id : ids) text += engine.tokenizer().piece(id, false);
+  return text;
+}
+
 std::string trimmed(const std::string& text) {
   const size_t begin = text.find_first_not_of(" \t\r\n");
   return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
@@ -80,7 +87,7 @@ Result<Answer> greedy_answer(Engine& engine, const SequenceCache& sequence, cons
     if (static_cast<int64_t>(answer.ids.size()) >= kMaxAnswerTokens) break;
     SH_ASSIGN(last, engine.prefill(fork, std::span(&id, 1)));
   }
-  answer.text = trimmed(engine.tokenizer().decode(text_ids, false));
+  answer.text = trimmed(text_of(engine, text_ids));
   answer.logits.rows = static_cast<int64_t>(answer.ids.size());
   answer.logits.cols = last.cols;
   answer.logits.data = std::move(logits);
