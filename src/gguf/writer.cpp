@@ -52,8 +52,8 @@ bool fits_f32(double value) {
 /// The type that readers expect: u32 where it holds the value, as nearly all keys are defined, u16 for a split's
 /// numbers.
 Wire wire_of_int(const std::string& key, int64_t value) {
-  if (key == "split.no" || key == "split.count") return Wire::u16;
-  if (key == "split.tensors.count") return Wire::i32;
+  if ((key == "split.no" || key == "split.count") && fits<uint16_t>(value)) return Wire::u16;
+  if (key == "split.tensors.count" && fits<int32_t>(value)) return Wire::i32;
   if (fits<uint32_t>(value)) return Wire::u32;
   return fits<int32_t>(value) ? Wire::i32 : Wire::i64;
 }

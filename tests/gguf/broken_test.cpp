@@ -303,24 +303,36 @@ int64_t touch(const File& file) {
   return sum;
 }
 
-TEST(BrokenGguf, EveryTruncationOfARealFileIsAnError) {
-  const std::string text =
-      read_file(std::string(SH_SOURCE_DIR) + "/tests/golden/tokenizer/tiny-spm-llama.gguf").value();
-  ASSERT_GT(text.size(), 1000u);
-  const auto whole = std::as_bytes(std::span(text));
-  size_t n_content = text.size();  // without padding after the last value
+/// Bytes up to the last one that means something: without padding after the last value or tensor.
+size_t content_bytes(std::span<const std::byte> whole) {
   const auto file = File::parse(whole, "whole");
-  ASSERT_TRUE(file.ok()) << file.error().message;
+  EXPECT_TRUE(file.ok()) << file.error().message;
+  size_t n = 0;
   for (const TensorInfo& tensor : file->tensors())
-    n_content = std::min(n_content, static_cast<size_t>(tensor.data.data() + tensor.data.size() - whole.data()));
-  while (file->tensors().empty() && n_content > 0 && whole[n_content - 1] == std::byte{0}) --n_content;
+    n = std::max(n, static_cast<size_t>(tensor.data.data() + tensor.data.size() - whole.data()));
+  if (n > 0) return n;
+  for (n = whole.size(); n > 0 && whole[n - 1] == std::byte{0};) --n;
+  return n;
+}
+
+void expect_every_truncation_refused(std::span<const std::byte> whole) {
+  const size_t n_content = content_bytes(whole);
+  ASSERT_GT(n_content, 100u);
   for (size_t n = 0; n < n_content; ++n) {
     const Bytes part(whole.begin(),
                      whole.begin() + static_cast<std::ptrdiff_t>(n));  // its own memory, for the sanitizer
     const auto cut = File::parse(part, "cut");
-    ASSERT_FALSE(cut.ok()) << n << " of " << text.size() << " bytes";
+    ASSERT_FALSE(cut.ok()) << n << " of " << whole.size() << " bytes";
     ASSERT_EQ(cut.error().kind, ErrorKind::corrupt);
   }
+  EXPECT_TRUE(File::parse(whole.first(n_content), "padding only").ok());
+}
+
+TEST(BrokenGguf, EveryTruncationIsAnError) {
+  expect_every_truncation_refused(RawFile().bytes());
+  const std::string vocabulary =
+      read_file(std::string(SH_SOURCE_DIR) + "/tests/golden/tokenizer/tiny-spm-llama.gguf").value();
+  expect_every_truncation_refused(std::as_bytes(std::span(vocabulary)));
 }
 
 TEST(BrokenGguf, RandomDamageNeverCrashes) {

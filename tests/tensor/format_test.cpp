@@ -94,8 +94,8 @@ TEST(GoldenFormats, RelativeErrorIsComputedAsInTheManifest) {
   }
 }
 
-// Other codes than the peer's are fine as long as the error is no larger. Measured, ours / peer's: q2_K 0.33, q3_K 0.95,
-// q4_K 0.89, q5_K 0.86, q6_K 0.97, iq4_nl 0.79, iq4_xs 0.81, mxfp4 0.81.
+// Other codes than the peer's are fine as long as the error is no larger. Measured, ours / peer's:
+// q2_K 0.33, q3_K 0.95, q4_K 0.89, q5_K 0.86, q6_K 0.97, iq4_nl 0.79, iq4_xs 0.81, mxfp4 0.81.
 TEST(GoldenFormats, SearchedFormatsAreAsCloseAsThePeer) {
   for (const char* name : {"q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl", "iq4_xs", "mxfp4"}) {
     SCOPED_TRACE(name);
