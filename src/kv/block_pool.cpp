@@ -171,7 +171,6 @@ void BlockPool::State::drop_reference(BlockId block) {
   if (s.is_annotated) {
     a.annotations.release(index * kAnnotationBytes, (index + 1) * kAnnotationBytes);
     stats.bytes_used -= kAnnotationBytes;
-    s.is_annotated = false;
   }
   --stats.n_blocks_used;
   a.free_slots.push(block.slot);

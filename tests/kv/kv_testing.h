@@ -17,8 +17,9 @@
 
 namespace sh::kv::testing {
 
+/// The best set of this machine, or the one that SHORTHAND_KERNELS forces.
 inline const kernels::KernelSet& best_kernels() {
-  return *kernels::choose_kernels("").value();
+  return *kernels::choose_kernels(env::kernels().value_or("")).value();
 }
 
 inline std::unique_ptr<BlockPool> make_pool(const KvLayout& layout, int64_t budget_bytes) {

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "kv/kv_testing.h"
+#include "kv/paged_region.h"
 
 namespace sh::kv {
 namespace {
@@ -52,6 +53,26 @@ bool is_filled(BlockPool& pool, BlockId block, int value) {
   const std::byte* data = pool.keys(block);
   return std::all_of(data, data + pool.block_bytes(block.arena),
                      [&](std::byte b) { return b == static_cast<std::byte>(value); });
+}
+
+// A page that found a new user before give_back() is not taken from it.
+TEST(PagedRegion, GivesBackOnlyWhatNobodyUses) {
+  PagedRegion region = PagedRegion::reserve(10 * 4096).value();
+  region.retain(0, 100);
+  region.retain(4000, 5000);
+  region.retain(20000, 30000);
+  std::memset(region.data(), 7, 30000);
+  region.release(0, 100);
+  region.release(4000, 5000);
+  region.release(20000, 30000);
+  region.retain(200, 300);
+  region.give_back();
+  EXPECT_EQ(region.data()[250], std::byte{7});
+  EXPECT_FALSE(is_resident(region.data() + 4900));
+  EXPECT_FALSE(is_resident(region.data() + 25000));
+  region.release(200, 300);
+  region.give_back();
+  EXPECT_FALSE(is_resident(region.data()));
 }
 
 TEST(BlockPool, CreationCommitsNothing) {
