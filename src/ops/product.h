@@ -15,8 +15,8 @@ namespace sh::ops {
 inline constexpr int64_t kRowsPerTask = 32;
 /// Tokens multiplied before the next ones: 32 rows of 4096 8-bit activations are 140 KB.
 inline constexpr int64_t kTokensPerTile = 32;
-/// Tasks smaller than this cost more to hand out than to run (about 2 us of multiplying).
-inline constexpr int64_t kMinTaskProducts = 1 << 15;
+/// Tasks smaller than this cost more to hand out than to run: some 5 us of multiplying, as much as waking a worker.
+inline constexpr int64_t kMinTaskProducts = 1 << 16;
 
 /// Input rows of a product: as they are, and rounded to 8 bits if some weight wants that.
 struct Activations {

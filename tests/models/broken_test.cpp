@@ -23,18 +23,34 @@ struct Draft {
   }
 };
 
+const ArchDef& architecture(const std::string& name) {
+  for (const ArchDef* def : architectures())
+    if (def->gguf_name == name) return *def;
+  SH_CHECK(false, "no such architecture");
+}
+
+/// The toy file of an architecture, spoilt and parsed again.
+struct SpoiltFile {
+  SpoiltFile(const TinyFile& tiny, const std::function<void(Draft&)>& spoil)
+      : bytes(write(tiny, spoil)), file(gguf::File::parse(bytes, "broken.gguf").value()) {}
+
+  static std::vector<std::byte> write(const TinyFile& tiny, const std::function<void(Draft&)>& spoil) {
+    Draft draft{tiny.file.metadata(), {tiny.file.tensors().begin(), tiny.file.tensors().end()}};
+    spoil(draft);
+    gguf::Writer writer;
+    for (const auto& [key, value] : draft.metadata) writer.set(key, value);
+    for (const gguf::TensorInfo& t : draft.tensors) writer.add_tensor(t.name, t.dtype, t.shape, t.data);
+    return writer.to_bytes();
+  }
+
+  std::vector<std::byte> bytes;
+  gguf::File file;
+};
+
 std::string load_error(const std::string& arch, const std::function<void(Draft&)>& spoil) {
-  const auto def = std::find_if(architectures().begin(), architectures().end(),
-                                [&](const ArchDef* d) { return d->gguf_name == arch; });
-  const TinyFile tiny(**def, 3);
-  Draft draft{tiny.file.metadata(), {tiny.file.tensors().begin(), tiny.file.tensors().end()}};
-  spoil(draft);
-  gguf::Writer writer;
-  for (const auto& [key, value] : draft.metadata) writer.set(key, value);
-  for (const gguf::TensorInfo& t : draft.tensors) writer.add_tensor(t.name, t.dtype, t.shape, t.data);
-  const std::vector<std::byte> bytes = writer.to_bytes();
-  const gguf::File file = gguf::File::parse(bytes, "broken.gguf").value();
-  const Result<std::unique_ptr<Model>> model = load_model(file);
+  const TinyFile tiny(architecture(arch), 3);
+  const SpoiltFile spoilt(tiny, spoil);
+  const Result<std::unique_ptr<Model>> model = load_model(spoilt.file);
   return model.ok() ? "loaded" : model.error().message;
 }
 
@@ -201,6 +217,57 @@ INSTANTIATE_TEST_SUITE_P(File, Broken, testing::Range(size_t{0}, cases().size())
 
 TEST(Whole, UnspoiltDraftsLoad) {
   for (const ArchDef* def : architectures()) EXPECT_EQ(load_error(def->gguf_name, [](Draft&) {}), "loaded");
+}
+
+TEST(Whole, HostileValuesOfAnyKeyGiveAnErrorOrAModelThatRuns) {
+  constexpr int64_t kHuge = int64_t{1} << 62;
+  const std::vector<gguf::Value> hostile = {integer(0),
+                                            integer(-1),
+                                            integer(1),
+                                            integer(2),
+                                            integer(INT32_MAX),
+                                            integer(kHuge),
+                                            gguf::Value(UINT64_MAX),
+                                            number(0.0),
+                                            number(-1.0),
+                                            number(1e-300),
+                                            number(1e308),
+                                            number(NAN),
+                                            number(INFINITY),
+                                            text(""),
+                                            text("yarn"),
+                                            gguf::Value(true),
+                                            gguf::Array{std::vector<int64_t>{}},
+                                            gguf::Array{std::vector<int64_t>{kHuge, 0, -1}},
+                                            gguf::Array{std::vector<double>{NAN}},
+                                            gguf::Array{std::vector<std::string>{""}}};
+  for (const ArchDef* def : architectures()) {
+    const std::string prefix = std::string(def->gguf_name) + ".";
+    std::vector<std::string> keys;
+    const TinyFile tiny(*def, 3);
+    for (const auto& [key, value] : tiny.file.metadata()) keys.push_back(key);
+    for (const char* name :
+         {"expert_count", "expert_used_count", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
+          "rope.scaling.original_context_length", "rope.scaling.attn_factor", "rope.scale_linear", "vocab_size"})
+      keys.push_back(prefix + name);
+    int n_loaded = 0, n_refused = 0;
+    for (const std::string& key : keys)
+      for (const gguf::Value& value : hostile) {
+        const SpoiltFile spoilt(tiny, [&](Draft& d) { d.metadata[key] = value; });
+        const Result<std::unique_ptr<Model>> model = load_model(spoilt.file);
+        if (!model.ok()) {
+          EXPECT_FALSE(model.error().message.empty()) << key;
+          ++n_refused;
+          continue;
+        }
+        ++n_loaded;
+        Runner runner(spoilt.file, supported_kernels().front(), 1);
+        kv::SequenceCache sequence = runner.new_sequence();
+        runner.feed(sequence, {1, 2, 0});
+      }
+    EXPECT_GT(n_loaded, 0);
+    EXPECT_GT(n_refused, 200);
+  }
 }
 
 TEST(Whole, LayersMayDifferInKvHeads) {
