@@ -33,6 +33,8 @@ Result<void> check_options(const SolveOptions& options) {
     what = "max_nnls_sweeps must be at least 1";
   else if (!(options.accept_worst_factor > 0) || !std::isfinite(options.accept_worst_factor))
     what = "accept_worst_factor must be positive";
+  else if (!(options.accept_max_regret >= 0))
+    what = "accept_max_regret must not be negative";
   if (what == nullptr) return {};
   return Error{ErrorKind::invalid_argument, fmt::format("compaction options: {}", what)};
 }

@@ -48,7 +48,11 @@ struct SolveOptions {
   int32_t holdout_every = 5;            // one query of so many is held out of the fit
   float min_bias = -3.0f, max_bias = 3.0f;  // of a fit's change to a row's bias
   int32_t max_nnls_sweeps = 500;
-  float accept_worst_factor = 1.0f;     // a fit is accepted if its worst errors are at most this times the plain rows'
+  // A fit is accepted if its worst and its 99th percentile errors are at most this times the plain rows', and if no query's error grows by
+  // more than the second number (errors are relative to the mean output): a fact is one query among thousands, and where the plain
+  // rows already lose one query altogether, their worst error says nothing about the others.
+  float accept_worst_factor = 1.0f;
+  float accept_max_regret = 0.25f;
 };
 
 }  // namespace sh::compaction

@@ -40,7 +40,7 @@ class RegionSoftmax {
   float sum(int64_t i) const { return sum_[static_cast<size_t>(i)]; }  // of weights(i)
   float lse(int64_t i) const { return lse_[static_cast<size_t>(i)]; }
 
-  /// exp of the region's share: what part of the query's whole attention the region gets, 1 when the problem does not say.
+  /// π: the part of the query's whole attention that the region gets; 1 when the problem does not say.
   float share(int64_t query, float lse_of_region) const;
   /// Scores of some rows for one query, with mask and bias, not exponentiated: -inf where it sees nothing.
   void scores_of(int64_t query, std::span<const int32_t> rows, float* out) const;
@@ -54,7 +54,7 @@ class RegionSoftmax {
   int64_t n_visible(int64_t query) const;
   void finish_row(float* scores, int64_t n_visible, int64_t i);
 
-  const HeadProblem& problem_;
+  HeadProblem problem_;  // borrows what the caller's borrows
   const kernels::KernelSet& kernels_;
   int64_t n_rows_, max_tile_, n_finite_rows_ = 0;
   std::vector<uint8_t> row_is_finite_;
