@@ -41,8 +41,9 @@ std::span<const FunctionDef> global_functions();
 std::span<const FilterDef> all_filters();
 std::span<const TestDef> all_tests();
 
-/// `object.name` and `object[name]` of filters like map(attribute=...): keys first, indices as numbers, dots walk down.
-Value dotted_item(Runtime& rt, const Value& object, std::string_view path);
+/// What map(attribute=...) and its like look up: items by name, by index for a number, dots walk down. `fallback`, if given, takes the place
+/// of what is undefined at each step.
+Value dotted_item(Runtime& rt, const Value& object, std::string_view path, const Value* fallback = nullptr);
 /// `object[key]`: an item, or undefined.
 Value item_of(Runtime& rt, const Value& object, const Value& key);
 

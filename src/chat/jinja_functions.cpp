@@ -89,13 +89,14 @@ Value item_of(Runtime& rt, const Value& object, const Value& key) {
   return rt.undefined(to_text(rt, key));
 }
 
-Value dotted_item(Runtime& rt, const Value& object, std::string_view path) {
+Value dotted_item(Runtime& rt, const Value& object, std::string_view path, const Value* fallback) {
   Value value = object;
   while (true) {
     const size_t dot = path.find('.');
     const std::string_view part = path.substr(0, dot);
     const bool is_index = !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == std::string_view::npos;
     value = is_index ? item_of(rt, value, Value::integer(std::stoll(std::string(part)))) : named_item(rt, value, part);
+    if (fallback && value.is_undefined()) value = *fallback;
     if (dot == std::string_view::npos) return value;
     path.remove_prefix(dot + 1);
   }

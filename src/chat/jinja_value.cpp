@@ -31,7 +31,7 @@ const Value* CallArgs::find(size_t index, std::string_view name) const {
 }
 
 const Value& CallArgs::get(size_t index, std::string_view name) const {
-  static const Value undefined;
+  static const Value undefined = Value();
   const Value* value = find(index, name);
   return value ? *value : undefined;
 }
