@@ -50,6 +50,9 @@ Value item_of(Runtime& rt, const Value& object, const Value& key);
 /// Python's `text % values`, bounded. `values`: a tuple of them, or the only one.
 std::string format_percent(Runtime& rt, std::string_view format, const Value& values);
 
+/// str.replace().
+Value replaced(Runtime& rt, std::string_view text, std::string_view from, std::string_view to, int64_t limit);
+
 /// str.join(): the texts of `items` with `separator` between.
 std::string join_texts(Runtime& rt, const std::vector<Value>& items, std::string_view separator);
 

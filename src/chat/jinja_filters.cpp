@@ -45,8 +45,7 @@ Value filter_replace(Runtime& rt, const Value& v, const CallArgs& args) {
   const std::string text = to_text(rt, v);
   const std::string from = to_text(rt, args.get(0, "old")), to = to_text(rt, args.get(1, "new"));
   const int64_t limit = int_argument(args, 2, "count", -1);
-  rt.reserve(replaced_length(text, from, to, limit));
-  return rt.string(replace_text(text, from, to, limit));
+  return replaced(rt, text, from, to, limit);
 }
 
 Value filter_indent(Runtime& rt, const Value& v, const CallArgs& args) {

@@ -40,6 +40,16 @@ std::string join_texts(Runtime& rt, const std::vector<Value>& items, std::string
   return text;
 }
 
+Value replaced(Runtime& rt, std::string_view text, std::string_view from, std::string_view to, int64_t limit) {
+  rt.charge(text.size() / 8);
+  const int64_t n_matches = count_matches(text, from, limit);
+  const auto n = static_cast<uint64_t>(n_matches);
+  rt.charge(n);  // a match costs more than its bytes
+  if (to.size() > 0 && n > rt.limits().max_live_bytes / to.size()) rt.reserve(rt.limits().max_live_bytes + 1);
+  rt.reserve(text.size() - n * from.size() + n * to.size());
+  return rt.string(replace_text(text, from, to, n_matches));
+}
+
 namespace {
 
 const Value* loop_item(const LoopData& loop, int64_t index) {
