@@ -41,13 +41,17 @@ std::span<const FunctionDef> global_functions();
 std::span<const FilterDef> all_filters();
 std::span<const TestDef> all_tests();
 
-/// `object.name` and `object[name]` of filters like map(attribute=...): keys first, indices as numbers, dots walk down.
-Value dotted_item(Runtime& rt, const Value& object, std::string_view path);
+/// What map(attribute=...) and its like look up: items by name, by index for a number, dots walk down. `fallback`, if given, takes the place
+/// of what is undefined at each step.
+Value dotted_item(Runtime& rt, const Value& object, std::string_view path, const Value* fallback = nullptr);
 /// `object[key]`: an item, or undefined.
 Value item_of(Runtime& rt, const Value& object, const Value& key);
 
 /// Python's `text % values`, bounded. `values`: a tuple of them, or the only one.
 std::string format_percent(Runtime& rt, std::string_view format, const Value& values);
+
+/// str.replace().
+Value replaced(Runtime& rt, std::string_view text, std::string_view from, std::string_view to, int64_t limit);
 
 /// str.join(): the texts of `items` with `separator` between.
 std::string join_texts(Runtime& rt, const std::vector<Value>& items, std::string_view separator);

@@ -25,6 +25,9 @@ struct Scope {
   }
 };
 
+/// Scopes that macros keep alive until the end of the render; about 300 bytes each.
+constexpr int kMaxCapturedScopes = 100'000;
+
 enum class Flow : uint8_t { normal, break_loop, continue_loop };
 
 class Evaluator {
@@ -203,20 +206,17 @@ class Evaluator {
   Flow run_for(const Stmt& stmt) {
     std::vector<Value> items = loop_items(stmt);
     if (items.empty()) return run_block(stmt.bodies[1]);
-    LoopData* loop = rt_.loop();
-    loop->items = std::move(items);
-    const int64_t n_items = static_cast<int64_t>(loop->items.size());
-    {
-      ScopeGuard scope(*this, scope_);
-      for (; loop->index0 < n_items; ++loop->index0) {
-        rt_.charge(1);
-        scope.renew();
-        assign_target(stmt.target, loop->items[static_cast<size_t>(loop->index0)]);
-        if (loop_name_ >= 0) assign(loop_name_, Value::loop(loop));
-        if (run_block(stmt.bodies[0]) == Flow::break_loop) break;
-      }
+    const Value loop_value = rt_.loop(std::move(items));
+    LoopData& loop = loop_value.loop_data();
+    const auto n_items = static_cast<int64_t>(loop.items.size());
+    ScopeGuard scope(*this, scope_);
+    for (; loop.index0 < n_items; ++loop.index0) {
+      rt_.charge(1);
+      scope.renew();
+      assign_target(stmt.target, loop.items[static_cast<size_t>(loop.index0)]);
+      if (loop_name_ >= 0) assign(loop_name_, loop_value);
+      if (run_block(stmt.bodies[0]) == Flow::break_loop) break;
     }
-    loop->items = {};
     return Flow::normal;
   }
 
@@ -273,7 +273,7 @@ class Evaluator {
   Value make_callable(const std::string& name, const Stmt& stmt) {
     // Every scope that the body can see must stay as long as the callable may.
     for (Scope* scope = scope_; scope && !scope->is_captured; scope = scope->parent) {
-      rt_.reserve(sizeof(Scope));
+      if (++n_captured_scopes_ > kMaxCapturedScopes) fail("macros are defined in too many places");
       scope->is_captured = true;
     }
     Scope* home = scope_;
@@ -527,6 +527,7 @@ class Evaluator {
   std::string output_;
   uint64_t n_output_bytes_ = 0;  // of all outputs that are being collected
   int depth_ = 0;
+  int n_captured_scopes_ = 0;
   NameId loop_name_ = -1, caller_name_ = -1, varargs_name_ = -1, kwargs_name_ = -1;
 };
 

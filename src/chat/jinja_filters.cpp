@@ -45,8 +45,7 @@ Value filter_replace(Runtime& rt, const Value& v, const CallArgs& args) {
   const std::string text = to_text(rt, v);
   const std::string from = to_text(rt, args.get(0, "old")), to = to_text(rt, args.get(1, "new"));
   const int64_t limit = int_argument(args, 2, "count", -1);
-  rt.reserve(replaced_length(text, from, to, limit));
-  return rt.string(replace_text(text, from, to, limit));
+  return replaced(rt, text, from, to, limit);
 }
 
 Value filter_indent(Runtime& rt, const Value& v, const CallArgs& args) {
@@ -243,10 +242,9 @@ Value filter_reverse(Runtime& rt, const Value& v, const CallArgs&) {
 }
 
 /// The item itself, or what its attribute names.
-Value keyed(Runtime& rt, const Value& item, const Value& attribute) {
+Value keyed(Runtime& rt, const Value& item, const Value& attribute, const Value* fallback = nullptr) {
   if (attribute.is_undefined() || attribute.is_none()) return item;
-  if (attribute.is_integral()) return item_of(rt, item, attribute);
-  return dotted_item(rt, item, to_text(rt, attribute));
+  return dotted_item(rt, item, to_text(rt, attribute), fallback);
 }
 
 /// Texts compare without case unless asked otherwise.
@@ -370,10 +368,7 @@ Value filter_slice(Runtime& rt, const Value& v, const CallArgs& args) {
 
 Value filter_groupby(Runtime& rt, const Value& v, const CallArgs& args) {
   const bool case_sensitive = bool_argument(args, 2, "case_sensitive", false);
-  const auto key_of = [&](const Value& item) {
-    const Value key = keyed(rt, item, args.get(0, "attribute"));
-    return key.is_undefined() ? args.get(1, "default") : key;
-  };
+  const auto key_of = [&](const Value& item) { return keyed(rt, item, args.get(0, "attribute"), args.find(1, "default")); };
   std::vector<std::pair<Value, Value>> keyed_items;
   for (const Value& item : iterate(rt, v)) keyed_items.emplace_back(folded(rt, key_of(item), case_sensitive), item);
   std::vector<Value> groups, members;
@@ -414,12 +409,8 @@ CallArgs rest_of(const CallArgs& args, size_t n) {
 Value filter_map(Runtime& rt, const Value& v, const CallArgs& args) {
   std::vector<Value> items = iterate(rt, v);
   if (args.positional.empty()) {
-    const CallArgs& named = args;
-    if (!named.has(0, "attribute")) fail("map: needs the name of a filter, or attribute=");
-    for (Value& item : items) {
-      item = keyed(rt, item, named.get(0, "attribute"));
-      if (item.is_undefined() && named.has(1, "default")) item = named.get(1, "default");
-    }
+    if (!args.has(0, "attribute")) fail("map: needs the name of a filter, or attribute=");
+    for (Value& item : items) item = keyed(rt, item, args.get(0, "attribute"), args.find(1, "default"));
     return rt.list(std::move(items));
   }
   const std::string name = text_argument(args, 0, "filter", "");

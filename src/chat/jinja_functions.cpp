@@ -40,6 +40,16 @@ std::string join_texts(Runtime& rt, const std::vector<Value>& items, std::string
   return text;
 }
 
+Value replaced(Runtime& rt, std::string_view text, std::string_view from, std::string_view to, int64_t limit) {
+  rt.charge(text.size() / 8);
+  const int64_t n_matches = count_matches(text, from, limit);
+  const auto n = static_cast<uint64_t>(n_matches);
+  rt.charge(n);  // a match costs more than its bytes
+  if (to.size() > 0 && n > rt.limits().max_live_bytes / to.size()) rt.reserve(rt.limits().max_live_bytes + 1);
+  rt.reserve(text.size() - n * from.size() + n * to.size());
+  return rt.string(replace_text(text, from, to, n_matches));
+}
+
 namespace {
 
 const Value* loop_item(const LoopData& loop, int64_t index) {
@@ -89,13 +99,14 @@ Value item_of(Runtime& rt, const Value& object, const Value& key) {
   return rt.undefined(to_text(rt, key));
 }
 
-Value dotted_item(Runtime& rt, const Value& object, std::string_view path) {
+Value dotted_item(Runtime& rt, const Value& object, std::string_view path, const Value* fallback) {
   Value value = object;
   while (true) {
     const size_t dot = path.find('.');
     const std::string_view part = path.substr(0, dot);
     const bool is_index = !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == std::string_view::npos;
     value = is_index ? item_of(rt, value, Value::integer(std::stoll(std::string(part)))) : named_item(rt, value, part);
+    if (fallback && value.is_undefined()) value = *fallback;
     if (dot == std::string_view::npos) return value;
     path.remove_prefix(dot + 1);
   }

@@ -129,8 +129,7 @@ Value string_has_affix(Runtime& rt, const Value& self, const CallArgs& args) {
 Value string_replace(Runtime& rt, const Value& self, const CallArgs& args) {
   const std::string from = text_argument(args, 0, "old", ""), to = text_argument(args, 1, "new", "");
   const int64_t limit = int_argument(args, 2, "count", -1);
-  rt.reserve(replaced_length(self.text(), from, to, limit));
-  return rt.string(replace_text(self.text(), from, to, limit));
+  return replaced(rt, self.text(), from, to, limit);
 }
 
 /// The part [start, end) that find() and count() look at, and where it begins in characters.

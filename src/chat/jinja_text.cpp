@@ -231,7 +231,6 @@ std::string escape_html(std::string_view text) {
   return out;
 }
 
-namespace {
 int64_t count_matches(std::string_view text, std::string_view from, int64_t limit) {
   if (limit == 0) return 0;
   int64_t n = 0;
@@ -242,15 +241,9 @@ int64_t count_matches(std::string_view text, std::string_view from, int64_t limi
   }
   return limit < 0 ? n : std::min(n, limit);
 }
-}  // namespace
 
-size_t replaced_length(std::string_view text, std::string_view from, std::string_view to, int64_t limit) {
-  const auto n = static_cast<size_t>(count_matches(text, from, limit));
-  return text.size() - n * from.size() + n * to.size();
-}
-
-std::string replace_text(std::string_view text, std::string_view from, std::string_view to, int64_t limit) {
-  int64_t n_left = count_matches(text, from, limit);
+std::string replace_text(std::string_view text, std::string_view from, std::string_view to, int64_t n_matches) {
+  int64_t n_left = n_matches;
   std::string out;
   if (from.empty()) {
     for_each_char(text, [&](const Utf8Char&, std::string_view bytes) {

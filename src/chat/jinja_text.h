@@ -43,10 +43,9 @@ std::string quote_json(std::string_view text, bool ascii_only);
 /// &, <, >, ' and " as HTML entities.
 std::string escape_html(std::string_view text);
 
-/// Replaces up to `limit` occurrences (all if negative) of `from`; an empty `from` matches between all characters.
-/// Needs: the caller has bounded the result (replaced_length).
-std::string replace_text(std::string_view text, std::string_view from, std::string_view to, int64_t limit);
-/// Bytes that replace_text would return.
-size_t replaced_length(std::string_view text, std::string_view from, std::string_view to, int64_t limit);
+/// How often `from` stands in `text`, at most `limit` times (negative: any); an empty `from` stands between all characters.
+int64_t count_matches(std::string_view text, std::string_view from, int64_t limit);
+/// Replaces the first `n_matches` occurrences. Needs: count_matches() found that many.
+std::string replace_text(std::string_view text, std::string_view from, std::string_view to, int64_t n_matches);
 
 }  // namespace sh::chat

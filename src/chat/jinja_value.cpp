@@ -31,7 +31,7 @@ const Value* CallArgs::find(size_t index, std::string_view name) const {
 }
 
 const Value& CallArgs::get(size_t index, std::string_view name) const {
-  static const Value undefined;
+  static const Value undefined = Value();
   const Value* value = find(index, name);
   return value ? *value : undefined;
 }
@@ -43,9 +43,9 @@ void Runtime::charge(uint64_t n_steps) {
 }
 
 void Runtime::reserve(uint64_t n_bytes) {
-  charge(n_bytes / kBytesPerStep);
   if (n_bytes > limits_.max_live_bytes || live_bytes_ > limits_.max_live_bytes - n_bytes)
     fail(fmt::format("the values of the template need more than {} bytes", limits_.max_live_bytes));
+  charge(n_bytes / kBytesPerStep);
 }
 
 Value Runtime::string(std::string text) {
@@ -57,38 +57,93 @@ Value Runtime::undefined(std::string what) {
   return Value::undefined(std::make_shared<const StringData>(std::move(what), &live_bytes_));
 }
 
+void Value::release() {
+  Object* released = object();
+  if (--released->n_references == 0) released->runtime->retire(released);
+}
+
+Runtime::~Runtime() {
+  // What is left is held by cycles only. Objects stay allocated until all of them have let go of their values.
+  is_freeing_ = true;
+  for (Object* object = objects_; object; object = object->next) object->drop_values();
+  while (objects_) delete std::exchange(objects_, objects_->next);
+}
+
+void Runtime::retire(Object* object) {
+  retired_.push_back(object);
+  if (!is_freeing_) free_retired();
+}
+
+void Runtime::free_retired() {
+  is_freeing_ = true;
+  while (!retired_.empty()) {
+    Object* object = retired_.back();
+    retired_.pop_back();
+    object->drop_values();
+    (object->previous ? object->previous->next : objects_) = object->next;
+    if (object->next) object->next->previous = object->previous;
+    live_bytes_ -= object->n_charged_bytes;
+    delete object;
+  }
+  is_freeing_ = false;
+}
+
+template <typename Data>
+Value Runtime::adopt(ValueKind kind, std::unique_ptr<Data> data, uint64_t n_bytes) {
+  data->runtime = this;
+  data->next = objects_;
+  if (objects_) objects_->previous = data.get();
+  objects_ = data.get();
+  live_bytes_ += data->n_charged_bytes = n_bytes;
+  return Value::object(kind, data.release());
+}
+
+void Runtime::charge_growth(Object& object, uint64_t n_bytes) {
+  reserve(n_bytes);
+  object.n_charged_bytes += n_bytes;
+  live_bytes_ += n_bytes;
+}
+
 Value Runtime::list(std::vector<Value> items) {
-  reserve(sizeof(ListData) + items.size() * sizeof(Value));
-  live_bytes_ += sizeof(ListData) + items.capacity() * sizeof(Value);
-  return Value::list(&lists_.emplace_back(ListData{std::move(items)}));
+  const uint64_t n_bytes = sizeof(ListData) + items.capacity() * sizeof(Value);
+  reserve(n_bytes);
+  auto data = std::make_unique<ListData>();
+  data->items = std::move(items);
+  return adopt(ValueKind::list, std::move(data), n_bytes);
 }
 
 Value Runtime::tuple(std::vector<Value> items) {
   const Value made = list(std::move(items));
-  return Value::tuple(&made.items());
+  return Value::object(ValueKind::tuple, &made.items());
 }
 
 Value Runtime::dict(std::vector<std::pair<Value, Value>> entries) {
-  reserve(sizeof(DictData) + entries.size() * 2 * sizeof(Value));
-  live_bytes_ += sizeof(DictData) + entries.capacity() * 2 * sizeof(Value);
-  return Value::dict(&dicts_.emplace_back(DictData{std::move(entries)}));
+  const uint64_t n_bytes = sizeof(DictData) + entries.capacity() * 2 * sizeof(Value);
+  reserve(n_bytes);
+  auto data = std::make_unique<DictData>();
+  data->entries = std::move(entries);
+  return adopt(ValueKind::dict, std::move(data), n_bytes);
 }
 
 Value Runtime::name_space(std::vector<std::pair<Value, Value>> entries) {
   const Value made = dict(std::move(entries));
-  return Value::name_space(&made.dict_data());
+  return Value::object(ValueKind::name_space, &made.dict_data());
 }
 
 Value Runtime::callable(std::string name, std::function<Value(Runtime&, const CallArgs&)> call) {
   reserve(sizeof(CallableData));
-  live_bytes_ += sizeof(CallableData);
-  return Value::callable(&callables_.emplace_back(CallableData{std::move(name), std::move(call)}));
+  auto data = std::make_unique<CallableData>();
+  data->name = std::move(name);
+  data->call = std::move(call);
+  return adopt(ValueKind::callable, std::move(data), sizeof(CallableData));
 }
 
-LoopData* Runtime::loop() {
-  reserve(sizeof(LoopData));
-  live_bytes_ += sizeof(LoopData);
-  return &loops_.emplace_back();
+Value Runtime::loop(std::vector<Value> items) {
+  const uint64_t n_bytes = sizeof(LoopData) + items.capacity() * sizeof(Value);
+  reserve(n_bytes);
+  auto data = std::make_unique<LoopData>();
+  data->items = std::move(items);
+  return adopt(ValueKind::loop, std::move(data), n_bytes);
 }
 
 Value Runtime::from_json(const Json& json) {
@@ -103,16 +158,16 @@ Value Runtime::from_json(const Json& json) {
     case Json::value_t::number_float: return Value::real(json.get<double>());
     case Json::value_t::string: return Value::constant(json.get_ref<const std::string&>());
     case Json::value_t::array: {
-      std::vector<Value> items;
-      items.reserve(json.size());
-      for (const Json& item : json) items.push_back(from_json(item));
-      return Value::list(&lists_.emplace_back(ListData{std::move(items)}));
+      auto data = std::make_unique<ListData>();
+      data->items.reserve(json.size());
+      for (const Json& item : json) data->items.push_back(from_json(item));
+      return adopt(ValueKind::list, std::move(data), 0);
     }
     case Json::value_t::object: {
-      std::vector<std::pair<Value, Value>> entries;
-      entries.reserve(json.size());
-      for (const auto& [key, item] : json.items()) entries.emplace_back(Value::constant(key), from_json(item));
-      return Value::dict(&dicts_.emplace_back(DictData{std::move(entries)}));
+      auto data = std::make_unique<DictData>();
+      data->entries.reserve(json.size());
+      for (const auto& [key, item] : json.items()) data->entries.emplace_back(Value::constant(key), from_json(item));
+      return adopt(ValueKind::dict, std::move(data), 0);
     }
     case Json::value_t::null:
     case Json::value_t::binary:
@@ -122,9 +177,8 @@ Value Runtime::from_json(const Json& json) {
 }
 
 void Runtime::append(const Value& list, Value item) {
-  // Four times the value: the vector may have doubled, and its old block may still be held by the allocator.
-  reserve(4 * sizeof(Value));
-  live_bytes_ += 2 * sizeof(Value);
+  // Twice the value: the vector may have doubled.
+  charge_growth(list.items(), 2 * sizeof(Value));
   list.items().items.push_back(std::move(item));
 }
 
@@ -133,8 +187,7 @@ void Runtime::set(const Value& dict, const Value& key, Value value) {
     *const_cast<Value*>(slot) = std::move(value);
     return;
   }
-  reserve(8 * sizeof(Value));
-  live_bytes_ += 4 * sizeof(Value);
+  charge_growth(dict.dict_data(), 4 * sizeof(Value));
   dict.dict_data().entries.emplace_back(key, std::move(value));
 }
 
@@ -196,6 +249,7 @@ struct TextSink {
   Runtime& rt;
   std::string text;
   void add(std::string_view piece) {
+    rt.charge(piece.size() / 16);
     rt.reserve(text.size() + piece.size() > text.capacity() ? 2 * (text.size() + piece.size()) : piece.size());
     text.append(piece);
   }

@@ -2,8 +2,8 @@
 // The values of the Jinja interpreter, with Python's semantics, and the store that owns them during one render.
 #pragma once
 
+#include <bit>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -23,6 +23,18 @@ struct DictData;
 struct LoopData;
 struct CallableData;
 
+/// What values share: counted references, so that temporaries of long conversations are freed while a render runs. The Runtime knows all
+/// objects and frees what cycles keep alive.
+struct Object {
+  virtual ~Object() = default;
+  /// Lets go of the values inside, before the object is deleted: deep nesting must not recurse in destructors.
+  virtual void drop_values() = 0;
+  Runtime* runtime = nullptr;
+  Object *previous = nullptr, *next = nullptr;  // all objects of the Runtime
+  uint64_t n_references = 0;
+  uint64_t n_charged_bytes = 0;
+};
+
 /// A string and the counter of living bytes that it is charged to (null for constants of the template).
 struct StringData {
   StringData(std::string t, size_t* counter) : text(std::move(t)), live_bytes(counter) {
@@ -38,32 +50,53 @@ struct StringData {
 };
 
 enum class ValueKind : uint8_t {
-  undefined, none, boolean, integer, real, string, list, tuple, dict, name_space, callable, loop
+  undefined, none, boolean, integer, real, string,
+  list, tuple, dict, name_space, callable, loop,  // objects, see Value::is_object
 };
 
-/// One value. Strings are shared and immutable (shared_ptr: constants of a template are used by many renders at once); containers live in
-/// the Runtime of the render, so that cycles neither leak nor recurse in a destructor.
+/// One value. Strings are immutable and shared (shared_ptr: constants of a template are used by many renders at once); containers,
+/// functions and loops are objects of one Runtime, which must outlive their values.
 class Value {
  public:
   Value() = default;
-  static Value none() { return Value(ValueKind::none); }
-  static Value boolean(bool b) { Value v(ValueKind::boolean); v.boolean_ = b; return v; }
-  static Value integer(int64_t i) { Value v(ValueKind::integer); v.integer_ = i; return v; }
-  static Value real(double r) { Value v(ValueKind::real); v.real_ = r; return v; }
+  Value(const Value& other) : kind_(other.kind_), integer_(other.integer_), text_(other.text_) { retain(); }
+  Value(Value&& other) noexcept
+      : kind_(std::exchange(other.kind_, ValueKind::undefined)),
+        integer_(std::exchange(other.integer_, 0)),
+        text_(std::move(other.text_)) {}
+  Value& operator=(const Value& other) { return *this = Value(other); }
+  Value& operator=(Value&& other) noexcept {
+    std::swap(kind_, other.kind_);
+    std::swap(integer_, other.integer_);
+    std::swap(text_, other.text_);
+    return *this;
+  }
+  ~Value() {
+    if (is_object()) release();
+  }
+
+  static Value none() { return Value(ValueKind::none, 0); }
+  static Value boolean(bool b) { return Value(ValueKind::boolean, b); }
+  static Value integer(int64_t i) { return Value(ValueKind::integer, i); }
+  static Value real(double r) { return Value(ValueKind::real, std::bit_cast<int64_t>(r)); }
   static Value constant(std::string text) { return string(std::make_shared<const StringData>(std::move(text), nullptr)); }
   static Value string(std::shared_ptr<const StringData> text) {
-    Value v(ValueKind::string);
+    Value v(ValueKind::string, 0);
     v.text_ = std::move(text);
     return v;
   }
   /// An undefined value that knows what was missing.
-  static Value undefined(std::shared_ptr<const StringData> what) { Value v; v.text_ = std::move(what); return v; }
-  static Value list(ListData* data) { Value v(ValueKind::list); v.list_ = data; return v; }
-  static Value tuple(ListData* data) { Value v(ValueKind::tuple); v.list_ = data; return v; }
-  static Value dict(DictData* data) { Value v(ValueKind::dict); v.dict_ = data; return v; }
-  static Value name_space(DictData* data) { Value v(ValueKind::name_space); v.dict_ = data; return v; }
-  static Value callable(CallableData* data) { Value v(ValueKind::callable); v.callable_ = data; return v; }
-  static Value loop(LoopData* data) { Value v(ValueKind::loop); v.loop_ = data; return v; }
+  static Value undefined(std::shared_ptr<const StringData> what) {
+    Value v;
+    v.text_ = std::move(what);
+    return v;
+  }
+  /// Needs: the kind fits the object (list and tuple: ListData, dict and name_space: DictData).
+  static Value object(ValueKind kind, Object* object) {
+    Value v(kind, static_cast<int64_t>(reinterpret_cast<intptr_t>(object)));
+    v.retain();
+    return v;
+  }
 
   ValueKind kind() const { return kind_; }
   bool is(ValueKind kind) const { return kind_ == kind; }
@@ -79,49 +112,52 @@ class Value {
   bool is_integral() const { return kind_ == ValueKind::integer || kind_ == ValueKind::boolean; }
 
   // Needs: the kind fits.
-  bool as_bool() const { return boolean_; }
-  int64_t as_int() const { return kind_ == ValueKind::boolean ? boolean_ : integer_; }
-  double as_real() const { return kind_ == ValueKind::real ? real_ : static_cast<double>(as_int()); }
+  bool as_bool() const { return integer_ != 0; }
+  int64_t as_int() const { return integer_; }
+  double as_real() const { return kind_ == ValueKind::real ? std::bit_cast<double>(integer_) : static_cast<double>(integer_); }
   const std::string& text() const { return text_->text; }
-  ListData& items() const { return *list_; }
-  DictData& dict_data() const { return *dict_; }
-  LoopData& loop_data() const { return *loop_; }
-  CallableData& callable_data() const { return *callable_; }
+  inline ListData& items() const;
+  inline DictData& dict_data() const;
+  inline LoopData& loop_data() const;
+  inline CallableData& callable_data() const;
   /// What an undefined value was meant to be, for messages.
   std::string missing_name() const { return text_ ? text_->text : "value"; }
   /// Containers and callables: the same object.
-  bool same_object(const Value& other) const { return kind_ == other.kind_ && list_ == other.list_; }
+  bool same_object(const Value& other) const { return kind_ == other.kind_ && integer_ == other.integer_; }
 
  private:
-  explicit Value(ValueKind kind) : kind_(kind) {}
+  Value(ValueKind kind, int64_t payload) : kind_(kind), integer_(payload) {}
+  bool is_object() const { return kind_ >= ValueKind::list; }
+  Object* object() const { return reinterpret_cast<Object*>(static_cast<intptr_t>(integer_)); }
+  void retain() {
+    if (is_object()) ++object()->n_references;
+  }
+  void release();
 
   ValueKind kind_ = ValueKind::undefined;
-  union {
-    bool boolean_;
-    int64_t integer_ = 0;
-    double real_;
-    ListData* list_;
-    DictData* dict_;
-    LoopData* loop_;
-    CallableData* callable_;
-  };
+  int64_t integer_ = 0;  // an integer, a boolean, the bits of a real or the address of an Object
   std::shared_ptr<const StringData> text_;
 };
 
-struct ListData {
+struct ListData final : Object {
+  void drop_values() override { items.clear(); }
   std::vector<Value> items;
 };
 
 /// Insertion-ordered. Looked up one by one: the dictionaries of chat templates have a handful of keys, and every look-up pays steps.
-struct DictData {
+struct DictData final : Object {
+  void drop_values() override { entries.clear(); }
   std::vector<std::pair<Value, Value>> entries;
 };
 
 /// The `loop` variable of a for loop.
-struct LoopData {
-  std::vector<Value> items;  // emptied when the loop ends, so that many loops do not add up
+struct LoopData final : Object {
+  void drop_values() override {
+    items.clear();
+    last_changed = Value();
+  }
+  std::vector<Value> items;
   int64_t index0 = 0;
-  int64_t depth0 = 0;
   Value last_changed;  // what loop.changed() saw last; a tuple, or undefined before the first call
 };
 
@@ -136,16 +172,23 @@ struct CallArgs {
   bool has(size_t index, std::string_view name) const { return find(index, name) != nullptr; }
 };
 
-struct CallableData {
+struct CallableData final : Object {
+  void drop_values() override { call = nullptr; }
   std::string name;
   std::function<Value(Runtime&, const CallArgs&)> call;
 };
 
-/// Owns the containers of one render and enforces its limits. Not thread-safe: one per render.
+ListData& Value::items() const { return static_cast<ListData&>(*object()); }
+DictData& Value::dict_data() const { return static_cast<DictData&>(*object()); }
+LoopData& Value::loop_data() const { return static_cast<LoopData&>(*object()); }
+CallableData& Value::callable_data() const { return static_cast<CallableData&>(*object()); }
+
+/// Owns the objects of one render and enforces its limits. Not thread-safe: one per render.
 class Runtime {
  public:
   explicit Runtime(const RenderLimits& limits, int64_t now_unix_seconds)
       : limits_(limits), now_unix_seconds_(now_unix_seconds) {}
+  ~Runtime();
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
@@ -161,7 +204,7 @@ class Runtime {
   Value dict(std::vector<std::pair<Value, Value>> entries);
   Value name_space(std::vector<std::pair<Value, Value>> entries);
   Value callable(std::string name, std::function<Value(Runtime&, const CallArgs&)> call);
-  LoopData* loop();
+  Value loop(std::vector<Value> items);
   /// A value from JSON; not charged against the limits, since its size is the request's.
   Value from_json(const Json& json);
 
@@ -175,15 +218,22 @@ class Runtime {
   const RenderLimits& limits() const { return limits_; }
   int64_t now_unix_seconds() const { return now_unix_seconds_; }
 
+  /// Deletes an object that no value refers to any more; called by Value.
+  void retire(Object* object);
+
  private:
+  template <typename Data>
+  Value adopt(ValueKind kind, std::unique_ptr<Data> data, uint64_t n_bytes);
+  void charge_growth(Object& object, uint64_t n_bytes);
+  void free_retired();
+
   RenderLimits limits_;
   int64_t now_unix_seconds_;
   uint64_t n_steps_ = 0;
-  size_t live_bytes_ = 0;  // above the containers, so that it outlives their strings
-  std::deque<ListData> lists_;
-  std::deque<DictData> dicts_;
-  std::deque<LoopData> loops_;
-  std::deque<CallableData> callables_;
+  size_t live_bytes_ = 0;
+  Object* objects_ = nullptr;
+  std::vector<Object*> retired_;
+  bool is_freeing_ = false;
 };
 
 [[noreturn]] void fail(std::string message);
