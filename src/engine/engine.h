@@ -37,7 +37,7 @@ struct EngineOptions {
   double compact_threshold = 0.0;      // fraction of the share at which it starts
   double compact_ratio = 4.0;
   std::string compact_method = "solver";
-  int64_t capture_bytes = int64_t{64} << 20;  // memory for queries captured while reading, per conversation; 0: no capture
+  int64_t capture_bytes = 0;           // memory for queries captured while a conversation is read, each; 0: none are captured
 };
 
 /// An opened model. Threads: open once, share; forward() one caller at a time.

@@ -6,10 +6,10 @@ namespace sh::compaction {
 extern const CompactionMethod methods_select;
 const CompactionMethod methods_select = {
     .name = "select",
-    .summary = "Keeps the rows that the prompt's own queries attend most, with one budget over all heads; no fit.",
-    .source = "maximum attention as in KVzip (arXiv 2505.23416), over the prompt's own queries, each weighted by the "
-              "region's share of its attention",
-    .queries = QuerySource::prefill,
+    .summary = "Keeps the rows that a repeated reading of the text attends most, with one budget over all heads; no fit.",
+    .source = "maximum attention as in KVzip (arXiv 2505.23416), over queries of a repeated reading, each weighted by "
+              "the region's share of its attention",
+    .queries = QuerySource::repeat_prefill,
     .score = RowScore::max,
     .weighting = Weighting::attention_share,
     .fit = Fit::none,
