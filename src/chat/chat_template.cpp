@@ -13,7 +13,8 @@ namespace sh::chat {
 
 const char* const kChatMlTemplate =
     "{%- for message in messages -%}\n"
-    "  {{- '<|im_start|>' + message.role + '\\n' + (message.content if message.content else '') + '<|im_end|>\\n' -}}\n"
+    "  {{- '<|im_start|>' + message.role + '\\n' + (message.content if message.content else '') + '<|im_end|>\\n' "
+    "-}}\n"
     "{%- endfor -%}\n"
     "{%- if add_generation_prompt -%}\n"
     "  {{- '<|im_start|>assistant\\n' -}}\n"
@@ -68,9 +69,11 @@ class JinjaTemplate final : public ChatTemplate {
           {"bos_token", Value::constant(input.bos_token)},
           {"eos_token", Value::constant(input.eos_token)},
           {"add_generation_prompt", Value::boolean(input.add_generation_prompt)}};
-      if (input.tools.is_array() && !input.tools.empty()) variables.emplace_back("tools", runtime.from_json(input.tools));
+      if (input.tools.is_array() && !input.tools.empty())
+        variables.emplace_back("tools", runtime.from_json(input.tools));
       if (input.kwargs.is_object())
-        for (const auto& [name, value] : input.kwargs.items()) variables.emplace_back(name, runtime.from_json(value));
+        for (const auto& [name, value] : input.kwargs.items())
+          variables.emplace_back(name, runtime.from_json(value));
       return evaluate_template(tree_, runtime, variables);
     });
   }
@@ -85,10 +88,11 @@ class JinjaTemplate final : public ChatTemplate {
 
 Result<std::unique_ptr<ChatTemplate>> ChatTemplate::parse(std::string source, const RenderLimits& limits) {
   if (source.size() > kMaxSourceBytes)
-    return Error{ErrorKind::invalid_argument, fmt::format("chat template: {} bytes, at most {} are taken", source.size(),
-                                                          kMaxSourceBytes)};
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("chat template: {} bytes, at most {} are taken", source.size(), kMaxSourceBytes)};
   SH_ASSIGN(TemplateTree tree, guarded(source, [&] { return parse_template(source); }));
-  return Result<std::unique_ptr<ChatTemplate>>(std::make_unique<JinjaTemplate>(std::move(source), std::move(tree), limits));
+  return Result<std::unique_ptr<ChatTemplate>>(
+      std::make_unique<JinjaTemplate>(std::move(source), std::move(tree), limits));
 }
 
 }  // namespace sh::chat

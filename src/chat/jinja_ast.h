@@ -23,20 +23,32 @@ using StmtPtr = std::unique_ptr<Stmt>;
 using Block = std::vector<StmtPtr>;
 
 enum class ExprKind : uint8_t {
-  constant,     // constant
-  name,         // name_id, text
-  list,         // children
-  tuple,        // children
-  dict,         // children: key, value, key, value ...
-  attribute,    // children[0] . text
-  subscript,    // children[0] [ children[1] ]
-  slice,        // children[0] [ children[1] : children[2] : children[3] ], the last three may be null
-  call,         // children[0] ( arguments )
-  filter,       // children[0] (null in a filter block) | text ( arguments )
-  test,         // children[0] is text ( arguments )
-  negate, plus, logical_not,   // children[0]
-  logical_and, logical_or,     // children[0], children[1]
-  add, subtract, multiply, divide, floor_divide, modulo, power,  // children[0], children[1]
+  constant,   // constant
+  name,       // name_id, text
+  list,       // children
+  tuple,      // children
+  dict,       // children: key, value, key, value ...
+  attribute,  // children[0] . text
+  subscript,  // children[0] [ children[1] ]
+  slice,      // children[0] [ children[1] : children[2] : children[3] ], the last three may be null
+  call,       // children[0] ( arguments )
+  filter,     // children[0] (null in a filter block) | text ( arguments )
+  test,       // children[0] is text ( arguments )
+  // One child.
+  negate,
+  plus,
+  logical_not,
+  // Two or more children.
+  logical_and,
+  logical_or,
+  // Two children.
+  add,
+  subtract,
+  multiply,
+  divide,
+  floor_divide,
+  modulo,
+  power,
   concat,       // children, joined as text
   compare,      // children[0] text children[1]; a chain holds its operators in `operators`
   conditional,  // children[0] if children[1] else children[2] (may be null)
@@ -66,27 +78,28 @@ struct Expr {
 };
 
 enum class StmtKind : uint8_t {
-  text,         // text
-  output,       // expr
-  if_chain,     // conditions[i] -> bodies[i]; one body more is the else branch
-  for_loop,     // target, expr, condition (may be null), bodies[0], bodies[1] (else)
-  set,          // target = expr
-  set_block,    // target = bodies[0], piped through expr if not null
-  filter_block, // bodies[0] piped through expr
-  scope,        // bodies[0] with assignments of its own (`with`)
-  plain,        // bodies[0] as it stands (`generation`)
-  macro,        // name_id, text, parameters, bodies[0]
-  call_block,   // expr is the call; parameters and bodies[0] are its caller
-  evaluate,     // expr for its effect (`do`)
-  break_loop, continue_loop,
+  text,          // text
+  output,        // expr
+  if_chain,      // conditions[i] -> bodies[i]; one body more is the else branch
+  for_loop,      // target, expr, condition (may be null), bodies[0], bodies[1] (else)
+  set,           // target = expr
+  set_block,     // target = bodies[0], piped through expr if not null
+  filter_block,  // bodies[0] piped through expr
+  scope,         // bodies[0] with assignments of its own (`with`)
+  plain,         // bodies[0] as it stands (`generation`)
+  macro,         // name_id, text, parameters, bodies[0]
+  call_block,    // expr is the call; parameters and bodies[0] are its caller
+  evaluate,      // expr for its effect (`do`)
+  break_loop,
+  continue_loop,
 };
 
 struct Target {
   enum class Kind : uint8_t { name, attribute, tuple };
   Kind kind = Kind::name;
   NameId name_id = -1;
-  std::string attribute;           // of a namespace
-  std::vector<Target> children;    // of a tuple
+  std::string attribute;         // of a namespace
+  std::vector<Target> children;  // of a tuple
   SourceOffset offset = 0;
 };
 

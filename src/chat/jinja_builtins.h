@@ -41,8 +41,8 @@ std::span<const FunctionDef> global_functions();
 std::span<const FilterDef> all_filters();
 std::span<const TestDef> all_tests();
 
-/// What map(attribute=...) and its like look up: items by name, by index for a number, dots walk down. `fallback`, if given, takes the place
-/// of what is undefined at each step.
+/// What map(attribute=...) and its like look up: items by name, by index for a number, dots walk down. `fallback`,
+/// if given, takes the place of what is undefined at each step.
 Value dotted_item(Runtime& rt, const Value& object, std::string_view path, const Value* fallback = nullptr);
 /// `object[key]`: an item, or undefined.
 Value item_of(Runtime& rt, const Value& object, const Value& key);

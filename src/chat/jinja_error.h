@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The error that travels inside the Jinja interpreter. It is thrown and caught within this room only: the evaluator is a deep
-// recursion in which every step can fail. The public functions of the room turn it into an Error.
+// The error that travels inside the Jinja interpreter. It is thrown and caught within this room only: the
+// evaluator is a deep recursion in which every step can fail. The public functions of the room turn it into an
+// Error.
 #pragma once
 
 #include <cstdint>

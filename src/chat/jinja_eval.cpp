@@ -157,20 +157,42 @@ class Evaluator {
 
   Flow run_statement(const Stmt& stmt) {
     switch (stmt.kind) {
-      case StmtKind::text: write(stmt.text); return Flow::normal;
-      case StmtKind::output: write_value(*stmt.expr); return Flow::normal;
-      case StmtKind::if_chain: return run_if(stmt);
-      case StmtKind::for_loop: return run_for(stmt);
-      case StmtKind::set: assign_target(stmt.target, evaluate(*stmt.expr)); return Flow::normal;
-      case StmtKind::set_block: assign_target(stmt.target, captured(stmt)); return Flow::normal;
-      case StmtKind::filter_block: write(to_text(rt_, captured(stmt))); return Flow::normal;
-      case StmtKind::scope: return run_scope(stmt);
-      case StmtKind::plain: return run_block(stmt.bodies[0]);
-      case StmtKind::macro: define_macro(stmt); return Flow::normal;
-      case StmtKind::call_block: run_call_block(stmt); return Flow::normal;
-      case StmtKind::evaluate: evaluate(*stmt.expr); return Flow::normal;
-      case StmtKind::break_loop: return Flow::break_loop;
-      case StmtKind::continue_loop: return Flow::continue_loop;
+      case StmtKind::text:
+        write(stmt.text);
+        return Flow::normal;
+      case StmtKind::output:
+        write_value(*stmt.expr);
+        return Flow::normal;
+      case StmtKind::if_chain:
+        return run_if(stmt);
+      case StmtKind::for_loop:
+        return run_for(stmt);
+      case StmtKind::set:
+        assign_target(stmt.target, evaluate(*stmt.expr));
+        return Flow::normal;
+      case StmtKind::set_block:
+        assign_target(stmt.target, captured(stmt));
+        return Flow::normal;
+      case StmtKind::filter_block:
+        write(to_text(rt_, captured(stmt)));
+        return Flow::normal;
+      case StmtKind::scope:
+        return run_scope(stmt);
+      case StmtKind::plain:
+        return run_block(stmt.bodies[0]);
+      case StmtKind::macro:
+        define_macro(stmt);
+        return Flow::normal;
+      case StmtKind::call_block:
+        run_call_block(stmt);
+        return Flow::normal;
+      case StmtKind::evaluate:
+        evaluate(*stmt.expr);
+        return Flow::normal;
+      case StmtKind::break_loop:
+        return Flow::break_loop;
+      case StmtKind::continue_loop:
+        return Flow::continue_loop;
     }
     return Flow::normal;
   }
@@ -244,14 +266,18 @@ class Evaluator {
 
   void assign_target(const Target& target, Value value) {
     switch (target.kind) {
-      case Target::Kind::name: return assign(target.name_id, std::move(value));
-      case Target::Kind::attribute: return assign_attribute(target, std::move(value));
-      case Target::Kind::tuple: break;
+      case Target::Kind::name:
+        return assign(target.name_id, std::move(value));
+      case Target::Kind::attribute:
+        return assign_attribute(target, std::move(value));
+      case Target::Kind::tuple:
+        break;
     }
     const std::vector<Value> items = iterate(rt_, value);
     if (items.size() != target.children.size())
-      throw TemplateError{fmt::format("cannot unpack {} values into {} names", items.size(), target.children.size()),
-                          target.offset};
+      throw TemplateError{
+          fmt::format("cannot unpack {} values into {} names", items.size(), target.children.size()),
+          target.offset};
     for (size_t i = 0; i < items.size(); ++i) assign_target(target.children[i], items[i]);
   }
 
@@ -261,7 +287,8 @@ class Evaluator {
       if (!object) continue;
       if (!object->is(ValueKind::name_space))
         throw TemplateError{fmt::format("cannot set an attribute of a value of type {}, only of a namespace()",
-                                        type_name(*object)), target.offset};
+                                        type_name(*object)),
+                            target.offset};
       const Value name_space = *object;
       return rt_.set(name_space, rt_.string(target.attribute), std::move(value));
     }
@@ -309,7 +336,8 @@ class Evaluator {
     std::vector<std::pair<Value, Value>> extra_named;
     // A macro called without a block must not see the caller of a macro around it; the block itself may.
     if (caller_name_ >= 0 && stmt.kind == StmtKind::macro) assign(caller_name_, rt_.undefined("caller"));
-    for (size_t i = parameters.size(); i < args.positional.size(); ++i) extra_positional.push_back(args.positional[i]);
+    for (size_t i = parameters.size(); i < args.positional.size(); ++i)
+      extra_positional.push_back(args.positional[i]);
     for (const auto& [key, value] : args.named) {
       if (key == "caller" && caller_name_ >= 0) {
         assign(caller_name_, value);
@@ -333,8 +361,8 @@ class Evaluator {
       if (const Value* given = args.find(i, parameter.name))
         assign(parameter.name_id, *given);
       else
-        assign(parameter.name_id, parameter.default_value ? evaluate(*parameter.default_value)
-                                                          : rt_.undefined(parameter.name));
+        assign(parameter.name_id,
+               parameter.default_value ? evaluate(*parameter.default_value) : rt_.undefined(parameter.name));
     }
   }
 
@@ -354,35 +382,53 @@ class Evaluator {
 
   Value dispatch(const Expr& expr) {
     switch (expr.kind) {
-      case ExprKind::constant: return expr.constant;
-      case ExprKind::name: return look_up(expr);
-      case ExprKind::list: return rt_.list(evaluate_children(expr));
-      case ExprKind::tuple: return rt_.tuple(evaluate_children(expr));
-      case ExprKind::dict: return make_dict(expr);
-      case ExprKind::attribute: return attribute_of(child(expr, 0), expr.text);
-      case ExprKind::subscript: return subscript(expr);
-      case ExprKind::slice: return slice(expr);
-      case ExprKind::call: return call_expression(expr, evaluate_arguments(expr));
-      case ExprKind::filter: return apply_filter(expr, nullptr);
-      case ExprKind::test: return apply_test(expr);
-      case ExprKind::logical_not: return Value::boolean(!is_true(child(expr, 0)));
+      case ExprKind::constant:
+        return expr.constant;
+      case ExprKind::name:
+        return look_up(expr);
+      case ExprKind::list:
+        return rt_.list(evaluate_children(expr));
+      case ExprKind::tuple:
+        return rt_.tuple(evaluate_children(expr));
+      case ExprKind::dict:
+        return make_dict(expr);
+      case ExprKind::attribute:
+        return attribute_of(child(expr, 0), expr.text);
+      case ExprKind::subscript:
+        return subscript(expr);
+      case ExprKind::slice:
+        return slice(expr);
+      case ExprKind::call:
+        return call_expression(expr, evaluate_arguments(expr));
+      case ExprKind::filter:
+        return apply_filter(expr, nullptr);
+      case ExprKind::test:
+        return apply_test(expr);
+      case ExprKind::logical_not:
+        return Value::boolean(!is_true(child(expr, 0)));
       case ExprKind::logical_and:
-      case ExprKind::logical_or: return logical(expr);
-      case ExprKind::concat: return concat(expr);
-      case ExprKind::compare: return compare_chain(expr);
+      case ExprKind::logical_or:
+        return logical(expr);
+      case ExprKind::concat:
+        return concat(expr);
+      case ExprKind::compare:
+        return compare_chain(expr);
       case ExprKind::conditional:
         return is_true(child(expr, 1)) ? child(expr, 0)
                : expr.children[2]      ? child(expr, 2)
                                        : rt_.undefined("the missing else of an inline if");
-      case ExprKind::negate: return negate(child(expr, 0));
-      case ExprKind::plus: return add(rt_, Value::integer(0), child(expr, 0));
+      case ExprKind::negate:
+        return negate(child(expr, 0));
+      case ExprKind::plus:
+        return add(rt_, Value::integer(0), child(expr, 0));
       case ExprKind::add:
       case ExprKind::subtract:
       case ExprKind::multiply:
       case ExprKind::divide:
       case ExprKind::floor_divide:
       case ExprKind::modulo:
-      case ExprKind::power: return binary(expr);
+      case ExprKind::power:
+        return binary(expr);
     }
     return {};
   }
@@ -448,22 +494,28 @@ class Evaluator {
   Value binary(const Expr& expr) {
     const Value a = child(expr, 0), b = child(expr, 1);
     switch (expr.kind) {
-      case ExprKind::add: return add(rt_, a, b);
-      case ExprKind::subtract: return subtract(a, b);
-      case ExprKind::multiply: return multiply(rt_, a, b);
-      case ExprKind::divide: return divide(a, b);
-      case ExprKind::floor_divide: return floor_divide(a, b);
-      case ExprKind::modulo: return modulo(rt_, a, b);
-      default: return power(a, b);
+      case ExprKind::add:
+        return add(rt_, a, b);
+      case ExprKind::subtract:
+        return subtract(a, b);
+      case ExprKind::multiply:
+        return multiply(rt_, a, b);
+      case ExprKind::divide:
+        return divide(a, b);
+      case ExprKind::floor_divide:
+        return floor_divide(a, b);
+      case ExprKind::modulo:
+        return modulo(rt_, a, b);
+      default:
+        return power(a, b);
     }
   }
 
   /// `object.name`: a method if the type has one of that name, else an item.
   Value attribute_of(const Value& object, const std::string& name) {
     if (const MethodDef* method = find_method(object, name))
-      return rt_.callable(name, [method, object](Runtime& rt, const CallArgs& args) {
-        return method->call(rt, object, args);
-      });
+      return rt_.callable(
+          name, [method, object](Runtime& rt, const CallArgs& args) { return method->call(rt, object, args); });
     return dotted_item(rt_, object, name);
   }
 
@@ -472,15 +524,20 @@ class Evaluator {
     for (const Argument& argument : expr.arguments) {
       Value value = evaluate(*argument.value);
       switch (argument.kind) {
-        case Argument::Kind::positional: args.positional.push_back(std::move(value)); break;
-        case Argument::Kind::named: args.named.emplace_back(argument.name, std::move(value)); break;
+        case Argument::Kind::positional:
+          args.positional.push_back(std::move(value));
+          break;
+        case Argument::Kind::named:
+          args.named.emplace_back(argument.name, std::move(value));
+          break;
         case Argument::Kind::unpack_list:
           for (Value& item : iterate(rt_, value)) args.positional.push_back(std::move(item));
           break;
         case Argument::Kind::unpack_dict:
           if (!value.is_dict()) fail(fmt::format("** needs a dictionary, not {}", type_name(value)));
           rt_.charge(value.dict_data().entries.size());
-          for (const auto& [key, item] : value.dict_data().entries) args.named.emplace_back(to_text(rt_, key), item);
+          for (const auto& [key, item] : value.dict_data().entries)
+            args.named.emplace_back(to_text(rt_, key), item);
           break;
       }
     }
@@ -499,7 +556,8 @@ class Evaluator {
       function = evaluate(callee);
     }
     if (function.is_undefined()) fail(fmt::format("'{}' is undefined", function.missing_name()));
-    if (!function.is(ValueKind::callable)) fail(fmt::format("a value of type {} cannot be called", type_name(function)));
+    if (!function.is(ValueKind::callable))
+      fail(fmt::format("a value of type {} cannot be called", type_name(function)));
     return function.callable_data().call(rt_, args);
   }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// One table of filters at the end; one function each above it. Source: Jinja2 documentation, "List of Builtin Filters"; `tojson` as
-// Hugging Face transformers defines it for chat templates (json.dumps with its four options, no HTML escaping).
+// One table of filters at the end; one function each above it. Source: Jinja2 documentation, "List of Builtin
+// Filters"; `tojson` as Hugging Face transformers defines it for chat templates (json.dumps with its four options,
+// no HTML escaping).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -18,9 +19,15 @@ namespace {
 
 // --- text -------------------------------------------------------------------------------------------------------
 
-Value filter_upper(Runtime& rt, const Value& v, const CallArgs&) { return rt.string(upper_text(to_text(rt, v))); }
-Value filter_lower(Runtime& rt, const Value& v, const CallArgs&) { return rt.string(lower_text(to_text(rt, v))); }
-Value filter_title(Runtime& rt, const Value& v, const CallArgs&) { return rt.string(title_text(to_text(rt, v), true)); }
+Value filter_upper(Runtime& rt, const Value& v, const CallArgs&) {
+  return rt.string(upper_text(to_text(rt, v)));
+}
+Value filter_lower(Runtime& rt, const Value& v, const CallArgs&) {
+  return rt.string(lower_text(to_text(rt, v)));
+}
+Value filter_title(Runtime& rt, const Value& v, const CallArgs&) {
+  return rt.string(title_text(to_text(rt, v), true));
+}
 Value filter_capitalize(Runtime& rt, const Value& v, const CallArgs&) {
   return rt.string(capitalize_text(to_text(rt, v)));
 }
@@ -35,7 +42,8 @@ Value filter_string(Runtime& rt, const Value& v, const CallArgs&) {
 
 Value filter_trim(Runtime& rt, const Value& v, const CallArgs& args) {
   const std::string text = to_text(rt, v);
-  if (!args.has(0, "chars") || args.get(0, "chars").is_none()) return rt.string(std::string(strip_text(text, true, true)));
+  if (!args.has(0, "chars") || args.get(0, "chars").is_none())
+    return rt.string(std::string(strip_text(text, true, true)));
   const std::string chars = text_argument(args, 0, "chars", "");
   rt.charge(text.size() * chars.size() / 16);
   return rt.string(std::string(strip_text(text, true, true, &chars)));
@@ -52,9 +60,10 @@ Value filter_indent(Runtime& rt, const Value& v, const CallArgs& args) {
   const std::string text = to_text(rt, v);
   const Value& width = args.get(0, "width");
   if (width.is_integral() && width.as_int() > 1000) fail("indent: a width of 1000 is the most");
-  const std::string blanks = width.is_string() ? width.text()
-                                               : std::string(static_cast<size_t>(std::max<int64_t>(
-                                                                 int_argument(args, 0, "width", 4), 0)), ' ');
+  const std::string blanks =
+      width.is_string()
+          ? width.text()
+          : std::string(static_cast<size_t>(std::max<int64_t>(int_argument(args, 0, "width", 4), 0)), ' ');
   const bool first = bool_argument(args, 1, "first", false), blank = bool_argument(args, 2, "blank", false);
   const auto n_lines = static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n')) + 1;
   rt.reserve(text.size() + n_lines * blanks.size());
@@ -74,7 +83,8 @@ Value filter_center(Runtime& rt, const Value& v, const CallArgs& args) {
   const int64_t n_missing = int_argument(args, 0, "width", 80) - static_cast<int64_t>(text_length(text));
   if (n_missing <= 0) return rt.string(text);
   rt.reserve(text.size() + static_cast<uint64_t>(n_missing));
-  const auto left = static_cast<size_t>(n_missing / 2 + (n_missing & (n_missing + static_cast<int64_t>(text_length(text))) & 1));
+  const auto left =
+      static_cast<size_t>(n_missing / 2 + (n_missing & (n_missing + static_cast<int64_t>(text_length(text))) & 1));
   return rt.string(std::string(left, ' ') + text + std::string(static_cast<size_t>(n_missing) - left, ' '));
 }
 
@@ -83,7 +93,8 @@ Value filter_truncate(Runtime& rt, const Value& v, const CallArgs& args) {
   const int64_t length = int_argument(args, 0, "length", 255), leeway = int_argument(args, 3, "leeway", 5);
   const std::string end = text_argument(args, 2, "end", "...");
   const auto n_chars = static_cast<int64_t>(text_length(text)), n_end = static_cast<int64_t>(text_length(end));
-  if (length < n_end || leeway < 0 || leeway > INT64_MAX - length) fail("truncate: the length is shorter than its end mark");
+  if (length < n_end || leeway < 0 || leeway > INT64_MAX - length)
+    fail("truncate: the length is shorter than its end mark");
   if (n_chars <= length + leeway) return rt.string(text);
   std::string cut = text_substring(text, 0, length - n_end);
   if (!bool_argument(args, 1, "killwords", false)) cut = cut.substr(0, std::min(cut.rfind(' '), cut.size()));
@@ -95,7 +106,8 @@ Value filter_wordcount(Runtime& rt, const Value& v, const CallArgs&) {
   bool in_word = false;
   const std::string text = to_text(rt, v);
   for (const char c : text) {
-    const bool is_word = std::isalnum(static_cast<unsigned char>(c)) || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+    const bool is_word =
+        std::isalnum(static_cast<unsigned char>(c)) || c == '_' || static_cast<unsigned char>(c) >= 0x80;
     n_words += is_word && !in_word;
     in_word = is_word;
   }
@@ -220,11 +232,16 @@ Value filter_round(Runtime&, const Value& v, const CallArgs& args) {
 
 // --- collections ------------------------------------------------------------------------------------------------
 
-Value filter_length(Runtime& rt, const Value& v, const CallArgs&) { return Value::integer(length_of(rt, v)); }
-Value filter_list(Runtime& rt, const Value& v, const CallArgs&) { return rt.list(iterate(rt, v)); }
+Value filter_length(Runtime& rt, const Value& v, const CallArgs&) {
+  return Value::integer(length_of(rt, v));
+}
+Value filter_list(Runtime& rt, const Value& v, const CallArgs&) {
+  return rt.list(iterate(rt, v));
+}
 
 Value filter_first(Runtime& rt, const Value& v, const CallArgs&) {
-  if (v.is_string()) return v.text().empty() ? rt.undefined("first item") : rt.string(text_substring(v.text(), 0, 1));
+  if (v.is_string())
+    return v.text().empty() ? rt.undefined("first item") : rt.string(text_substring(v.text(), 0, 1));
   const std::vector<Value> items = iterate(rt, v);
   return items.empty() ? rt.undefined("first item") : items.front();
 }
@@ -305,7 +322,8 @@ Value filter_unique(Runtime& rt, const Value& v, const CallArgs& args) {
   std::vector<Value> kept, seen;
   for (const Value& item : iterate(rt, v)) {
     const Value key = folded(rt, keyed(rt, item, args.get(1, "attribute")), case_sensitive);
-    if (std::any_of(seen.begin(), seen.end(), [&](const Value& other) { return equals(rt, other, key); })) continue;
+    if (std::any_of(seen.begin(), seen.end(), [&](const Value& other) { return equals(rt, other, key); }))
+      continue;
     seen.push_back(key);
     kept.push_back(item);
   }
@@ -316,14 +334,20 @@ Value extreme(Runtime& rt, const Value& v, const CallArgs& args, bool largest) {
   const bool case_sensitive = bool_argument(args, 0, "case_sensitive", false);
   const std::vector<Value> items = iterate(rt, v);
   if (items.empty()) return rt.undefined("item of an empty sequence");
-  const auto key = [&](const Value& item) { return folded(rt, keyed(rt, item, args.get(1, "attribute")), case_sensitive); };
+  const auto key = [&](const Value& item) {
+    return folded(rt, keyed(rt, item, args.get(1, "attribute")), case_sensitive);
+  };
   const Value* best = &items[0];
   for (const Value& item : items)
     if (largest ? less(rt, key(*best), key(item)) : less(rt, key(item), key(*best))) best = &item;
   return *best;
 }
-Value filter_min(Runtime& rt, const Value& v, const CallArgs& args) { return extreme(rt, v, args, false); }
-Value filter_max(Runtime& rt, const Value& v, const CallArgs& args) { return extreme(rt, v, args, true); }
+Value filter_min(Runtime& rt, const Value& v, const CallArgs& args) {
+  return extreme(rt, v, args, false);
+}
+Value filter_max(Runtime& rt, const Value& v, const CallArgs& args) {
+  return extreme(rt, v, args, true);
+}
 
 Value filter_sum(Runtime& rt, const Value& v, const CallArgs& args) {
   Value total = args.has(1, "start") ? args.get(1, "start") : Value::integer(0);
@@ -359,7 +383,8 @@ Value filter_slice(Runtime& rt, const Value& v, const CallArgs& args) {
   for (int64_t i = 0; i < n_slices; ++i) {
     const int64_t n = n_items / n_slices + (i < n_items % n_slices);
     std::vector<Value> part(items.begin() + at, items.begin() + at + n);
-    if (args.has(1, "fill_with") && n_items % n_slices != 0 && i >= n_items % n_slices) part.push_back(args.get(1, "fill_with"));
+    if (args.has(1, "fill_with") && n_items % n_slices != 0 && i >= n_items % n_slices)
+      part.push_back(args.get(1, "fill_with"));
     slices.push_back(rt.list(std::move(part)));
     at += n;
   }
@@ -368,9 +393,12 @@ Value filter_slice(Runtime& rt, const Value& v, const CallArgs& args) {
 
 Value filter_groupby(Runtime& rt, const Value& v, const CallArgs& args) {
   const bool case_sensitive = bool_argument(args, 2, "case_sensitive", false);
-  const auto key_of = [&](const Value& item) { return keyed(rt, item, args.get(0, "attribute"), args.find(1, "default")); };
+  const auto key_of = [&](const Value& item) {
+    return keyed(rt, item, args.get(0, "attribute"), args.find(1, "default"));
+  };
   std::vector<std::pair<Value, Value>> keyed_items;
-  for (const Value& item : iterate(rt, v)) keyed_items.emplace_back(folded(rt, key_of(item), case_sensitive), item);
+  for (const Value& item : iterate(rt, v))
+    keyed_items.emplace_back(folded(rt, key_of(item), case_sensitive), item);
   std::vector<Value> groups, members;
   const auto finish = [&] {
     if (members.empty()) return;
@@ -378,7 +406,8 @@ Value filter_groupby(Runtime& rt, const Value& v, const CallArgs& args) {
     groups.push_back(rt.tuple({key, rt.list(std::exchange(members, {}))}));
   };
   for (const Value& item : sorted(rt, std::move(keyed_items), false)) {
-    if (!members.empty() && !equals(rt, folded(rt, key_of(members[0]), case_sensitive), folded(rt, key_of(item), case_sensitive)))
+    if (!members.empty() &&
+        !equals(rt, folded(rt, key_of(members[0]), case_sensitive), folded(rt, key_of(item), case_sensitive)))
       finish();
     members.push_back(item);
   }
@@ -396,7 +425,9 @@ Value filter_default(Runtime& rt, const Value& v, const CallArgs& args) {
   return args.has(0, "default_value") ? args.get(0, "default_value") : rt.string("");
 }
 
-Value filter_safe(Runtime&, const Value& v, const CallArgs&) { return v; }
+Value filter_safe(Runtime&, const Value& v, const CallArgs&) {
+  return v;
+}
 
 /// The arguments after the first `n`.
 CallArgs rest_of(const CallArgs& args, size_t n) {
@@ -443,10 +474,18 @@ Value select_items(Runtime& rt, const Value& v, const CallArgs& args, bool by_at
   }
   return rt.list(std::move(kept));
 }
-Value filter_select(Runtime& rt, const Value& v, const CallArgs& args) { return select_items(rt, v, args, false, true); }
-Value filter_reject(Runtime& rt, const Value& v, const CallArgs& args) { return select_items(rt, v, args, false, false); }
-Value filter_selectattr(Runtime& rt, const Value& v, const CallArgs& args) { return select_items(rt, v, args, true, true); }
-Value filter_rejectattr(Runtime& rt, const Value& v, const CallArgs& args) { return select_items(rt, v, args, true, false); }
+Value filter_select(Runtime& rt, const Value& v, const CallArgs& args) {
+  return select_items(rt, v, args, false, true);
+}
+Value filter_reject(Runtime& rt, const Value& v, const CallArgs& args) {
+  return select_items(rt, v, args, false, false);
+}
+Value filter_selectattr(Runtime& rt, const Value& v, const CallArgs& args) {
+  return select_items(rt, v, args, true, true);
+}
+Value filter_rejectattr(Runtime& rt, const Value& v, const CallArgs& args) {
+  return select_items(rt, v, args, true, false);
+}
 
 constexpr FilterDef kFilters[] = {
     {"abs", filter_abs},
@@ -502,7 +541,9 @@ constexpr FilterDef kFilters[] = {
 
 }  // namespace
 
-std::span<const FilterDef> all_filters() { return kFilters; }
+std::span<const FilterDef> all_filters() {
+  return kFilters;
+}
 
 const FilterDef* find_filter(std::string_view name) {
   for (const FilterDef& filter : kFilters)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The functions that every template sees, and what filters, methods and the evaluator share about items and arguments.
+// The functions that every template sees, and what filters, methods and the evaluator share about items and
+// arguments.
 #include <fmt/format.h>
 
 #include <ctime>
@@ -12,14 +13,16 @@ namespace sh::chat {
 std::string text_argument(const CallArgs& args, size_t index, std::string_view name, std::string_view fallback) {
   const Value* value = args.find(index, name);
   if (!value) return std::string(fallback);
-  if (!value->is_string()) fail(fmt::format("the argument '{}' must be a string, not {}", name, type_name(*value)));
+  if (!value->is_string())
+    fail(fmt::format("the argument '{}' must be a string, not {}", name, type_name(*value)));
   return value->text();
 }
 
 int64_t int_argument(const CallArgs& args, size_t index, std::string_view name, int64_t fallback) {
   const Value* value = args.find(index, name);
   if (!value || value->is_none()) return fallback;
-  if (!value->is_integral()) fail(fmt::format("the argument '{}' must be an integer, not {}", name, type_name(*value)));
+  if (!value->is_integral())
+    fail(fmt::format("the argument '{}' must be an integer, not {}", name, type_name(*value)));
   return value->as_int();
 }
 
@@ -53,7 +56,8 @@ Value replaced(Runtime& rt, std::string_view text, std::string_view from, std::s
 namespace {
 
 const Value* loop_item(const LoopData& loop, int64_t index) {
-  return index >= 0 && index < static_cast<int64_t>(loop.items.size()) ? &loop.items[static_cast<size_t>(index)] : nullptr;
+  return index >= 0 && index < static_cast<int64_t>(loop.items.size()) ? &loop.items[static_cast<size_t>(index)]
+                                                                       : nullptr;
 }
 
 /// A field of the `loop` variable. Source: Jinja2 documentation, "For".
@@ -68,7 +72,9 @@ Value loop_field(Runtime& rt, const LoopData& loop, std::string_view name) {
   if (name == "length") return Value::integer(n_items);
   if (name == "depth") return Value::integer(1);
   if (name == "depth0") return Value::integer(0);
-  const Value* item = name == "previtem" ? loop_item(loop, i - 1) : name == "nextitem" ? loop_item(loop, i + 1) : nullptr;
+  const Value* item = name == "previtem"   ? loop_item(loop, i - 1)
+                      : name == "nextitem" ? loop_item(loop, i + 1)
+                                           : nullptr;
   return item ? *item : rt.undefined(fmt::format("loop.{}", name));
 }
 
@@ -104,8 +110,10 @@ Value dotted_item(Runtime& rt, const Value& object, std::string_view path, const
   while (true) {
     const size_t dot = path.find('.');
     const std::string_view part = path.substr(0, dot);
-    const bool is_index = !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == std::string_view::npos;
-    value = is_index ? item_of(rt, value, Value::integer(std::stoll(std::string(part)))) : named_item(rt, value, part);
+    const bool is_index =
+        !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == std::string_view::npos;
+    value =
+        is_index ? item_of(rt, value, Value::integer(std::stoll(std::string(part)))) : named_item(rt, value, part);
     if (fallback && value.is_undefined()) value = *fallback;
     if (dot == std::string_view::npos) return value;
     path.remove_prefix(dot + 1);
@@ -150,10 +158,16 @@ std::vector<std::pair<Value, Value>> keyword_entries(Runtime& rt, const CallArgs
   for (const auto& [key, value] : args.named) rt.set(dict, rt.string(key), value);
   return dict.dict_data().entries;
 }
-Value function_dict(Runtime& rt, const CallArgs& args) { return rt.dict(keyword_entries(rt, args)); }
-Value function_namespace(Runtime& rt, const CallArgs& args) { return rt.name_space(keyword_entries(rt, args)); }
+Value function_dict(Runtime& rt, const CallArgs& args) {
+  return rt.dict(keyword_entries(rt, args));
+}
+Value function_namespace(Runtime& rt, const CallArgs& args) {
+  return rt.name_space(keyword_entries(rt, args));
+}
 
-Value function_raise(Runtime& rt, const CallArgs& args) { fail(to_text(rt, args.get(0, "message"))); }
+Value function_raise(Runtime& rt, const CallArgs& args) {
+  fail(to_text(rt, args.get(0, "message")));
+}
 
 /// A function whose calls give one item of `items` after the other.
 Value function_cycler(Runtime& rt, const CallArgs& args) {
@@ -181,7 +195,8 @@ Value function_joiner(Runtime& rt, const CallArgs& args) {
   });
 }
 
-/// Local time by a strftime format. Widths and modifiers of the C library other than '-' are left out: they could ask for huge texts.
+/// Local time by a strftime format. Widths and modifiers of the C library other than '-' are left out: they could
+/// ask for huge texts.
 Value function_strftime_now(Runtime& rt, const CallArgs& args) {
   const std::string format = text_argument(args, 0, "format", "%Y-%m-%d");
   const time_t now = rt.now_unix_seconds() != 0 ? static_cast<time_t>(rt.now_unix_seconds()) : std::time(nullptr);
@@ -219,6 +234,8 @@ constexpr FunctionDef kFunctions[] = {
 
 }  // namespace
 
-std::span<const FunctionDef> global_functions() { return kFunctions; }
+std::span<const FunctionDef> global_functions() {
+  return kFunctions;
+}
 
 }  // namespace sh::chat

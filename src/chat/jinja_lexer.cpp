@@ -15,12 +15,18 @@ namespace sh::chat {
 
 namespace {
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 bool is_name_start(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || static_cast<unsigned char>(c) >= 0x80;
 }
-bool is_name_char(char c) { return is_name_start(c) || is_digit(c); }
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+bool is_name_char(char c) {
+  return is_name_start(c) || is_digit(c);
+}
+bool is_space(char c) {
+  return c == ' ' || (c >= '\t' && c <= '\r');
+}
 
 class Lexer {
  public:
@@ -55,7 +61,8 @@ class Lexer {
 
   size_t find_tag(size_t from) const {
     for (size_t i = source_.find('{', from); i != std::string::npos; i = source_.find('{', i + 1))
-      if (i + 1 < source_.size() && (source_[i + 1] == '{' || source_[i + 1] == '%' || source_[i + 1] == '#')) return i;
+      if (i + 1 < source_.size() && (source_[i + 1] == '{' || source_[i + 1] == '%' || source_[i + 1] == '#'))
+        return i;
     return std::string::npos;
   }
 
@@ -76,7 +83,8 @@ class Lexer {
     return strip_text(text.substr(line), true, false).empty() ? text.substr(0, line) : text;
   }
 
-  /// After a closing bracket of a block or comment: white space if it had a minus, else one line end unless it had a plus.
+  /// After a closing bracket of a block or comment: white space if it had a minus, else one line end unless it had
+  /// a plus.
   void skip_after_tag(char sign, bool trims_newline) {
     const size_t begin = at_;
     if (sign == '-') {
@@ -111,7 +119,8 @@ class Lexer {
     while (at_ < source_.size() && is_space(source_[at_])) ++at_;
   }
 
-  /// "<sign> name <sign> %}" from here on: the end of the tag and its last sign, or nothing if something else stands here.
+  /// "<sign> name <sign> %}" from here on: the end of the tag and its last sign, or nothing if something else
+  /// stands here.
   bool read_word_tag(std::string_view word, char& sign) {
     const size_t begin = at_;
     skip_spaces();
@@ -154,10 +163,14 @@ class Lexer {
         error(begin, fmt::format("this tag has no end; expected '{}'", is_block ? "%}" : "}}"));
       if (open_brackets.empty() && read_tag_end(is_block)) return;
       const char c = source_[at_];
-      if (is_name_start(c)) read_name();
-      else if (is_digit(c)) read_number();
-      else if (c == '"' || c == '\'') read_string();
-      else read_operator(open_brackets);
+      if (is_name_start(c))
+        read_name();
+      else if (is_digit(c))
+        read_number();
+      else if (c == '"' || c == '\'')
+        read_string();
+      else
+        read_operator(open_brackets);
     }
   }
 
@@ -191,12 +204,15 @@ class Lexer {
 
   void read_number() {
     const size_t begin = at_;
-    const int base = looking_at("0x") || looking_at("0X") ? 16 : looking_at("0b") || looking_at("0B") ? 2
-                     : looking_at("0o") || looking_at("0O") ? 8 : 10;
+    const int base = looking_at("0x") || looking_at("0X")   ? 16
+                     : looking_at("0b") || looking_at("0B") ? 2
+                     : looking_at("0o") || looking_at("0O") ? 8
+                                                            : 10;
     if (base != 10) {
       at_ += 2;
-      return push_integer(read_digits([](char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }),
-                          base, begin);
+      return push_integer(
+          read_digits([](char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }),
+          base, begin);
     }
     std::string digits = read_digits(is_digit);
     bool is_real = false;
@@ -234,8 +250,10 @@ class Lexer {
     const char quote = source_[at_++];
     std::string text;
     while (at_ < source_.size() && source_[at_] != quote) {
-      if (source_[at_] != '\\') text += source_[at_++];
-      else read_escape(text);
+      if (source_[at_] != '\\')
+        text += source_[at_++];
+      else
+        read_escape(text);
     }
     if (at_ >= source_.size()) error(begin, "this string has no end");
     ++at_;
@@ -298,13 +316,15 @@ class Lexer {
     }
     const char c = source_[at_];
     if (std::string_view("+-/*%~[]{}()<>=.:|,;").find(c) == std::string_view::npos)
-      error(begin, fmt::format("unexpected character '{}'", std::string(text_characters(source_.substr(at_, 4))[0])));
+      error(begin,
+            fmt::format("unexpected character '{}'", std::string(text_characters(source_.substr(at_, 4))[0])));
     if (c == '(') open_brackets += ')';
     if (c == '[') open_brackets += ']';
     if (c == '{') open_brackets += '}';
     if (c == ')' || c == ']' || c == '}') {
       if (open_brackets.empty()) error(begin, fmt::format("unexpected '{}'", c));
-      if (open_brackets.back() != c) error(begin, fmt::format("unexpected '{}', expected '{}'", c, open_brackets.back()));
+      if (open_brackets.back() != c)
+        error(begin, fmt::format("unexpected '{}', expected '{}'", c, open_brackets.back()));
       open_brackets.pop_back();
     }
     ++at_;
@@ -330,6 +350,8 @@ std::string normalise_template(std::string_view source) {
   return out;
 }
 
-std::vector<Token> lex_template(const std::string& source) { return Lexer(source).run(); }
+std::vector<Token> lex_template(const std::string& source) {
+  return Lexer(source).run();
+}
 
 }  // namespace sh::chat

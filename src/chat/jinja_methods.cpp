@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Methods of strings, lists, dictionaries and the loop variable, and Python's two ways of formatting. Source: the Python 3 library
-// reference, "Built-in Types". Lists and dictionaries may be changed in place, which Jinja2's immutable sandbox forbids and other
-// runtimes allow: a template that does so works here.
+// Methods of strings, lists, dictionaries and the loop variable, and Python's two ways of formatting. Source: the
+// Python 3 library reference, "Built-in Types". Lists and dictionaries may be changed in place, which Jinja2's
+// immutable sandbox forbids and other runtimes allow: a template that does so works here.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -57,12 +57,13 @@ std::vector<std::string_view> split_words(std::string_view text, int64_t limit, 
   return parts;
 }
 
-std::vector<std::string_view> split_at(std::string_view text, std::string_view separator, int64_t limit, bool from_right) {
+std::vector<std::string_view> split_at(std::string_view text, std::string_view separator, int64_t limit,
+                                       bool from_right) {
   std::vector<std::string_view> parts;
   for (;;) {
     const size_t at = limit >= 0 && static_cast<int64_t>(parts.size()) == limit ? std::string_view::npos
-                      : from_right ? text.rfind(separator)
-                                   : text.find(separator);
+                      : from_right                                              ? text.rfind(separator)
+                                                                                : text.find(separator);
     if (at == std::string_view::npos) break;
     parts.push_back(from_right ? text.substr(at + separator.size()) : text.substr(0, at));
     text = from_right ? text.substr(0, at) : text.substr(at + separator.size());
@@ -80,7 +81,8 @@ Value string_split(Runtime& rt, const Value& self, const CallArgs& args) {
   if (separator.is_undefined() || separator.is_none()) {
     parts = split_words(self.text(), limit, from_right);
   } else {
-    if (!separator.is_string() || separator.text().empty()) fail("split: the separator must be a string that is not empty");
+    if (!separator.is_string() || separator.text().empty())
+      fail("split: the separator must be a string that is not empty");
     parts = split_at(self.text(), separator.text(), limit, from_right);
   }
   if (from_right) std::reverse(parts.begin(), parts.end());
@@ -108,20 +110,25 @@ Value string_partition(Runtime& rt, const Value& self, const CallArgs& args) {
   const std::string& text = self.text();
   const size_t at = from_right ? text.rfind(separator) : text.find(separator);
   if (at == std::string::npos)
-    return from_right ? rt.tuple({rt.string(""), rt.string(""), self}) : rt.tuple({self, rt.string(""), rt.string("")});
-  return rt.tuple({rt.string(text.substr(0, at)), rt.string(separator), rt.string(text.substr(at + separator.size()))});
+    return from_right ? rt.tuple({rt.string(""), rt.string(""), self})
+                      : rt.tuple({self, rt.string(""), rt.string("")});
+  return rt.tuple(
+      {rt.string(text.substr(0, at)), rt.string(separator), rt.string(text.substr(at + separator.size()))});
 }
 
 /// startswith() and endswith(): one text, or a tuple of which any will do.
 template <bool at_end>
 Value string_has_affix(Runtime& rt, const Value& self, const CallArgs& args) {
   const Value& affix = args.get(0, "");
-  const std::vector<Value> candidates = affix.is(ValueKind::tuple) ? iterate(rt, affix) : std::vector<Value>{affix};
+  const std::vector<Value> candidates =
+      affix.is(ValueKind::tuple) ? iterate(rt, affix) : std::vector<Value>{affix};
   for (const Value& candidate : candidates) {
-    if (!candidate.is_string()) fail(fmt::format("startswith and endswith need a string, not {}", type_name(candidate)));
+    if (!candidate.is_string())
+      fail(fmt::format("startswith and endswith need a string, not {}", type_name(candidate)));
     const std::string& text = candidate.text();
     if (text.size() > self.text().size()) continue;
-    if (self.text().compare(at_end ? self.text().size() - text.size() : 0, text.size(), text) == 0) return Value::boolean(true);
+    if (self.text().compare(at_end ? self.text().size() - text.size() : 0, text.size(), text) == 0)
+      return Value::boolean(true);
   }
   return Value::boolean(false);
 }
@@ -170,9 +177,15 @@ Value string_join(Runtime& rt, const Value& self, const CallArgs& args) {
   return rt.string(join_texts(rt, items, self.text()));
 }
 
-Value string_upper(Runtime& rt, const Value& self, const CallArgs&) { return rt.string(upper_text(self.text())); }
-Value string_lower(Runtime& rt, const Value& self, const CallArgs&) { return rt.string(lower_text(self.text())); }
-Value string_title(Runtime& rt, const Value& self, const CallArgs&) { return rt.string(title_text(self.text(), false)); }
+Value string_upper(Runtime& rt, const Value& self, const CallArgs&) {
+  return rt.string(upper_text(self.text()));
+}
+Value string_lower(Runtime& rt, const Value& self, const CallArgs&) {
+  return rt.string(lower_text(self.text()));
+}
+Value string_title(Runtime& rt, const Value& self, const CallArgs&) {
+  return rt.string(title_text(self.text(), false));
+}
 Value string_capitalize(Runtime& rt, const Value& self, const CallArgs&) {
   return rt.string(capitalize_text(self.text()));
 }
@@ -213,7 +226,8 @@ Value string_format(Runtime& rt, const Value& self, const CallArgs& args) {
       const size_t end = format.find('}', i);
       if (end == std::string::npos) fail("format: a '{' has no '}'");
       const std::string field = format.substr(i + 1, end - i - 1);
-      if (field.find_first_of(":!.[") != std::string::npos) fail("format: only {}, {0} and {name} are supported; use '%' for widths");
+      if (field.find_first_of(":!.[") != std::string::npos)
+        fail("format: only {}, {0} and {name} are supported; use '%' for widths");
       const bool is_index = field.size() < 10 && field.find_first_not_of("0123456789") == std::string::npos;
       const size_t index = !is_index ? SIZE_MAX : field.empty() ? n_automatic++ : std::stoul(field);
       const Value* value = args.find(index, field);
@@ -247,7 +261,8 @@ Value list_insert(Runtime& rt, const Value& self, const CallArgs& args) {
   const int64_t index = int_argument(args, 0, "index", 0);
   rt.append(self, args.get(1, "object"));
   rt.charge(items.size() / 8);
-  std::rotate(items.begin() + std::clamp<int64_t>(index < 0 ? index + size : index, 0, size), items.end() - 1, items.end());
+  std::rotate(items.begin() + std::clamp<int64_t>(index < 0 ? index + size : index, 0, size), items.end() - 1,
+              items.end());
   return Value::none();
 }
 Value list_pop(Runtime& rt, const Value& self, const CallArgs& args) {
@@ -279,15 +294,21 @@ Value dict_get(Runtime& rt, const Value& self, const CallArgs& args) {
   if (const Value* item = rt.find(self, args.get(0, "key"))) return *item;
   return args.has(1, "default") ? args.get(1, "default") : Value::none();
 }
-Value dict_items(Runtime& rt, const Value& self, const CallArgs& args) { return find_filter("items")->apply(rt, self, args); }
-Value dict_keys(Runtime& rt, const Value& self, const CallArgs&) { return rt.list(iterate(rt, self)); }
+Value dict_items(Runtime& rt, const Value& self, const CallArgs& args) {
+  return find_filter("items")->apply(rt, self, args);
+}
+Value dict_keys(Runtime& rt, const Value& self, const CallArgs&) {
+  return rt.list(iterate(rt, self));
+}
 Value dict_values(Runtime& rt, const Value& self, const CallArgs&) {
   std::vector<Value> values;
   rt.reserve(self.dict_data().entries.size() * sizeof(Value));
   for (const auto& entry : self.dict_data().entries) values.push_back(entry.second);
   return rt.list(std::move(values));
 }
-Value dict_copy(Runtime& rt, const Value& self, const CallArgs&) { return rt.dict(self.dict_data().entries); }
+Value dict_copy(Runtime& rt, const Value& self, const CallArgs&) {
+  return rt.dict(self.dict_data().entries);
+}
 Value dict_update(Runtime& rt, const Value& self, const CallArgs& args) {
   for (const Value& source : args.positional) {
     if (!source.is_dict()) fail(fmt::format("update: needs a dictionary, not {}", type_name(source)));
@@ -362,20 +383,26 @@ constexpr MethodDef kListMethods[] = {
 };
 constexpr MethodDef kTupleMethods[] = {{"count", list_count}, {"index", list_index}};
 constexpr MethodDef kDictMethods[] = {
-    {"copy", dict_copy}, {"get", dict_get},       {"items", dict_items},
-    {"keys", dict_keys}, {"pop", dict_pop},       {"setdefault", dict_setdefault},
+    {"copy", dict_copy},     {"get", dict_get},       {"items", dict_items},
+    {"keys", dict_keys},     {"pop", dict_pop},       {"setdefault", dict_setdefault},
     {"update", dict_update}, {"values", dict_values},
 };
 constexpr MethodDef kLoopMethods[] = {{"changed", loop_changed}, {"cycle", loop_cycle}};
 
 std::span<const MethodDef> methods_of(const Value& self) {
   switch (self.kind()) {
-    case ValueKind::string: return kStringMethods;
-    case ValueKind::list: return kListMethods;
-    case ValueKind::tuple: return kTupleMethods;
-    case ValueKind::dict: return kDictMethods;
-    case ValueKind::loop: return kLoopMethods;
-    default: return {};
+    case ValueKind::string:
+      return kStringMethods;
+    case ValueKind::list:
+      return kListMethods;
+    case ValueKind::tuple:
+      return kTupleMethods;
+    case ValueKind::dict:
+      return kDictMethods;
+    case ValueKind::loop:
+      return kLoopMethods;
+    default:
+      return {};
   }
 }
 
@@ -417,11 +444,15 @@ std::string percent_number(const PercentField& field, char kind, const Value& va
   if (!value.is_number()) fail(fmt::format("%{}: needs a number, not {}", kind, type_name(value)));
   const int64_t precision = field.precision < 0 ? 6 : field.precision;
   const double real = value.as_real();
-  if (kind == 'f' || kind == 'F') return signed_text(field, std::signbit(real), fmt::format("{:.{}f}", std::fabs(real), precision));
-  if (kind == 'e' || kind == 'E') return signed_text(field, std::signbit(real), fmt::format("{:.{}e}", std::fabs(real), precision));
+  if (kind == 'f' || kind == 'F')
+    return signed_text(field, std::signbit(real), fmt::format("{:.{}f}", std::fabs(real), precision));
+  if (kind == 'e' || kind == 'E')
+    return signed_text(field, std::signbit(real), fmt::format("{:.{}e}", std::fabs(real), precision));
   if (kind == 'g' || kind == 'G')
-    return signed_text(field, std::signbit(real), fmt::format("{:.{}g}", std::fabs(real), std::max<int64_t>(precision, 1)));
-  if (!value.is_integral() && !(std::fabs(real) < 9.2e18)) fail(fmt::format("%{}: the number is out of range", kind));
+    return signed_text(field, std::signbit(real),
+                       fmt::format("{:.{}g}", std::fabs(real), std::max<int64_t>(precision, 1)));
+  if (!value.is_integral() && !(std::fabs(real) < 9.2e18))
+    fail(fmt::format("%{}: the number is out of range", kind));
   const int64_t integer = value.is_integral() ? value.as_int() : static_cast<int64_t>(real);
   const uint64_t magnitude = integer < 0 ? 0 - static_cast<uint64_t>(integer) : static_cast<uint64_t>(integer);
   if (kind == 'x') return signed_text(field, integer < 0, fmt::format("{:x}", magnitude));
@@ -435,7 +466,8 @@ std::string percent_text(Runtime& rt, const PercentField& field, char kind, cons
     const std::string text = kind == 's' ? to_text(rt, value) : to_repr(rt, value);
     return field.precision < 0 ? text : text_substring(text, 0, field.precision);
   }
-  if (std::string_view("diufFeEgGxXo").find(kind) == std::string_view::npos) fail(fmt::format("%: unknown conversion '{}'", kind));
+  if (std::string_view("diufFeEgGxXo").find(kind) == std::string_view::npos)
+    fail(fmt::format("%: unknown conversion '{}'", kind));
   return percent_number(field, kind, value);
 }
 
@@ -476,7 +508,8 @@ std::string format_percent(Runtime& rt, std::string_view format, const Value& va
     }
     if (named.is_undefined() && n_used == items.size()) fail("%: there are more fields than values");
     const std::string text = percent_text(rt, field, format[i], named.is_undefined() ? items[n_used++] : named);
-    const auto n_missing = static_cast<size_t>(std::max<int64_t>(0, field.width - static_cast<int64_t>(text_length(text))));
+    const auto n_missing =
+        static_cast<size_t>(std::max<int64_t>(0, field.width - static_cast<int64_t>(text_length(text))));
     rt.reserve(out.size() + text.size() + n_missing);
     if (!field.is_left) out.append(n_missing, ' ');
     out += text;

@@ -23,7 +23,9 @@ void check_numbers(std::string_view op, const Value& a, const Value& b) {
   if (!a.is_number() || !b.is_number()) bad_operands(op, a, b);
 }
 
-[[noreturn]] void overflow() { fail("an integer left the range of 64 bits"); }
+[[noreturn]] void overflow() {
+  fail("an integer left the range of 64 bits");
+}
 
 std::vector<Value> joined(Runtime& rt, const std::vector<Value>& a, const std::vector<Value>& b) {
   rt.reserve((a.size() + b.size()) * sizeof(Value));
@@ -34,7 +36,9 @@ std::vector<Value> joined(Runtime& rt, const std::vector<Value>& a, const std::v
   return items;
 }
 
-uint64_t repetitions(const Value& count) { return static_cast<uint64_t>(std::max<int64_t>(count.as_int(), 0)); }
+uint64_t repetitions(const Value& count) {
+  return static_cast<uint64_t>(std::max<int64_t>(count.as_int(), 0));
+}
 
 /// size · count, or a failure of the limits if that overflows.
 uint64_t repeated_size(Runtime& rt, uint64_t size, uint64_t count) {
@@ -67,7 +71,8 @@ Value add(Runtime& rt, const Value& a, const Value& b) {
     return rt.string(a.text() + b.text());
   }
   if (a.is(ValueKind::list) && b.is(ValueKind::list)) return rt.list(joined(rt, a.items().items, b.items().items));
-  if (a.is(ValueKind::tuple) && b.is(ValueKind::tuple)) return rt.tuple(joined(rt, a.items().items, b.items().items));
+  if (a.is(ValueKind::tuple) && b.is(ValueKind::tuple))
+    return rt.tuple(joined(rt, a.items().items, b.items().items));
   check_numbers("+", a, b);
   if (!a.is_integral() || !b.is_integral()) return Value::real(a.as_real() + b.as_real());
   int64_t sum = 0;
@@ -127,7 +132,8 @@ Value power(const Value& a, const Value& b) {
   check_numbers("**", a, b);
   if (!a.is_integral() || !b.is_integral() || b.as_int() < 0) {
     const double result = std::pow(a.as_real(), b.as_real());
-    if (std::isnan(result) && !std::isnan(a.as_real()) && !std::isnan(b.as_real())) fail("this power is not a real number");
+    if (std::isnan(result) && !std::isnan(a.as_real()) && !std::isnan(b.as_real()))
+      fail("this power is not a real number");
     if (a.as_real() == 0 && b.as_real() < 0) fail("division by zero");
     return Value::real(result);
   }
@@ -146,14 +152,22 @@ Value negate(const Value& a) {
 
 bool compare(Runtime& rt, CompareOp op, const Value& a, const Value& b) {
   switch (op) {
-    case CompareOp::equal: return equals(rt, a, b);
-    case CompareOp::not_equal: return !equals(rt, a, b);
-    case CompareOp::less: return less(rt, a, b);
-    case CompareOp::less_equal: return less(rt, a, b) || equals(rt, a, b);
-    case CompareOp::greater: return less(rt, b, a);
-    case CompareOp::greater_equal: return less(rt, b, a) || equals(rt, a, b);
-    case CompareOp::in: return contains(rt, b, a);
-    case CompareOp::not_in: return !contains(rt, b, a);
+    case CompareOp::equal:
+      return equals(rt, a, b);
+    case CompareOp::not_equal:
+      return !equals(rt, a, b);
+    case CompareOp::less:
+      return less(rt, a, b);
+    case CompareOp::less_equal:
+      return less(rt, a, b) || equals(rt, a, b);
+    case CompareOp::greater:
+      return less(rt, b, a);
+    case CompareOp::greater_equal:
+      return less(rt, b, a) || equals(rt, a, b);
+    case CompareOp::in:
+      return contains(rt, b, a);
+    case CompareOp::not_in:
+      return !contains(rt, b, a);
   }
   return false;
 }
@@ -173,7 +187,8 @@ int64_t slice_bound(const Value& bound, int64_t size, int64_t fallback, int64_t 
 
 Value slice_of(Runtime& rt, const Value& object, const Value& first, const Value& last, const Value& step) {
   if (object.is_undefined()) fail(fmt::format("'{}' is undefined", object.missing_name()));
-  if (!object.is_string() && !object.is_sequence()) fail(fmt::format("a value of type {} cannot be sliced", type_name(object)));
+  if (!object.is_string() && !object.is_sequence())
+    fail(fmt::format("a value of type {} cannot be sliced", type_name(object)));
   const int64_t size = length_of(rt, object);
   const int64_t stride = slice_bound(step, 0, 1, INT64_MIN + 1, INT64_MAX);
   if (stride == 0) fail("the step of a slice cannot be zero");

@@ -51,17 +51,26 @@ class Parser {
   }
   static std::string describe(const Token& token) {
     switch (token.kind) {
-      case TokenKind::text: return "text";
-      case TokenKind::block_begin: return "'{%'";
-      case TokenKind::block_end: return "'%}'";
-      case TokenKind::variable_begin: return "'{{'";
-      case TokenKind::variable_end: return "'}}'";
-      case TokenKind::string: return "a string";
+      case TokenKind::text:
+        return "text";
+      case TokenKind::block_begin:
+        return "'{%'";
+      case TokenKind::block_end:
+        return "'%}'";
+      case TokenKind::variable_begin:
+        return "'{{'";
+      case TokenKind::variable_end:
+        return "'}}'";
+      case TokenKind::string:
+        return "a string";
       case TokenKind::integer:
-      case TokenKind::real: return "a number";
-      case TokenKind::end: return "the end of the template";
+      case TokenKind::real:
+        return "a number";
+      case TokenKind::end:
+        return "the end of the template";
       case TokenKind::name:
-      case TokenKind::op: return fmt::format("'{}'", token.text);
+      case TokenKind::op:
+        return fmt::format("'{}'", token.text);
     }
     return {};
   }
@@ -113,7 +122,8 @@ class Parser {
   ExprPtr deepen(ExprPtr node) const {
     for (const ExprPtr& child : node->children)
       if (child) node->depth = std::max(node->depth, child->depth + 1);
-    for (const Argument& argument : node->arguments) node->depth = std::max(node->depth, argument.value->depth + 1);
+    for (const Argument& argument : node->arguments)
+      node->depth = std::max(node->depth, argument.value->depth + 1);
     if (node->depth > kMaxTreeDepth)
       throw TemplateError{fmt::format("an expression deeper than {} levels", kMaxTreeDepth), node->offset};
     return node;
@@ -159,8 +169,8 @@ class Parser {
 
   bool take_compare(CompareOp& op) {
     static constexpr std::pair<std::string_view, CompareOp> kOps[] = {
-        {"==", CompareOp::equal},      {"!=", CompareOp::not_equal}, {"<=", CompareOp::less_equal},
-        {">=", CompareOp::greater_equal}, {"<", CompareOp::less},    {">", CompareOp::greater}};
+        {"==", CompareOp::equal},         {"!=", CompareOp::not_equal}, {"<=", CompareOp::less_equal},
+        {">=", CompareOp::greater_equal}, {"<", CompareOp::less},       {">", CompareOp::greater}};
     for (const auto& [text, value] : kOps)
       if (take_op(text)) return op = value, true;
     if (take_word("in")) return op = CompareOp::in, true;
@@ -186,7 +196,8 @@ class Parser {
   ExprPtr parse_binary(BinaryOps ops, ExprPtr (Parser::*parse_operand)()) {
     ExprPtr left = (this->*parse_operand)();
     for (;;) {
-      const auto op = std::find_if(ops.begin(), ops.end(), [&](const auto& candidate) { return is_op(candidate.first); });
+      const auto op =
+          std::find_if(ops.begin(), ops.end(), [&](const auto& candidate) { return is_op(candidate.first); });
       if (op == ops.end()) return left;
       const SourceOffset offset = next().offset;
       ExprPtr right = (this->*parse_operand)();
@@ -236,15 +247,19 @@ class Parser {
   ExprPtr parse_primary() {
     const Token& token = peek();
     switch (token.kind) {
-      case TokenKind::name: return parse_name();
-      case TokenKind::integer: return parse_constant(next(), Value::integer(token.integer));
-      case TokenKind::real: return parse_constant(next(), Value::real(token.real));
+      case TokenKind::name:
+        return parse_name();
+      case TokenKind::integer:
+        return parse_constant(next(), Value::integer(token.integer));
+      case TokenKind::real:
+        return parse_constant(next(), Value::real(token.real));
       case TokenKind::string: {
         std::string text;  // neighbours are one string
         while (peek().kind == TokenKind::string) text += next().text;
         return parse_constant(token, Value::constant(std::move(text)));
       }
-      default: break;
+      default:
+        break;
     }
     if (take_op("(")) {
       ExprPtr inner = parse_tuple(true, true, {});
@@ -316,10 +331,14 @@ class Parser {
 
   ExprPtr parse_postfix(ExprPtr node) {
     for (;;) {
-      if (is_op(".")) node = parse_dot(std::move(node));
-      else if (is_op("[")) node = parse_brackets(std::move(node));
-      else if (is_op("(")) node = parse_call(std::move(node));
-      else return node;
+      if (is_op("."))
+        node = parse_dot(std::move(node));
+      else if (is_op("["))
+        node = parse_brackets(std::move(node));
+      else if (is_op("("))
+        node = parse_call(std::move(node));
+      else
+        return node;
     }
   }
 
@@ -327,7 +346,8 @@ class Parser {
     const SourceOffset offset = next().offset;
     if (peek().kind == TokenKind::integer) {
       const Token& index = next();
-      return make(ExprKind::subscript, offset, std::move(object), parse_constant(index, Value::integer(index.integer)));
+      return make(ExprKind::subscript, offset, std::move(object),
+                  parse_constant(index, Value::integer(index.integer)));
     }
     ExprPtr node = make(ExprKind::attribute, offset, std::move(object));
     node->text = expect_name();
@@ -425,8 +445,10 @@ class Parser {
                !is_word("in") && !is_word("not");
       case TokenKind::string:
       case TokenKind::integer:
-      case TokenKind::real: return true;
-      default: return is_op("[") || is_op("{");
+      case TokenKind::real:
+        return true;
+      default:
+        return is_op("[") || is_op("{");
     }
   }
 
@@ -451,7 +473,8 @@ class Parser {
 
   // --- statements -----------------------------------------------------------------------------------------------
 
-  /// Statements up to a block tag that opens with one of `end_words`, which is consumed and returned (empty: the end of the template).
+  /// Statements up to a block tag that opens with one of `end_words`, which is consumed and returned (empty: the
+  /// end of the template).
   std::string_view parse_block(Block& body, Words end_words) {
     const Nesting nesting(*this);
     for (;;) {
@@ -459,7 +482,8 @@ class Parser {
       switch (token.kind) {
         case TokenKind::end:
           if (end_words.size() > 0)
-            error(token, fmt::format("expected '{{% {} %}}', got the end of the template", *(end_words.end() - 1)));
+            error(token,
+                  fmt::format("expected '{{% {} %}}', got the end of the template", *(end_words.end() - 1)));
           return {};
         case TokenKind::text:
           body.push_back(make_stmt(StmtKind::text, token.offset));
@@ -502,11 +526,17 @@ class Parser {
       std::string_view word;
       StmtPtr (Parser::*parse)(SourceOffset);
     };
-    static constexpr Rule kRules[] = {
-        {"if", &Parser::parse_if},         {"for", &Parser::parse_for},         {"set", &Parser::parse_set},
-        {"macro", &Parser::parse_macro},   {"call", &Parser::parse_call_block}, {"filter", &Parser::parse_filter_block},
-        {"with", &Parser::parse_with},     {"do", &Parser::parse_do},           {"generation", &Parser::parse_generation},
-        {"break", &Parser::parse_break},   {"continue", &Parser::parse_continue}};
+    static constexpr Rule kRules[] = {{"if", &Parser::parse_if},
+                                      {"for", &Parser::parse_for},
+                                      {"set", &Parser::parse_set},
+                                      {"macro", &Parser::parse_macro},
+                                      {"call", &Parser::parse_call_block},
+                                      {"filter", &Parser::parse_filter_block},
+                                      {"with", &Parser::parse_with},
+                                      {"do", &Parser::parse_do},
+                                      {"generation", &Parser::parse_generation},
+                                      {"break", &Parser::parse_break},
+                                      {"continue", &Parser::parse_continue}};
     for (const Rule& rule : kRules)
       if (take_word(rule.word)) return (this->*rule.parse)(offset);
     error(peek(), fmt::format("there is no statement '{}' here", peek().text));

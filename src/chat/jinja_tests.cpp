@@ -15,18 +15,42 @@ bool test_compare(Runtime& rt, const Value& v, const CallArgs& args) {
   return compare(rt, op, v, args.get(0, "other"));
 }
 
-bool is_defined(Runtime&, const Value& v, const CallArgs&) { return !v.is_undefined(); }
-bool is_undefined(Runtime&, const Value& v, const CallArgs&) { return v.is_undefined(); }
-bool is_none(Runtime&, const Value& v, const CallArgs&) { return v.is_none(); }
-bool is_string(Runtime&, const Value& v, const CallArgs&) { return v.is_string(); }
-bool is_number(Runtime&, const Value& v, const CallArgs&) { return v.is_number(); }
-bool is_integer(Runtime&, const Value& v, const CallArgs&) { return v.is(ValueKind::integer); }
-bool is_float(Runtime&, const Value& v, const CallArgs&) { return v.is(ValueKind::real); }
-bool is_boolean(Runtime&, const Value& v, const CallArgs&) { return v.is(ValueKind::boolean); }
-bool is_true_value(Runtime&, const Value& v, const CallArgs&) { return v.is(ValueKind::boolean) && v.as_bool(); }
-bool is_false_value(Runtime&, const Value& v, const CallArgs&) { return v.is(ValueKind::boolean) && !v.as_bool(); }
-bool is_mapping(Runtime&, const Value& v, const CallArgs&) { return v.is_dict(); }
-bool is_callable(Runtime&, const Value& v, const CallArgs&) { return v.is(ValueKind::callable); }
+bool is_defined(Runtime&, const Value& v, const CallArgs&) {
+  return !v.is_undefined();
+}
+bool is_undefined(Runtime&, const Value& v, const CallArgs&) {
+  return v.is_undefined();
+}
+bool is_none(Runtime&, const Value& v, const CallArgs&) {
+  return v.is_none();
+}
+bool is_string(Runtime&, const Value& v, const CallArgs&) {
+  return v.is_string();
+}
+bool is_number(Runtime&, const Value& v, const CallArgs&) {
+  return v.is_number();
+}
+bool is_integer(Runtime&, const Value& v, const CallArgs&) {
+  return v.is(ValueKind::integer);
+}
+bool is_float(Runtime&, const Value& v, const CallArgs&) {
+  return v.is(ValueKind::real);
+}
+bool is_boolean(Runtime&, const Value& v, const CallArgs&) {
+  return v.is(ValueKind::boolean);
+}
+bool is_true_value(Runtime&, const Value& v, const CallArgs&) {
+  return v.is(ValueKind::boolean) && v.as_bool();
+}
+bool is_false_value(Runtime&, const Value& v, const CallArgs&) {
+  return v.is(ValueKind::boolean) && !v.as_bool();
+}
+bool is_mapping(Runtime&, const Value& v, const CallArgs&) {
+  return v.is_dict();
+}
+bool is_callable(Runtime&, const Value& v, const CallArgs&) {
+  return v.is(ValueKind::callable);
+}
 
 /// Has a length and indices: strings and mappings do in Python. So does an undefined value.
 bool is_sequence(Runtime&, const Value& v, const CallArgs&) {
@@ -40,8 +64,12 @@ int64_t integer_of(const Value& v) {
   if (!v.is_integral()) fail(fmt::format("this test needs an integer, not {}", type_name(v)));
   return v.as_int();
 }
-bool is_even(Runtime&, const Value& v, const CallArgs&) { return integer_of(v) % 2 == 0; }
-bool is_odd(Runtime&, const Value& v, const CallArgs&) { return integer_of(v) % 2 != 0; }
+bool is_even(Runtime&, const Value& v, const CallArgs&) {
+  return integer_of(v) % 2 == 0;
+}
+bool is_odd(Runtime&, const Value& v, const CallArgs&) {
+  return integer_of(v) % 2 != 0;
+}
 bool is_divisible(Runtime& rt, const Value& v, const CallArgs& args) {
   return modulo(rt, Value::integer(integer_of(v)), Value::integer(integer_of(args.get(0, "num")))).as_int() == 0;
 }
@@ -60,8 +88,12 @@ bool is_same_as(Runtime& rt, const Value& v, const CallArgs& args) {
   if (v.kind() != other.kind()) return false;
   return v.is_sequence() || v.is_dict() ? v.same_object(other) : equals(rt, v, other);
 }
-bool is_filter(Runtime& rt, const Value& v, const CallArgs&) { return find_filter(to_text(rt, v)) != nullptr; }
-bool is_test(Runtime& rt, const Value& v, const CallArgs&) { return find_test(to_text(rt, v)) != nullptr; }
+bool is_filter(Runtime& rt, const Value& v, const CallArgs&) {
+  return find_filter(to_text(rt, v)) != nullptr;
+}
+bool is_test(Runtime& rt, const Value& v, const CallArgs&) {
+  return find_test(to_text(rt, v)) != nullptr;
+}
 
 constexpr TestDef kTests[] = {
     {"!=", test_compare<CompareOp::not_equal>},
@@ -106,7 +138,9 @@ constexpr TestDef kTests[] = {
 
 }  // namespace
 
-std::span<const TestDef> all_tests() { return kTests; }
+std::span<const TestDef> all_tests() {
+  return kTests;
+}
 
 const TestDef* find_test(std::string_view name) {
   for (const TestDef& test : kTests)

@@ -28,10 +28,16 @@ void for_each_char(std::string_view text, F&& f) {
   }
 }
 
-uint32_t to_upper(uint32_t c) { return static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))); }
-uint32_t to_lower(uint32_t c) { return static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))); }
+uint32_t to_upper(uint32_t c) {
+  return static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c)));
+}
+uint32_t to_lower(uint32_t c) {
+  return static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+}
 
-bool is_cased_letter(uint32_t c) { return to_upper(c) != c || to_lower(c) != c; }
+bool is_cased_letter(uint32_t c) {
+  return to_upper(c) != c || to_lower(c) != c;
+}
 
 bool is_printable(uint32_t c) {
   if (c == ' ') return true;
@@ -107,7 +113,8 @@ std::string_view strip_text(std::string_view text, bool left, bool right, const 
       return c.is_valid && is_python_space(c.code_point);
     }
     bool found = false;
-    for_each_char(*chars, [&](const Utf8Char&, std::string_view candidate) { found = found || candidate == bytes; });
+    for_each_char(*chars,
+                  [&](const Utf8Char&, std::string_view candidate) { found = found || candidate == bytes; });
     return found;
   };
   while (left && !text.empty()) {
@@ -117,24 +124,31 @@ std::string_view strip_text(std::string_view text, bool left, bool right, const 
   }
   while (right && !text.empty()) {
     size_t begin = text.size() - 1;
-    while (begin > 0 && text.size() - begin < 4 && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
-    if (static_cast<size_t>(decode_utf8(text.substr(begin)).n_bytes) != text.size() - begin) begin = text.size() - 1;
+    while (begin > 0 && text.size() - begin < 4 && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80)
+      --begin;
+    if (static_cast<size_t>(decode_utf8(text.substr(begin)).n_bytes) != text.size() - begin)
+      begin = text.size() - 1;
     if (!goes(text.substr(begin))) break;
     text.remove_suffix(text.size() - begin);
   }
   return text;
 }
 
-std::string upper_text(std::string_view text) { return map_text(text, to_upper); }
-std::string lower_text(std::string_view text) { return map_text(text, to_lower); }
+std::string upper_text(std::string_view text) {
+  return map_text(text, to_upper);
+}
+std::string lower_text(std::string_view text) {
+  return map_text(text, to_lower);
+}
 
 std::string title_text(std::string_view text, bool by_space) {
   bool in_word = false;
   return map_text(text, [&](uint32_t c) {
     const bool starts = by_space ? !in_word : !in_word && is_cased_letter(c);
     const uint32_t mapped = starts ? to_upper(c) : to_lower(c);
-    const bool separates = is_python_space(c) || (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(c)) !=
-                                                                  std::string_view::npos);
+    const bool separates =
+        is_python_space(c) ||
+        (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(c)) != std::string_view::npos);
     in_word = by_space ? !separates : is_cased_letter(c);
     return mapped;
   });
@@ -197,14 +211,29 @@ std::string quote_json(std::string_view text, bool ascii_only) {
   for_each_char(text, [&](const Utf8Char& c, std::string_view bytes) {
     const uint32_t code = c.code_point;
     switch (code) {
-      case '"': out += "\\\""; return;
-      case '\\': out += "\\\\"; return;
-      case '\n': out += "\\n"; return;
-      case '\r': out += "\\r"; return;
-      case '\t': out += "\\t"; return;
-      case '\b': out += "\\b"; return;
-      case '\f': out += "\\f"; return;
-      default: break;
+      case '"':
+        out += "\\\"";
+        return;
+      case '\\':
+        out += "\\\\";
+        return;
+      case '\n':
+        out += "\\n";
+        return;
+      case '\r':
+        out += "\\r";
+        return;
+      case '\t':
+        out += "\\t";
+        return;
+      case '\b':
+        out += "\\b";
+        return;
+      case '\f':
+        out += "\\f";
+        return;
+      default:
+        break;
     }
     if (code < 0x20 || (ascii_only && code >= 0x7f && code < 0x10000))
       out += fmt::format("\\u{:04x}", code);
@@ -220,12 +249,23 @@ std::string escape_html(std::string_view text) {
   std::string out;
   for (const char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '\'': out += "&#39;"; break;
-      case '"': out += "&#34;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;

@@ -26,15 +26,16 @@ std::string_view strip_text(std::string_view text, bool left, bool right, const 
 
 std::string upper_text(std::string_view text);
 std::string lower_text(std::string_view text);
-/// First letter of each word upper, the others lower. Words are runs of letters (`by_space`: runs without white space, hyphen or bracket,
-/// as Jinja's filter has it; otherwise as str.title()).
+/// First letter of each word upper, the others lower. Words are runs of letters (`by_space`: runs without white
+/// space, hyphen or bracket, as Jinja's filter has it; otherwise as str.title()).
 std::string title_text(std::string_view text, bool by_space);
 std::string capitalize_text(std::string_view text);
 
 /// The literal that Python's repr() shows for a string.
 std::string repr_text(std::string_view text);
 
-/// A float as Python's repr() shows it: shortest digits that read back the same, always with a point or an exponent.
+/// A float as Python's repr() shows it: shortest digits that read back the same, always with a point or an
+/// exponent.
 std::string repr_real(double value);
 
 /// `text` as a JSON string literal. With `ascii_only`, other characters become \uXXXX.
@@ -43,7 +44,8 @@ std::string quote_json(std::string_view text, bool ascii_only);
 /// &, <, >, ' and " as HTML entities.
 std::string escape_html(std::string_view text);
 
-/// How often `from` stands in `text`, at most `limit` times (negative: any); an empty `from` stands between all characters.
+/// How often `from` stands in `text`, at most `limit` times (negative: any); an empty `from` stands between all
+/// characters.
 int64_t count_matches(std::string_view text, std::string_view from, int64_t limit);
 /// Replaces the first `n_matches` occurrences. Needs: count_matches() found that many.
 std::string replace_text(std::string_view text, std::string_view from, std::string_view to, int64_t n_matches);

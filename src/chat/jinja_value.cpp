@@ -21,7 +21,9 @@ void check_depth(int depth) {
 }
 }  // namespace
 
-void fail(std::string message) { throw TemplateError{std::move(message)}; }
+void fail(std::string message) {
+  throw TemplateError{std::move(message)};
+}
 
 const Value* CallArgs::find(size_t index, std::string_view name) const {
   if (index < positional.size()) return &positional[index];
@@ -148,15 +150,19 @@ Value Runtime::loop(std::vector<Value> items) {
 
 Value Runtime::from_json(const Json& json) {
   switch (json.type()) {
-    case Json::value_t::boolean: return Value::boolean(json.get<bool>());
-    case Json::value_t::number_integer: return Value::integer(json.get<int64_t>());
+    case Json::value_t::boolean:
+      return Value::boolean(json.get<bool>());
+    case Json::value_t::number_integer:
+      return Value::integer(json.get<int64_t>());
     case Json::value_t::number_unsigned: {
       const auto number = json.get<uint64_t>();
       return number <= static_cast<uint64_t>(INT64_MAX) ? Value::integer(static_cast<int64_t>(number))
                                                         : Value::real(static_cast<double>(number));
     }
-    case Json::value_t::number_float: return Value::real(json.get<double>());
-    case Json::value_t::string: return Value::constant(json.get_ref<const std::string&>());
+    case Json::value_t::number_float:
+      return Value::real(json.get<double>());
+    case Json::value_t::string:
+      return Value::constant(json.get_ref<const std::string&>());
     case Json::value_t::array: {
       auto data = std::make_unique<ListData>();
       data->items.reserve(json.size());
@@ -166,12 +172,14 @@ Value Runtime::from_json(const Json& json) {
     case Json::value_t::object: {
       auto data = std::make_unique<DictData>();
       data->entries.reserve(json.size());
-      for (const auto& [key, item] : json.items()) data->entries.emplace_back(Value::constant(key), from_json(item));
+      for (const auto& [key, item] : json.items())
+        data->entries.emplace_back(Value::constant(key), from_json(item));
       return adopt(ValueKind::dict, std::move(data), 0);
     }
     case Json::value_t::null:
     case Json::value_t::binary:
-    case Json::value_t::discarded: break;
+    case Json::value_t::discarded:
+      break;
   }
   return Value::none();
 }
@@ -208,18 +216,30 @@ const Value* Runtime::find(const Value& dict, std::string_view key) {
 
 std::string_view type_name(const Value& value) {
   switch (value.kind()) {
-    case ValueKind::undefined: return "Undefined";
-    case ValueKind::none: return "NoneType";
-    case ValueKind::boolean: return "bool";
-    case ValueKind::integer: return "int";
-    case ValueKind::real: return "float";
-    case ValueKind::string: return "str";
-    case ValueKind::list: return "list";
-    case ValueKind::tuple: return "tuple";
-    case ValueKind::dict: return "dict";
-    case ValueKind::name_space: return "Namespace";
-    case ValueKind::callable: return "function";
-    case ValueKind::loop: return "LoopContext";
+    case ValueKind::undefined:
+      return "Undefined";
+    case ValueKind::none:
+      return "NoneType";
+    case ValueKind::boolean:
+      return "bool";
+    case ValueKind::integer:
+      return "int";
+    case ValueKind::real:
+      return "float";
+    case ValueKind::string:
+      return "str";
+    case ValueKind::list:
+      return "list";
+    case ValueKind::tuple:
+      return "tuple";
+    case ValueKind::dict:
+      return "dict";
+    case ValueKind::name_space:
+      return "Namespace";
+    case ValueKind::callable:
+      return "function";
+    case ValueKind::loop:
+      return "LoopContext";
   }
   return "";
 }
@@ -227,17 +247,25 @@ std::string_view type_name(const Value& value) {
 bool is_true(const Value& value) {
   switch (value.kind()) {
     case ValueKind::undefined:
-    case ValueKind::none: return false;
-    case ValueKind::boolean: return value.as_bool();
-    case ValueKind::integer: return value.as_int() != 0;
-    case ValueKind::real: return value.as_real() != 0;
-    case ValueKind::string: return !value.text().empty();
+    case ValueKind::none:
+      return false;
+    case ValueKind::boolean:
+      return value.as_bool();
+    case ValueKind::integer:
+      return value.as_int() != 0;
+    case ValueKind::real:
+      return value.as_real() != 0;
+    case ValueKind::string:
+      return !value.text().empty();
     case ValueKind::list:
-    case ValueKind::tuple: return !value.items().items.empty();
-    case ValueKind::dict: return !value.dict_data().entries.empty();
+    case ValueKind::tuple:
+      return !value.items().items.empty();
+    case ValueKind::dict:
+      return !value.dict_data().entries.empty();
     case ValueKind::name_space:
     case ValueKind::callable:
-    case ValueKind::loop: return true;
+    case ValueKind::loop:
+      return true;
   }
   return false;
 }
@@ -268,12 +296,18 @@ void write_repr(TextSink& sink, const Value& value, int depth) {
   check_depth(depth);
   sink.rt.charge(1);
   switch (value.kind()) {
-    case ValueKind::undefined: return sink.add("Undefined");
-    case ValueKind::none: return sink.add("None");
-    case ValueKind::boolean: return sink.add(value.as_bool() ? "True" : "False");
-    case ValueKind::integer: return sink.add(fmt::to_string(value.as_int()));
-    case ValueKind::real: return sink.add(repr_real(value.as_real()));
-    case ValueKind::string: return sink.add(repr_text(value.text()));
+    case ValueKind::undefined:
+      return sink.add("Undefined");
+    case ValueKind::none:
+      return sink.add("None");
+    case ValueKind::boolean:
+      return sink.add(value.as_bool() ? "True" : "False");
+    case ValueKind::integer:
+      return sink.add(fmt::to_string(value.as_int()));
+    case ValueKind::real:
+      return sink.add(repr_real(value.as_real()));
+    case ValueKind::string:
+      return sink.add(repr_text(value.text()));
     case ValueKind::list:
       sink.add("[");
       write_items(sink, value.items().items, depth + 1);
@@ -295,7 +329,8 @@ void write_repr(TextSink& sink, const Value& value, int depth) {
       }
       return sink.add(value.is_dict() ? "}" : "}>");
     }
-    case ValueKind::callable: return sink.add(fmt::format("<function {}>", value.callable_data().name));
+    case ValueKind::callable:
+      return sink.add(fmt::format("<function {}>", value.callable_data().name));
     case ValueKind::loop:
       return sink.add(
           fmt::format("<LoopContext {}/{}>", value.loop_data().index0 + 1, value.loop_data().items.size()));
@@ -328,7 +363,8 @@ bool equals_at(Runtime& rt, const Value& a, const Value& b, int depth) {
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
     case ValueKind::undefined:
-    case ValueKind::none: return true;
+    case ValueKind::none:
+      return true;
     case ValueKind::string:
       rt.charge(std::min(a.text().size(), b.text().size()) / kBytesPerStep);
       return a.text() == b.text();
@@ -348,7 +384,8 @@ bool equals_at(Runtime& rt, const Value& a, const Value& b, int depth) {
       }
       return true;
     }
-    default: return a.same_object(b);
+    default:
+      return a.same_object(b);
   }
 }
 
@@ -374,13 +411,18 @@ bool less_at(Runtime& rt, const Value& a, const Value& b, int depth) {
 
 }  // namespace
 
-bool equals(Runtime& rt, const Value& a, const Value& b) { return equals_at(rt, a, b, 0); }
-bool less(Runtime& rt, const Value& a, const Value& b) { return less_at(rt, a, b, 0); }
+bool equals(Runtime& rt, const Value& a, const Value& b) {
+  return equals_at(rt, a, b, 0);
+}
+bool less(Runtime& rt, const Value& a, const Value& b) {
+  return less_at(rt, a, b, 0);
+}
 
 bool contains(Runtime& rt, const Value& container, const Value& item) {
   switch (container.kind()) {
     case ValueKind::string:
-      if (!item.is_string()) fail(fmt::format("'in <string>' needs a string on its left, not {}", type_name(item)));
+      if (!item.is_string())
+        fail(fmt::format("'in <string>' needs a string on its left, not {}", type_name(item)));
       rt.charge(container.text().size() / kBytesPerStep);
       return container.text().find(item.text()) != std::string::npos;
     case ValueKind::list:
@@ -388,16 +430,20 @@ bool contains(Runtime& rt, const Value& container, const Value& item) {
       for (const Value& candidate : container.items().items)
         if (equals(rt, candidate, item)) return true;
       return false;
-    case ValueKind::dict: return rt.find(container, item) != nullptr;
-    case ValueKind::undefined: return false;
-    default: fail(fmt::format("'in' cannot look into a value of type {}", type_name(container)));
+    case ValueKind::dict:
+      return rt.find(container, item) != nullptr;
+    case ValueKind::undefined:
+      return false;
+    default:
+      fail(fmt::format("'in' cannot look into a value of type {}", type_name(container)));
   }
 }
 
 std::vector<Value> iterate(Runtime& rt, const Value& value) {
   std::vector<Value> items;
   switch (value.kind()) {
-    case ValueKind::undefined: break;
+    case ValueKind::undefined:
+      break;
     case ValueKind::list:
     case ValueKind::tuple:
       rt.reserve(value.items().items.size() * sizeof(Value));
@@ -415,21 +461,26 @@ std::vector<Value> iterate(Runtime& rt, const Value& value) {
       for (const std::string_view c : text_characters(value.text())) items.push_back(rt.string(std::string(c)));
       break;
     }
-    default: fail(fmt::format("a value of type {} cannot be iterated", type_name(value)));
+    default:
+      fail(fmt::format("a value of type {} cannot be iterated", type_name(value)));
   }
   return items;
 }
 
 int64_t length_of(Runtime& rt, const Value& value) {
   switch (value.kind()) {
-    case ValueKind::undefined: return 0;
+    case ValueKind::undefined:
+      return 0;
     case ValueKind::string:
       rt.charge(value.text().size() / kBytesPerStep);
       return static_cast<int64_t>(text_length(value.text()));
     case ValueKind::list:
-    case ValueKind::tuple: return static_cast<int64_t>(value.items().items.size());
-    case ValueKind::dict: return static_cast<int64_t>(value.dict_data().entries.size());
-    default: fail(fmt::format("a value of type {} has no length", type_name(value)));
+    case ValueKind::tuple:
+      return static_cast<int64_t>(value.items().items.size());
+    case ValueKind::dict:
+      return static_cast<int64_t>(value.dict_data().entries.size());
+    default:
+      fail(fmt::format("a value of type {} has no length", type_name(value)));
   }
 }
 
@@ -455,7 +506,8 @@ void write_json_dict(TextSink& sink, const Value& value, const JsonStyle& style,
   std::vector<std::pair<std::string, const Value*>> entries;
   for (const auto& [key, item] : value.dict_data().entries) entries.emplace_back(json_key(sink.rt, key), &item);
   if (style.sort_keys)
-    std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::stable_sort(entries.begin(), entries.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
   if (entries.empty()) return sink.add("{}");
   sink.add("{");
   for (size_t i = 0; i < entries.size(); ++i) {
@@ -473,14 +525,18 @@ void write_json(TextSink& sink, const Value& value, const JsonStyle& style, int 
   check_depth(depth);
   sink.rt.charge(1);
   switch (value.kind()) {
-    case ValueKind::none: return sink.add("null");
-    case ValueKind::boolean: return sink.add(value.as_bool() ? "true" : "false");
-    case ValueKind::integer: return sink.add(fmt::to_string(value.as_int()));
+    case ValueKind::none:
+      return sink.add("null");
+    case ValueKind::boolean:
+      return sink.add(value.as_bool() ? "true" : "false");
+    case ValueKind::integer:
+      return sink.add(fmt::to_string(value.as_int()));
     case ValueKind::real:
       if (std::isnan(value.as_real())) return sink.add("NaN");
       if (std::isinf(value.as_real())) return sink.add(value.as_real() > 0 ? "Infinity" : "-Infinity");
       return sink.add(repr_real(value.as_real()));
-    case ValueKind::string: return sink.add(quote_json(value.text(), style.ascii_only));
+    case ValueKind::string:
+      return sink.add(quote_json(value.text(), style.ascii_only));
     case ValueKind::list:
     case ValueKind::tuple: {
       const auto& items = value.items().items;
@@ -494,12 +550,14 @@ void write_json(TextSink& sink, const Value& value, const JsonStyle& style, int 
       new_json_line(sink, style, depth);
       return sink.add("]");
     }
-    case ValueKind::dict: return write_json_dict(sink, value, style, depth);
+    case ValueKind::dict:
+      return write_json_dict(sink, value, style, depth);
     case ValueKind::undefined:
       fail(fmt::format("tojson: '{}' is undefined", value.missing_name()));
     case ValueKind::name_space:
     case ValueKind::callable:
-    case ValueKind::loop: fail(fmt::format("tojson: a value of type {} cannot be written as JSON", type_name(value)));
+    case ValueKind::loop:
+      fail(fmt::format("tojson: a value of type {} cannot be written as JSON", type_name(value)));
   }
 }
 

@@ -23,8 +23,8 @@ struct DictData;
 struct LoopData;
 struct CallableData;
 
-/// What values share: counted references, so that temporaries of long conversations are freed while a render runs. The Runtime knows all
-/// objects and frees what cycles keep alive.
+/// What values share: counted references, so that temporaries of long conversations are freed while a render runs.
+/// The Runtime knows all objects and frees what cycles keep alive.
 struct Object {
   virtual ~Object() = default;
   /// Lets go of the values inside, before the object is deleted: deep nesting must not recurse in destructors.
@@ -50,12 +50,22 @@ struct StringData {
 };
 
 enum class ValueKind : uint8_t {
-  undefined, none, boolean, integer, real, string,
-  list, tuple, dict, name_space, callable, loop,  // objects, see Value::is_object
+  undefined,
+  none,
+  boolean,
+  integer,
+  real,
+  string,
+  list,
+  tuple,
+  dict,
+  name_space,
+  callable,
+  loop,  // objects, see Value::is_object
 };
 
-/// One value. Strings are immutable and shared (shared_ptr: constants of a template are used by many renders at once); containers,
-/// functions and loops are objects of one Runtime, which must outlive their values.
+/// One value. Strings are immutable and shared (shared_ptr: constants of a template are used by many renders at
+/// once); containers, functions and loops are objects of one Runtime, which must outlive their values.
 class Value {
  public:
   Value() = default;
@@ -79,7 +89,9 @@ class Value {
   static Value boolean(bool b) { return Value(ValueKind::boolean, b); }
   static Value integer(int64_t i) { return Value(ValueKind::integer, i); }
   static Value real(double r) { return Value(ValueKind::real, std::bit_cast<int64_t>(r)); }
-  static Value constant(std::string text) { return string(std::make_shared<const StringData>(std::move(text), nullptr)); }
+  static Value constant(std::string text) {
+    return string(std::make_shared<const StringData>(std::move(text), nullptr));
+  }
   static Value string(std::shared_ptr<const StringData> text) {
     Value v(ValueKind::string, 0);
     v.text_ = std::move(text);
@@ -114,7 +126,9 @@ class Value {
   // Needs: the kind fits.
   bool as_bool() const { return integer_ != 0; }
   int64_t as_int() const { return integer_; }
-  double as_real() const { return kind_ == ValueKind::real ? std::bit_cast<double>(integer_) : static_cast<double>(integer_); }
+  double as_real() const {
+    return kind_ == ValueKind::real ? std::bit_cast<double>(integer_) : static_cast<double>(integer_);
+  }
   const std::string& text() const { return text_->text; }
   inline ListData& items() const;
   inline DictData& dict_data() const;
@@ -144,7 +158,8 @@ struct ListData final : Object {
   std::vector<Value> items;
 };
 
-/// Insertion-ordered. Looked up one by one: the dictionaries of chat templates have a handful of keys, and every look-up pays steps.
+/// Insertion-ordered. Looked up one by one: the dictionaries of chat templates have a handful of keys, and every
+/// look-up pays steps.
 struct DictData final : Object {
   void drop_values() override { entries.clear(); }
   std::vector<std::pair<Value, Value>> entries;
@@ -178,10 +193,18 @@ struct CallableData final : Object {
   std::function<Value(Runtime&, const CallArgs&)> call;
 };
 
-ListData& Value::items() const { return static_cast<ListData&>(*object()); }
-DictData& Value::dict_data() const { return static_cast<DictData&>(*object()); }
-LoopData& Value::loop_data() const { return static_cast<LoopData&>(*object()); }
-CallableData& Value::callable_data() const { return static_cast<CallableData&>(*object()); }
+ListData& Value::items() const {
+  return static_cast<ListData&>(*object());
+}
+DictData& Value::dict_data() const {
+  return static_cast<DictData&>(*object());
+}
+LoopData& Value::loop_data() const {
+  return static_cast<LoopData&>(*object());
+}
+CallableData& Value::callable_data() const {
+  return static_cast<CallableData&>(*object());
+}
 
 /// Owns the objects of one render and enforces its limits. Not thread-safe: one per render.
 class Runtime {
@@ -250,14 +273,14 @@ bool equals(Runtime& rt, const Value& a, const Value& b);
 bool less(Runtime& rt, const Value& a, const Value& b);
 /// `item in container`.
 bool contains(Runtime& rt, const Value& container, const Value& item);
-/// The items that a for loop would see: of a list, the keys of a dict, the characters of a string; nothing for undefined.
-/// Throws TemplateError for what cannot be iterated.
+/// The items that a for loop would see: of a list, the keys of a dict, the characters of a string; nothing for
+/// undefined. Throws TemplateError for what cannot be iterated.
 std::vector<Value> iterate(Runtime& rt, const Value& value);
 int64_t length_of(Runtime& rt, const Value& value);
 
 struct JsonStyle {
-  int64_t indent = -1;         // negative: one line
-  std::string indent_text;     // what one level is indented by, if not `indent` blanks
+  int64_t indent = -1;      // negative: one line
+  std::string indent_text;  // what one level is indented by, if not `indent` blanks
   bool ascii_only = false;
   bool sort_keys = false;
   std::string item_separator = ", ", key_separator = ": ";

@@ -33,7 +33,8 @@ std::string StopMatcher::feed(std::string_view bytes) {
   held_ += bytes;
   for (size_t end = n_seen + 1; end <= held_.size(); ++end) {
     for (size_t i = 0; i < stops_.size(); ++i)
-      if (ends_at(stops_[i], end) && (matched_ < 0 || stops_[i].size() > stops_[static_cast<size_t>(matched_)].size()))
+      if (ends_at(stops_[i], end) &&
+          (matched_ < 0 || stops_[i].size() > stops_[static_cast<size_t>(matched_)].size()))
         matched_ = static_cast<int>(i);
     if (!is_stopped()) continue;
     std::string before = held_.substr(0, end - stops_[static_cast<size_t>(matched_)].size());
@@ -48,6 +49,8 @@ std::string StopMatcher::feed(std::string_view bytes) {
   return ready;
 }
 
-std::string StopMatcher::finish() { return std::exchange(held_, {}); }
+std::string StopMatcher::finish() {
+  return std::exchange(held_, {});
+}
 
 }  // namespace sh::chat

@@ -8,8 +8,9 @@
 
 namespace sh::chat {
 
-/// Finds stop strings in a stream of bytes, and says what may be shown already. Bytes that may still become a stop string are held back, and
-/// so is a UTF-8 sequence that is not complete: what it emits is whole characters (of valid UTF-8) that are before any stop string.
+/// Finds stop strings in a stream of bytes, and says what may be shown already. Bytes that may still become a stop
+/// string are held back, and so is a UTF-8 sequence that is not complete: what it emits is whole characters (of
+/// valid UTF-8) that are before any stop string.
 ///
 /// The stop string that ends first wins; of those that end together, the one that begins first.
 class StopMatcher {
@@ -17,8 +18,8 @@ class StopMatcher {
   /// Empty stop strings are ignored.
   explicit StopMatcher(std::vector<std::string> stops);
 
-  /// Takes bytes and returns those that can be emitted now. After a stop string was found, nothing more is taken or emitted.
-  /// Cost: O(bytes · total length of the stop strings) at worst.
+  /// Takes bytes and returns those that can be emitted now. After a stop string was found, nothing more is taken
+  /// or emitted. Cost: O(bytes · total length of the stop strings) at worst.
   std::string feed(std::string_view bytes);
 
   /// The end of the stream: what was held back.

@@ -18,7 +18,21 @@ constexpr const char* kResultWord = "zqresultzq";
 constexpr const char* kCallId = "call00001";
 constexpr const char* kOtherCallId = "call00002";
 
-Json message(const char* role, Json content) { return {{"role", role}, {"content", std::move(content)}}; }
+Json message(const char* role, Json content) {
+  return {{"role", role}, {"content", std::move(content)}};
+}
+
+Json text_part(const std::string& text) {
+  return {{"type", "text"}, {"text", text}};
+}
+
+/// A list. Not `Json{a}`: compilers differ on whether that copies or wraps.
+template <typename... Items>
+Json list_of(Items... items) {
+  Json list = Json::array();
+  (list.push_back(std::move(items)), ...);
+  return list;
+}
 
 Json tool_definition() {
   return {{"type", "function"},
@@ -28,7 +42,7 @@ Json tool_definition() {
             {"parameters",
              {{"type", "object"},
               {"properties", {{kKeyWord, {{"type", "string"}, {"description", "A text."}}}}},
-              {"required", Json::array({kKeyWord})}}}}}};
+              {"required", list_of(kKeyWord)}}}}}};
 }
 
 Json tool_call(const char* id, const char* name, bool as_text) {
@@ -39,7 +53,7 @@ Json tool_call(const char* id, const char* name, bool as_text) {
 
 /// A question, calls of tools and, for each, a result.
 Json tool_conversation(Json content, const Json& calls) {
-  Json messages = Json::array({message("user", kUserWord)});
+  Json messages = list_of(message("user", kUserWord));
   Json assistant = message("assistant", std::move(content));
   assistant["tool_calls"] = calls;
   messages.push_back(std::move(assistant));
@@ -62,26 +76,27 @@ TemplateCapabilities probe_capabilities(const RenderExactly& render) {
   const auto probe = [&](Json messages, bool with_tools = false) {
     PromptInput input;
     input.messages = std::move(messages);
-    if (with_tools) input.tools = Json::array({tool_definition()});
+    if (with_tools) input.tools = list_of(tool_definition());
     input.kwargs["enable_thinking"] = true;
     input.now_unix_seconds = 1;
     return render(input);
   };
   TemplateCapabilities can;
-  can.supports_system_role = has(probe({message("system", kSystemWord), message("user", kUserWord)}), kSystemWord);
+  can.supports_system_role =
+      has(probe(list_of(message("system", kSystemWord), message("user", kUserWord))), kSystemWord);
 
   // A list that was printed as it is shows the keys of its parts.
   const auto takes_content = [&](const Json& content) {
-    const auto prompt = probe({message("user", content)});
+    const auto prompt = probe(list_of(message("user", content)));
     return has(prompt, kUserWord) && !has(prompt, "'type'") && !has(prompt, "\"type\"");
   };
-  const bool takes_parts = takes_content(Json::array({Json{{"type", "text"}, {"text", kUserWord}}}));
+  const bool takes_parts = takes_content(list_of(text_part(kUserWord)));
   can.requires_string_content = !takes_parts;
   can.requires_part_content = takes_parts && !takes_content(kUserWord);
 
-  can.supports_tools = has(probe({message("user", kUserWord)}, true), kToolWord);
-  const Json call = Json::array({tool_call(kCallId, kToolWord, false)});
-  const Json text_call = Json::array({tool_call(kCallId, kToolWord, true)});
+  can.supports_tools = has(probe(list_of(message("user", kUserWord)), true), kToolWord);
+  const Json call = list_of(tool_call(kCallId, kToolWord, false));
+  const Json text_call = list_of(tool_call(kCallId, kToolWord, true));
   // Without tool definitions, so that the words can only come from the call.
   const auto objects = probe(tool_conversation("", call)), texts = probe(tool_conversation("", text_call));
   const std::string quoted_key = fmt::format("\"{}\"", kKeyWord), python_key = fmt::format("'{}'", kKeyWord);
@@ -94,11 +109,13 @@ TemplateCapabilities probe_capabilities(const RenderExactly& render) {
   if (!can.supports_tool_calls) return can;
 
   const bool as_text = can.requires_string_arguments;
-  const Json calls = {tool_call(kCallId, kToolWord, as_text), tool_call(kOtherCallId, kOtherToolWord, as_text)};
+  const Json calls =
+      list_of(tool_call(kCallId, kToolWord, as_text), tool_call(kOtherCallId, kOtherToolWord, as_text));
   const auto parallel = probe(tool_conversation("", calls));
   can.supports_parallel_tool_calls = has(parallel, kToolWord) && has(parallel, kOtherToolWord);
   const auto without_content = probe(tool_conversation(nullptr, as_text ? text_call : call));
-  can.requires_content_with_tool_calls = !has(without_content, kToolWord) || (has(without_content, "None") && !has(used, "None"));
+  can.requires_content_with_tool_calls =
+      !has(without_content, kToolWord) || (has(without_content, "None") && !has(used, "None"));
   return can;
 }
 
@@ -148,8 +165,9 @@ Result<std::string> join_parts(const Json& parts, size_t i_message) {
     const bool is_text = part.is_object() && part.contains("text") && part["text"].is_string() &&
                          (!part.contains("type") || part["type"] == "text");
     if (!is_text)
-      return Error{ErrorKind::invalid_argument,
-                   fmt::format("messages[{}].content[{}]: the chat template of this model takes text only", i_message, i)};
+      return Error{
+          ErrorKind::invalid_argument,
+          fmt::format("messages[{}].content[{}]: the chat template of this model takes text only", i_message, i)};
     if (i > 0) text += '\n';
     text += part["text"].get_ref<const std::string&>();
   }
@@ -166,7 +184,7 @@ Result<void> fit_content(Json& one, size_t i_message, const TemplateCapabilities
     SH_ASSIGN(std::string text, join_parts(content, i_message));
     content = std::move(text);
   } else if (content.is_string() && can.requires_part_content) {
-    content = Json::array({Json{{"type", "text"}, {"text", content}}});
+    content = list_of(text_part(content.get<std::string>()));
   }
   return {};
 }
@@ -175,7 +193,7 @@ Result<void> fit_content(Json& one, size_t i_message, const TemplateCapabilities
 void prepend_text(Json& one, const std::string& text) {
   Json& content = one["content"];
   if (content.is_array())
-    content.insert(content.begin(), Json{{"type", "text"}, {"text", text + "\n"}});
+    content.insert(content.begin(), text_part(text + "\n"));
   else
     content = text + "\n" + (content.is_string() ? content.get<std::string>() : "");
 }
@@ -185,7 +203,8 @@ std::string text_of(const Json& content) {
   std::string text;
   if (!content.is_array()) return text;
   for (const Json& part : content)
-    if (part.is_object() && part.contains("text") && part["text"].is_string()) text += part["text"].get<std::string>();
+    if (part.is_object() && part.contains("text") && part["text"].is_string())
+      text += part["text"].get<std::string>();
   return text;
 }
 
@@ -226,7 +245,8 @@ Result<PromptInput> fit_to_template(const PromptInput& input, const TemplateCapa
     if (one["role"] == "developer" && !knows_developer) one["role"] = "system";
   }
   if (!can.supports_system_role) fitted.messages = with_folded_system(fitted.messages);
-  // Reasoning models think unless the request says otherwise; templates differ in what they take a missing variable for.
+  // Reasoning models think unless the request says otherwise; templates differ in what they take a missing
+  // variable for.
   if (!fitted.kwargs.is_object()) fitted.kwargs = Json::object();
   if (!fitted.kwargs.contains("enable_thinking")) fitted.kwargs["enable_thinking"] = true;
   return fitted;

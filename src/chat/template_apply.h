@@ -17,8 +17,8 @@ TemplateCapabilities probe_capabilities(const RenderExactly& render);
 /// Messages with every tool-call argument that is JSON text of an object parsed.
 Json with_parsed_arguments(const Json& messages);
 
-/// The request in the form that the template takes. Errors: invalid_argument for messages that are no list of objects with a role, or for
-/// content parts other than text in a template that takes text only.
+/// The request in the form that the template takes. Errors: invalid_argument for messages that are no list of
+/// objects with a role, or for content parts other than text in a template that takes text only.
 Result<PromptInput> fit_to_template(const PromptInput& input, const TemplateCapabilities& capabilities,
                                     const std::string& template_source);
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Prompts of 18 real templates for 9 conversations, as llama.cpp and Python's Jinja2 render them (tests/golden/README.md).
+// Prompts of 18 real templates for 9 conversations, as llama.cpp and Python's Jinja2 render them
+// (tests/golden/README.md).
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <time.h>
@@ -25,7 +26,8 @@ std::string raised_text(const std::string& recorded) {
   return recorded.substr(recorded.find(mark) + mark.size());
 }
 
-void expect_prompt(const Result<std::string>& got, const Json& expected, const char* key, const std::string& where) {
+void expect_prompt(const Result<std::string>& got, const Json& expected, const char* key,
+                   const std::string& where) {
   const std::string error_key = std::string(key) + "_error";
   if (expected.contains(error_key)) {
     ASSERT_FALSE(got.ok()) << where;

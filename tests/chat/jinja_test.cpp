@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The Jinja interpreter statement by statement: texts that Python's Jinja2 gives (tests/golden/jinja_cases.json), errors and limits.
+// The Jinja interpreter statement by statement: texts that Python's Jinja2 gives (tests/golden/jinja_cases.json),
+// errors and limits.
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <time.h>
@@ -22,7 +23,8 @@ Json load_cases() {
   return *parse_json(text.str());
 }
 
-Result<std::string> render(const std::string& source, const Json& variables = Json::object(), const RenderLimits& limits = {}) {
+Result<std::string> render(const std::string& source, const Json& variables = Json::object(),
+                           const RenderLimits& limits = {}) {
   auto parsed = ChatTemplate::parse(source, limits);
   if (!parsed.ok()) return parsed.error();
   PromptInput input;
@@ -64,9 +66,11 @@ TEST(Jinja, EveryFilterAndTestIsInTheCases) {
 }
 
 TEST(Jinja, TestsThatAreSpelledAsOperators) {
-  EXPECT_EQ(*render("{{ [1, 2, 3]|select('>', 1)|list }}{{ [1, 2]|select('==', 1)|list }}{{ [1, 2]|reject('!=', 1)|list }}"
-                    "{{ [1, 2]|select('<', 2)|list }}{{ [1, 2]|select('<=', 2)|list }}{{ [1, 2]|select('>=', 2)|list }}"),
-            "[2, 3][1][1][1][1, 2][2]");
+  EXPECT_EQ(
+      *render(
+          "{{ [1, 2, 3]|select('>', 1)|list }}{{ [1, 2]|select('==', 1)|list }}{{ [1, 2]|reject('!=', 1)|list }}"
+          "{{ [1, 2]|select('<', 2)|list }}{{ [1, 2]|select('<=', 2)|list }}{{ [1, 2]|select('>=', 2)|list }}"),
+      "[2, 3][1][1][1][1, 2][2]");
 }
 
 TEST(Jinja, FromJson) {
@@ -92,9 +96,11 @@ TEST(Jinja, StrftimeNow) {
 
 TEST(Jinja, VariablesOfTheRequest) {
   auto parsed = ChatTemplate::parse(
-      "{{ bos_token }}{{ tools is defined }}{{ messages[0].tool_calls[0].function.arguments.a }}{{ add_generation_prompt }}{{ k }}");
+      "{{ bos_token }}{{ tools is defined }}{{ messages[0].tool_calls[0].function.arguments.a }}{{ "
+      "add_generation_prompt }}{{ k }}");
   PromptInput input;
-  input.messages = *parse_json(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"a\": 7}"}}]}])");
+  input.messages = *parse_json(
+      R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"a\": 7}"}}]}])");
   input.tools = Json::array();
   input.kwargs["k"] = 18446744073709551615u;
   input.bos_token = "<s>";
@@ -219,12 +225,18 @@ TEST(Jinja, HostileTemplatesEndSoon) {
       {"{{ [1] * 9223372036854775807 }}", "bytes"},
       {"{{ 'x' * 1000000000 }}", "bytes"},
       {"{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "bytes"},
-      {"{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s.replace('x', 'xx') %}{% endfor %}", "steps"},
+      {"{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s.replace('x', 'xx') %}{% endfor "
+       "%}",
+       "steps"},
       {"{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "bytes"},
-      {"{% set ns = namespace(s=[]) %}{% for i in range(99) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}", ""},
-      {"{% set ns = namespace(s=[]) %}{% for i in range(999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}", "deeper than 300"},
-      {"{% set ns = namespace(s=[], t=[]) %}{% for i in range(999) %}{% set ns.s = [ns.s] %}{% set ns.t = [ns.t] %}{% endfor %}"
-       "{{ ns.s == ns.t }}", "deeper than 300"},
+      {"{% set ns = namespace(s=[]) %}{% for i in range(99) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
+       ""},
+      {"{% set ns = namespace(s=[]) %}{% for i in range(999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}",
+       "deeper than 300"},
+      {"{% set ns = namespace(s=[], t=[]) %}{% for i in range(999) %}{% set ns.s = [ns.s] %}{% set ns.t = [ns.t] "
+       "%}{% endfor %}"
+       "{{ ns.s == ns.t }}",
+       "deeper than 300"},
       {"{% set a = [] %}{% do a.append(a) %}{{ a }}", "deeper than 300"},
       {"{% set a = {} %}{% do a.update(b=a) %}{{ a|tojson }}", "deeper than 300"},
       {"{% set t = 'x' * 1000000 %}{% for i in range(999) %}{{ t }}{% endfor %}", "the prompt is longer"},
@@ -250,11 +262,13 @@ TEST(Jinja, HostileTemplatesEndSoon) {
 }
 
 TEST(Jinja, TheDefaultLimitsEndAnEndlessTemplate) {
-  EXPECT_NE(error_of("{% for a in range(99999) %}{% for b in range(999) %}{% endfor %}{% endfor %}").find("steps"), std::string::npos);
+  EXPECT_NE(error_of("{% for a in range(99999) %}{% for b in range(999) %}{% endfor %}{% endfor %}").find("steps"),
+            std::string::npos);
 }
 
 TEST(Jinja, AMacroOutlivesTheLoopThatDefinedIt) {
-  EXPECT_EQ(*render("{% set ns = namespace(f=none) %}{% for i in [1, 2] %}{% set v = i * 10 %}{% macro m() %}{{ v }}{% endmacro %}"
+  EXPECT_EQ(*render("{% set ns = namespace(f=none) %}{% for i in [1, 2] %}{% set v = i * 10 %}{% macro m() %}{{ v "
+                    "}}{% endmacro %}"
                     "{% if loop.first %}{% set ns.f = m %}{% endif %}{% endfor %}{{ ns.f() }}"),
             "10");
 }

@@ -58,56 +58,70 @@ TEST(TemplateCapabilities, OfRealTemplates) {
 }
 
 TEST(TemplateApply, SystemTextGoesIntoTheNextUserTurn) {
-  const auto tmpl = parsed("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
-                           "[{{ m.role }}:{{ m.content }}]{% endfor %}");
-  EXPECT_EQ(*tmpl->apply(with_messages(R"([{"role":"system","content":"S"},{"role":"user","content":"U"}])")), "[user:S\nU]");
+  const auto tmpl = parsed(
+      "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+      "[{{ m.role }}:{{ m.content }}]{% endfor %}");
+  EXPECT_EQ(*tmpl->apply(with_messages(R"([{"role":"system","content":"S"},{"role":"user","content":"U"}])")),
+            "[user:S\nU]");
   EXPECT_EQ(*tmpl->apply(with_messages(R"([{"role":"system","content":"S"},{"role":"system","content":"T"},
-    {"role":"assistant","content":"A"},{"role":"user","content":"U"}])")), "[assistant:A][user:S\nT\nU]");
-  EXPECT_EQ(*tmpl->apply(with_messages(R"([{"role":"user","content":"U"},{"role":"system","content":"S"}])")), "[user:U][user:S]");
+    {"role":"assistant","content":"A"},{"role":"user","content":"U"}])")),
+            "[assistant:A][user:S\nT\nU]");
+  EXPECT_EQ(*tmpl->apply(with_messages(R"([{"role":"user","content":"U"},{"role":"system","content":"S"}])")),
+            "[user:U][user:S]");
 }
 
 TEST(TemplateApply, ContentPartsAreJoinedWhereTheTemplateWantsText) {
   const auto tmpl = parsed(kPrintContent);
   EXPECT_EQ(*tmpl->apply(with_messages(
-                R"([{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}])")), "[user:a\nb]");
-  const auto image = tmpl->apply(with_messages(R"([{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}])"));
+                R"([{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}])")),
+            "[user:a\nb]");
+  const auto image =
+      tmpl->apply(with_messages(R"([{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}])"));
   ASSERT_FALSE(image.ok());
   EXPECT_NE(image.error().message.find("messages[0].content[0]"), std::string::npos);
 }
 
 TEST(TemplateApply, TextBecomesAPartWhereTheTemplateWantsParts) {
-  const auto tmpl = parsed("{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}");
+  const auto tmpl =
+      parsed("{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}");
   EXPECT_TRUE(tmpl->capabilities().requires_part_content);
   EXPECT_EQ(*tmpl->apply(with_messages(R"([{"role":"user","content":"a"}])")), "<a>");
 }
 
 TEST(TemplateApply, ArgumentsAreTextWhereTheTemplateWantsText) {
-  const auto tmpl = parsed("{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
-                           "{{ c.function.name + c.function.arguments }}{% endfor %}{% endfor %}");
+  const auto tmpl = parsed(
+      "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
+      "{{ c.function.name + c.function.arguments }}{% endfor %}{% endfor %}");
   EXPECT_TRUE(tmpl->capabilities().requires_string_arguments);
   EXPECT_EQ(*tmpl->apply(with_messages(R"([{"role":"assistant","content":"","tool_calls":[
-    {"function":{"name":"f","arguments":"{\"a\": 1}"}}]}])")), "f{\"a\":1}");
+    {"function":{"name":"f","arguments":"{\"a\": 1}"}}]}])")),
+            "f{\"a\":1}");
 }
 
 TEST(TemplateApply, ArgumentsThatAreNoObjectStayText) {
   const auto tmpl = parsed("{{ messages[0].tool_calls[0].function.arguments }}");
-  EXPECT_EQ(*tmpl->render(with_messages(R"([{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"not json"}}]}])")),
+  EXPECT_EQ(*tmpl->render(with_messages(
+                R"([{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"not json"}}]}])")),
             "not json");
-  EXPECT_EQ(*tmpl->render(with_messages(R"([{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"[1]"}}]}])")),
+  EXPECT_EQ(*tmpl->render(with_messages(
+                R"([{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"[1]"}}]}])")),
             "[1]");
 }
 
 TEST(TemplateApply, ContentBesideToolCallsIsTextWhereItMustBe) {
-  const auto tmpl = parsed("{% for m in messages %}{{ '' + m.content }}{% for c in m.tool_calls or [] %}"
-                           "{{ c.function.name }}{{ c.function.arguments|tojson }}{% endfor %}{% endfor %}");
+  const auto tmpl = parsed(
+      "{% for m in messages %}{{ '' + m.content }}{% for c in m.tool_calls or [] %}"
+      "{{ c.function.name }}{{ c.function.arguments|tojson }}{% endfor %}{% endfor %}");
   EXPECT_TRUE(tmpl->capabilities().requires_content_with_tool_calls);
   EXPECT_EQ(*tmpl->apply(with_messages(R"([{"role":"assistant","content":null,"tool_calls":[
-    {"function":{"name":"f","arguments":"{}"}}]}])")), "f{}");
+    {"function":{"name":"f","arguments":"{}"}}]}])")),
+            "f{}");
 }
 
 TEST(TemplateApply, DeveloperIsSystemWhereTheTemplateDoesNotKnowIt) {
   EXPECT_EQ(*parsed(kPrintContent)->apply(with_messages(R"([{"role":"developer","content":"D"}])")), "[system:D]");
-  EXPECT_EQ(*parsed(std::string("{# developer #}") + kPrintContent)->apply(with_messages(R"([{"role":"developer","content":"D"}])")),
+  EXPECT_EQ(*parsed(std::string("{# developer #}") + kPrintContent)
+                 ->apply(with_messages(R"([{"role":"developer","content":"D"}])")),
             "[developer:D]");
 }
 
@@ -131,8 +145,12 @@ TEST(TemplateApply, MalformedMessagesAreErrors) {
 
 TEST(ChatMl, IsWhatItsFormatSays) {
   const auto tmpl = parsed(kChatMlTemplate);
-  EXPECT_EQ(*tmpl->apply(with_messages(R"([{"role":"system","content":"S"},{"role":"user","content":"U"},{"role":"assistant","content":null}])")),
-            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(
+      *tmpl->apply(with_messages(
+          R"([{"role":"system","content":"S"},{"role":"user","content":"U"},
+              {"role":"assistant","content":null}])")),
+      "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n<|im_"
+      "start|>assistant\n");
   EXPECT_TRUE(tmpl->capabilities().supports_system_role);
   EXPECT_FALSE(tmpl->capabilities().supports_tools);
 }
