@@ -14,8 +14,12 @@ struct Subcommand {
   const char* summary;
   int (*run)(Arguments);
 };
+int help_command(Arguments arguments);
+
 constexpr Subcommand kCommands[] = {
+    {"serve", "HTTP server: OpenAI and llama.cpp dialects, compaction on request", serve_command},
     {"compact-eval", "measure what a compacted cache still knows", compact_eval_command},
+    {"help", "this text; `help --markdown` prints docs/flags.md", help_command},
 };
 
 void print_usage(std::FILE* out) {
@@ -24,18 +28,23 @@ void print_usage(std::FILE* out) {
   fmt::print(out, "\n`shorthand COMMAND --help` lists the flags of a command.\n");
 }
 
+int help_command(Arguments arguments) {
+  if (!arguments.empty() && arguments.front() == "--markdown")
+    fmt::print("{}", engine::flags_markdown());
+  else
+    print_usage(stdout);
+  return 0;
+}
+
 int run_program(const std::vector<std::string>& arguments) {
   if (arguments.empty()) {
     print_usage(stderr);
     return 1;
   }
   const std::string& name = arguments[0];
-  if (name == "--help" || name == "-h" || name == "help") {
-    print_usage(stdout);
-    return 0;
-  }
+  if (name == "--help" || name == "-h") return help_command({});
   if (name == "--version") {
-    fmt::print("version: {} ({})\nbuilt with {} ({})\n", build_info().version, build_info().commit, build_info().compiler, build_info().build_type);
+    fmt::print("{}\n", version_text());
     return 0;
   }
   for (const Subcommand& command : kCommands)
