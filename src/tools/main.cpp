@@ -15,6 +15,12 @@ struct Subcommand {
   int (*run)(Arguments);
 };
 constexpr Subcommand kCommands[] = {
+    {"complete", "continue a text", complete_command},
+    {"chat", "talk in the terminal; the conversation may outlive its cache", chat_command},
+    {"bench", "measure speed: prompts, answers, at depth, before and after a compaction", bench_command},
+    {"tokenize", "show the tokens of a text", tokenize_command},
+    {"inspect", "show what a model file holds", inspect_command},
+    {"logits", "write the logits of a token sequence to a .npy file", logits_command},
     {"compact-eval", "measure what a compacted cache still knows", compact_eval_command},
 };
 
@@ -35,7 +41,7 @@ int run_program(const std::vector<std::string>& arguments) {
     return 0;
   }
   if (name == "--version") {
-    fmt::print("version: {} ({})\nbuilt with {} ({})\n", build_info().version, build_info().commit, build_info().compiler, build_info().build_type);
+    fmt::print("{}\n", version_text());
     return 0;
   }
   for (const Subcommand& command : kCommands)
