@@ -17,7 +17,8 @@ struct CommandName {
   const char* name;
 };
 constexpr CommandName kCommandNames[] = {{kServe, "serve"}, {kComplete, "complete"}, {kChat, "chat"},
-                                         {kBench, "bench"}, {kEval, "eval"},         {kTokenize, "tokenize"}};
+                                         {kBench, "bench"}, {kEval, "compact-eval"}, {kTokenize, "tokenize"},
+                                         {kInspect, "inspect"}, {kLogits, "logits"}, {kMakeModel, "make-model"}};
 
 /// A spelling of a flag and what it sets.
 struct Spelling {
@@ -31,16 +32,31 @@ std::string with_dashes(std::string_view name) {
   return out;
 }
 
-const std::map<std::string, Spelling>& spellings() {
-  static const std::map<std::string, Spelling> all = [] {
-    std::map<std::string, Spelling> out;
+/// Rows of the table by spelling. Commands may give one spelling different meanings (-p is a text, for bench a number of tokens), but
+/// no command has two rows for it.
+const std::multimap<std::string, Spelling>& spellings() {
+  static const std::multimap<std::string, Spelling> all = [] {
+    std::multimap<std::string, Spelling> out;
+    const auto add = [&](const char* name, const Flag& flag, bool is_off) {
+      const auto [begin, end] = out.equal_range(name);
+      for (auto it = begin; it != end; ++it) SH_CHECK((it->second.flag->commands & flag.commands) == 0, name);
+      out.emplace(name, Spelling{&flag, is_off});
+    };
     for (const Flag& flag : flag_table()) {
-      for (const char* name : flag.names) SH_CHECK(out.emplace(name, Spelling{&flag, false}).second, name);
-      for (const char* name : flag.off_names) SH_CHECK(out.emplace(name, Spelling{&flag, true}).second, name);
+      for (const char* name : flag.names) add(name, flag, false);
+      for (const char* name : flag.off_names) add(name, flag, true);
     }
     return out;
   }();
   return all;
+}
+
+/// The row that `command` has for a spelling, else that of any other command, else nothing.
+const Spelling* find_spelling(const std::string& name, Command command) {
+  const auto [begin, end] = spellings().equal_range(name);
+  for (auto it = begin; it != end; ++it)
+    if ((it->second.flag->commands & command) != 0) return &it->second;
+  return begin == end ? nullptr : &begin->second;
 }
 
 const char* long_name(const Flag& flag) {
@@ -161,7 +177,7 @@ std::string process_escapes(std::string_view text) {
 
 /// Settings that depend on several flags.
 void settle(Command command, ProgramParams& params, const std::map<const Flag*, std::string>& sources) {
-  const auto is_given = [&](const char* name) { return sources.count(spellings().at(name).flag) > 0; };
+  const auto is_given = [&](const char* name) { return sources.count(find_spelling(name, command)->flag) > 0; };
   EngineOptions& engine = params.engine;
   const bool is_automatic = !is_given("--parallel") || engine.n_parallel < 0;
   if (is_automatic) engine.n_parallel = command == kServe ? 4 : 1;
@@ -192,20 +208,19 @@ Result<ProgramParams> parse_params(Command command, std::span<const std::string>
   for (size_t i = 0; i < args.size(); ++i) {
     const std::string& given = args[i];
     const std::string name = given.compare(0, 1, "-") == 0 ? with_dashes(given) : given;
-    const auto found = spellings().find(name);
-    if (found == spellings().end())
+    const Spelling* found = find_spelling(name, command);
+    if (found == nullptr)
       return Error{ErrorKind::invalid_argument, fmt::format("unknown argument '{}': {}", given, nearest_hint(name, command))};
-    const Flag& flag = *found->second.flag;
+    const Flag& flag = *found->flag;
     if ((flag.commands & command) == 0)
       return Error{ErrorKind::invalid_argument, fmt::format("'{}' is not an argument of 'shorthand {}' (it is one of: {})", given, name_of(command), commands_of(flag))};
-    std::string value = found->second.is_off ? "false" : "true";
+    std::string value = found->is_off ? "false" : "true";
     if (flag.kind == Flag::Kind::value) {
       if (i + 1 == args.size()) return Error{ErrorKind::invalid_argument, fmt::format("{}: expected a value ({}), got nothing", given, flag.value_name)};
       value = args[++i];
     }
     const bool is_repeated = !on_command_line.insert(&flag).second;
-    const bool adds_up = std::string_view(long_name(flag)) == "--reverse-prompt";
-    if (is_repeated && !adds_up) params.warnings.push_back(fmt::format("{} is given more than once; the last one counts", given));
+    if (is_repeated && !flag.adds_up) params.warnings.push_back(fmt::format("{} is given more than once; the last one counts", given));
     if (const auto source = sources.find(&flag); source != sources.end() && !is_repeated)
       params.warnings.push_back(fmt::format("{} is set, but the command line's {} counts", source->second, given));
     if (std::string_view(long_name(flag)) == "--api-key") params.server.api_keys.clear();

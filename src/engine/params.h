@@ -24,7 +24,10 @@ enum Command : uint32_t {
   kBench = 8,
   kEval = 16,
   kTokenize = 32,
-  kAllCommands = 63,
+  kInspect = 64,
+  kLogits = 128,
+  kMakeModel = 256,
+  kAllCommands = 511,
 };
 std::string_view name_of(Command command);
 
@@ -44,7 +47,7 @@ struct ServerParams {
 };
 
 struct ChatParams {
-  std::string system_prompt;
+  std::string system_prompt;            // -sys or the text of -sysf
   bool is_conversation = true;          // -no-cnv: raw text
   bool is_single_turn = false;
   std::vector<std::string> reverse_prompts;  // -r
@@ -60,6 +63,32 @@ struct EvalParams {
   std::string json_path;
 };
 
+/// What bench runs: every combination of the lists. An empty list stands for the default that the table shows.
+struct BenchParams {
+  std::vector<std::string> model_paths;
+  std::vector<int64_t> n_prompt, n_gen, n_depth, n_batch, n_ubatch, n_threads;
+  std::vector<std::pair<int64_t, int64_t>> prompt_gen;  // -pg: a prompt and then an answer, timed together
+  std::vector<DType> types_k, types_v;
+  int64_t n_repeats = 5;
+  bool warms_up = true;
+  std::string format = "md";
+  std::string compact_method;           // "": nothing is compacted
+};
+
+/// Settings of tokenize, inspect, logits and make-model.
+struct ToolParams {
+  bool prints_ids_only = false;
+  bool adds_bos = true;
+  bool parses_special = true;
+  bool shows_count = false;
+  bool reads_stdin = false;
+  bool prints_json = false;
+  std::vector<int32_t> ids;             // of logits
+  std::string output_path;
+  std::string arch = "qwen3", shape = "0.6B";
+  DType dtype = DType::f16;
+};
+
 /// All settings of one run, defaults first, then LLAMA_ARG_* variables, then the command line.
 struct ProgramParams {
   EngineOptions engine;
@@ -67,9 +96,13 @@ struct ProgramParams {
   ServerParams server;
   ChatParams chat;
   EvalParams eval;
+  BenchParams bench;
+  ToolParams tool;
+  bool displays_prompt = false;         // complete: the prompt before the answer
   std::string prompt;                   // -p or the text of -f, escapes processed
   bool processes_escapes = true;
   int64_t n_predict = -1;
+  int64_t n_keep = 0;                   // tokens at the start that automatic compaction leaves alone; -1: the whole prompt
   bool ignore_eos = false;
   bool cache_prompt = true;
   LogLevel log_level = LogLevel::info;
@@ -92,6 +125,7 @@ struct Flag {
   std::function<Result<void>(ProgramParams&, const std::string& value)> set;  // on/on_off get "true" or "false"
   std::function<std::string(const ProgramParams&)> show;  // the value as text, for defaults; may be empty
   const char* no_effect = nullptr;      // accepted for compatibility: why it does nothing here
+  bool adds_up = false;                 // given again it adds to what is there, instead of replacing it
 };
 std::span<const Flag> flag_table();
 

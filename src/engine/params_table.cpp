@@ -76,7 +76,7 @@ Flag on_off(const char* group, Names names, Names off_names, const char* env, ui
 
 using Setter = std::function<Result<void>(P&, const std::string&)>;
 Flag custom(const char* group, Names names, const char* env, const char* value_name, uint32_t commands, std::string help,
-            Setter set, std::function<std::string(const P&)> show);
+            Setter set, std::function<std::string(const P&)> show = {}, bool adds_up = false);
 
 void add_parts(std::vector<std::string>& out, std::string_view all, char separator);
 
@@ -91,19 +91,19 @@ Flag list(const char* group, Names names, const char* value_name, uint32_t comma
                   add_parts(target, value, ',');
                   return {};
                 },
-                {});
+                {}, true);
 }
 
 Flag custom(const char* group, Names names, const char* env, const char* value_name, uint32_t commands, std::string help,
-            Setter set, std::function<std::string(const P&)> show = {}) {
+            Setter set, std::function<std::string(const P&)> show, bool adds_up) {
   const Flag::Kind kind = value_name == nullptr ? Flag::Kind::on : Flag::Kind::value;
-  return Flag{kind, group, std::move(names), {}, env, value_name, commands, std::move(help), std::move(set), std::move(show)};
+  return Flag{kind, group, std::move(names), {}, env, value_name, commands, std::move(help), std::move(set), std::move(show), nullptr, adds_up};
 }
 
 /// A flag of llama.cpp that changes nothing in this program.
-Flag ignored(Names names, const char* env, const char* value_name, const char* why, Names off_names = {}) {
+Flag ignored(Names names, const char* env, const char* value_name, const char* why, Names off_names = {}, uint32_t commands = kAllCommands) {
   Flag::Kind kind = value_name != nullptr ? Flag::Kind::value : off_names.empty() ? Flag::Kind::on : Flag::Kind::on_off;
-  Flag flag{kind, "accepted without effect", std::move(names), std::move(off_names), env, value_name, kAllCommands, why, {}, {}};
+  Flag flag{kind, "accepted without effect", std::move(names), std::move(off_names), env, value_name, commands, why, {}, {}};
   flag.set = [](P&, const std::string&) -> Result<void> { return {}; };
   flag.no_effect = why;
   return flag;
@@ -181,6 +181,97 @@ Result<void> set_verbosity(P& params, const std::string& value) {
 
 constexpr uint32_t kGenerates = kServe | kComplete | kChat;
 constexpr uint32_t kInteractive = kComplete | kChat;
+constexpr uint32_t kRuns = kGenerates | kEval | kLogits;  // run a model with one setting each; bench has lists of its own
+
+/// Bounds of what a list of numbers may be, so that a slip of the pen does not become a billion runs.
+constexpr size_t kMaxListItems = 10'000;
+
+/// "512", "1,2,4", and ranges: "first-last", "first-last+step", "first-last*factor".
+Result<void> add_numbers(std::vector<int64_t>& out, const std::string& value, int64_t min) {
+  constexpr int64_t kMax = int64_t{1} << 30;
+  std::vector<std::string> parts;
+  add_parts(parts, value, ',');
+  if (parts.empty()) return bad_value("a number, a comma list or a range like 128-1024*2", value);
+  for (const std::string& part : parts) {
+    const size_t dash = part.find('-', 1);
+    const size_t by = part.find_first_of("+*", dash == std::string::npos ? 0 : dash);
+    SH_ASSIGN(int64_t at, parse_number<int64_t>(part.substr(0, dash), min, kMax));
+    if (dash == std::string::npos) {
+      out.push_back(at);
+      continue;
+    }
+    SH_ASSIGN(const int64_t last, parse_number<int64_t>(part.substr(dash + 1, by == std::string::npos ? by : by - dash - 1), min, kMax));
+    const bool multiplies = by != std::string::npos && part[by] == '*';
+    int64_t step = 1;
+    if (by != std::string::npos) {
+      SH_ASSIGN(step, parse_number<int64_t>(part.substr(by + 1), multiplies ? 2 : 1, kMax));
+    }
+    if (multiplies && at < 1) return bad_value("a range that starts at 1 or more, when it grows by a factor", part);
+    for (; at <= last; at = multiplies ? at * step : at + step) {
+      if (out.size() >= kMaxListItems) return bad_value(fmt::format("at most {} numbers", kMaxListItems), part);
+      out.push_back(at);
+    }
+  }
+  return {};
+}
+
+Flag number_list(const char* group, Names names, const char* value_name, std::string help, const char* shown_default,
+                 std::vector<int64_t> BenchParams::*member, int64_t min) {
+  return custom(group, std::move(names), nullptr, value_name, kBench, std::move(help),
+                [member, min](P& p, const std::string& value) { return add_numbers(p.bench.*member, value, min); },
+                [shown_default](const P&) { return std::string(shown_default); }, true);
+}
+
+Flag type_list(const char* group, Names names, std::string help, std::vector<DType> BenchParams::*member) {
+  return custom(group, std::move(names), nullptr, "TYPES", kBench, std::move(help),
+                [member](P& p, const std::string& value) -> Result<void> {
+                  std::vector<std::string> parts;
+                  add_parts(parts, value, ',');
+                  for (const std::string& part : parts) {
+                    SH_ASSIGN(const DType dtype, dtype_from_name(part));
+                    (p.bench.*member).push_back(dtype);
+                  }
+                  return {};
+                },
+                [](const P&) { return std::string("f16"); }, true);
+}
+
+Result<void> add_prompt_gen(P& p, const std::string& value) {
+  std::vector<int64_t> pair;
+  SH_RETURN_IF_ERROR(add_numbers(pair, value, 0));
+  if (pair.size() != 2) return bad_value("two numbers, of prompt and answer tokens, like 512,128", value);
+  p.bench.prompt_gen.emplace_back(pair[0], pair[1]);
+  return {};
+}
+
+Result<void> set_bench_format(P& p, const std::string& value) {
+  for (const char* known : {"md", "csv", "json", "jsonl"})
+    if (value == known) {
+      p.bench.format = value;
+      return {};
+    }
+  return bad_value("md, csv, json or jsonl", value);
+}
+
+Result<void> set_token_ids(P& p, const std::string& value) {
+  std::vector<std::string> parts;
+  std::string text = value;
+  for (char& c : text)
+    if (c == '[' || c == ']' || c == ' ') c = ',';
+  add_parts(parts, text, ',');
+  for (const std::string& part : parts) {
+    SH_ASSIGN(const int32_t id, parse_number<int32_t>(part, 0, std::numeric_limits<int32_t>::max()));
+    p.tool.ids.push_back(id);
+  }
+  if (parts.empty()) return bad_value("token ids like 1,2,3", value);
+  return {};
+}
+
+Result<void> read_system_prompt(P& p, const std::string& path) {
+  SH_ASSIGN(p.chat.system_prompt, read_file(path));
+  if (!p.chat.system_prompt.empty() && p.chat.system_prompt.back() == '\n') p.chat.system_prompt.pop_back();
+  return {};
+}
 
 std::vector<Flag> make_table() {
   std::vector<Flag> t;
@@ -193,29 +284,29 @@ std::vector<Flag> make_table() {
     p.wants_version = true;
     return {};
   }));
-  t.push_back(text(g, {"-m", "--model"}, "LLAMA_ARG_MODEL", "FILE", kAllCommands, "model file (GGUF)", [](P& p) -> auto& { return p.engine.model_path; }));
-  t.push_back(number(g, {"-c", "--ctx-size"}, "LLAMA_ARG_CTX_SIZE", "N", kAllCommands & ~kTokenize,
+  t.push_back(text(g, {"-m", "--model"}, "LLAMA_ARG_MODEL", "FILE", kAllCommands & ~(kBench | kMakeModel), "model file (GGUF)", [](P& p) -> auto& { return p.engine.model_path; }));
+  t.push_back(number(g, {"-c", "--ctx-size"}, "LLAMA_ARG_CTX_SIZE", "N", kRuns,
                      "KV cache in tokens, all conversations together; 0: the model's context", [](P& p) -> auto& { return p.engine.n_ctx; }, 0));
-  t.push_back(number(g, {"-n", "--predict", "--n-predict"}, "LLAMA_ARG_N_PREDICT", "N", kGenerates | kBench,
+  t.push_back(number(g, {"-n", "--predict", "--n-predict"}, "LLAMA_ARG_N_PREDICT", "N", kGenerates,
                      "tokens to generate at most; -1: until the end of the turn or of the context", [](P& p) -> auto& { return p.n_predict; }, -1));
-  t.push_back(number(g, {"-b", "--batch-size"}, "LLAMA_ARG_BATCH", "N", kAllCommands & ~kTokenize, "tokens of one step at most",
+  t.push_back(number(g, {"-b", "--batch-size"}, "LLAMA_ARG_BATCH", "N", kRuns, "tokens of one step at most",
                      [](P& p) -> auto& { return p.engine.n_batch; }, 1, 1 << 20));
-  t.push_back(number(g, {"-ub", "--ubatch-size"}, "LLAMA_ARG_UBATCH", "N", kAllCommands & ~kTokenize, "tokens of one forward pass at most",
+  t.push_back(number(g, {"-ub", "--ubatch-size"}, "LLAMA_ARG_UBATCH", "N", kRuns, "tokens of one forward pass at most",
                      [](P& p) -> auto& { return p.engine.n_ubatch; }, 1, 1 << 16));
-  t.push_back(number(g, {"-t", "--threads"}, "LLAMA_ARG_THREADS", "N", kAllCommands, "threads; 0 or -1: one a core",
+  t.push_back(number(g, {"-t", "--threads"}, "LLAMA_ARG_THREADS", "N", kRuns, "threads; 0 or -1: one a core",
                      [](P& p) -> auto& { return p.engine.n_threads; }, -1, 1024));
-  t.push_back(custom(g, {"-np", "--parallel"}, "LLAMA_ARG_N_PARALLEL", "N", kServe | kEval | kBench,
+  t.push_back(custom(g, {"-np", "--parallel"}, "LLAMA_ARG_N_PARALLEL", "N", kServe | kEval,
                      "conversations at once; -1: automatic (4 when serving, with one shared cache). Given without -kvu it divides -c",
                      set_parallel));
-  t.push_back(on_off(g, {"-kvu", "--kv-unified"}, {"-no-kvu", "--no-kv-unified"}, "LLAMA_ARG_KV_UNIFIED", kServe | kEval | kBench,
+  t.push_back(on_off(g, {"-kvu", "--kv-unified"}, {"-no-kvu", "--no-kv-unified"}, "LLAMA_ARG_KV_UNIFIED", kServe | kEval,
                      "one cache for all conversations: each may use all of -c", [](P& p) -> auto& { return p.engine.is_kv_unified; }));
-  t.push_back(custom(g, {"-ctk", "--cache-type-k"}, "LLAMA_ARG_CACHE_TYPE_K", "TYPE", kAllCommands & ~kTokenize,
+  t.push_back(custom(g, {"-ctk", "--cache-type-k"}, "LLAMA_ARG_CACHE_TYPE_K", "TYPE", kRuns,
                      "encoding of keys in the cache: f32, f16, bf16, q8_0, q4_0, ...", cache_type(&EngineOptions::type_k), show_cache_type(&EngineOptions::type_k)));
-  t.push_back(custom(g, {"-ctv", "--cache-type-v"}, "LLAMA_ARG_CACHE_TYPE_V", "TYPE", kAllCommands & ~kTokenize,
+  t.push_back(custom(g, {"-ctv", "--cache-type-v"}, "LLAMA_ARG_CACHE_TYPE_V", "TYPE", kRuns,
                      "encoding of values in the cache", cache_type(&EngineOptions::type_v), show_cache_type(&EngineOptions::type_v)));
-  t.push_back(custom(g, {"-fa", "--flash-attn"}, "LLAMA_ARG_FLASH_ATTN", "on|off|auto", kAllCommands & ~kTokenize,
+  t.push_back(custom(g, {"-fa", "--flash-attn"}, "LLAMA_ARG_FLASH_ATTN", "on|off|auto", kRuns | kBench,
                      "accepted; attention is always flash-style", set_flash_attention, [](const P&) { return std::string("auto"); }));
-  t.push_back(text(g, {"--kernels"}, nullptr, "NAME", kAllCommands & ~kTokenize,
+  t.push_back(text(g, {"--kernels"}, nullptr, "NAME", kRuns | kBench,
                    "force a kernel set (generic, avx2, ...); default: SHORTHAND_KERNELS, else the best one", [](P& p) -> auto& { return p.engine.kernels; }));
   t.push_back(custom(g, {"-v", "--verbose", "--log-verbose"}, nullptr, nullptr, kAllCommands, "log everything", [](P& p, const std::string&) -> Result<void> {
     p.log_level = LogLevel::debug;
@@ -226,7 +317,7 @@ std::vector<Flag> make_table() {
                      [](const P& p) { return fmt::format("{}", static_cast<int>(p.log_level)); }));
 
   g = "prompt";
-  t.push_back(text(g, {"-p", "--prompt"}, nullptr, "TEXT", kInteractive | kTokenize | kEval | kBench, "prompt", [](P& p) -> auto& { return p.prompt; }));
+  t.push_back(text(g, {"-p", "--prompt"}, nullptr, "TEXT", kInteractive | kTokenize | kEval, "prompt", [](P& p) -> auto& { return p.prompt; }));
   t.push_back(custom(g, {"-f", "--file"}, nullptr, "FILE", kInteractive | kTokenize | kEval, "read the prompt from a file", read_prompt_file));
   t.push_back(on_off(g, {"-e", "--escape"}, {"--no-escape"}, nullptr, kInteractive | kTokenize | kEval,
                      "process \\n, \\r, \\t, \\', \\\", \\\\ and \\xHH in the prompt", [](P& p) -> auto& { return p.processes_escapes; }));
@@ -252,29 +343,33 @@ std::vector<Flag> make_table() {
                      [](P& p) -> auto& { return p.sampling.presence_penalty; }, -1000, 1000));
   t.push_back(number(g, {"--frequency-penalty"}, nullptr, "F", kGenerates, "subtracted for every occurrence",
                      [](P& p) -> auto& { return p.sampling.frequency_penalty; }, -1000, 1000));
-  t.push_back(on_off(g, {"--ignore-eos"}, {}, nullptr, kGenerates | kBench, "do not stop at the end of a turn", [](P& p) -> auto& { return p.ignore_eos; }));
+  t.push_back(on_off(g, {"--ignore-eos"}, {}, nullptr, kGenerates, "do not stop at the end of a turn", [](P& p) -> auto& { return p.ignore_eos; }));
 
   g = "chat";
   t.push_back(text(g, {"--chat-template"}, "LLAMA_ARG_CHAT_TEMPLATE", "TEXT", kServe | kChat, "Jinja template to use instead of the model's",
                    [](P& p) -> auto& { return p.engine.chat_template; }));
   t.push_back(custom(g, {"--chat-template-file"}, "LLAMA_ARG_CHAT_TEMPLATE_FILE", "FILE", kServe | kChat, "the same, from a file", set_chat_template_file));
-  t.push_back(text(g, {"-sys", "--system-prompt"}, nullptr, "TEXT", kInteractive, "system message", [](P& p) -> auto& { return p.chat.system_prompt; }));
-  t.push_back(on_off(g, {"-cnv", "--conversation"}, {"-no-cnv", "--no-conversation"}, nullptr, kInteractive, "use the chat template",
+  t.push_back(text(g, {"-sys", "--system-prompt"}, nullptr, "TEXT", kChat, "system message", [](P& p) -> auto& { return p.chat.system_prompt; }));
+  t.push_back(custom(g, {"-sysf", "--system-prompt-file"}, nullptr, "FILE", kChat, "the same, from a file", read_system_prompt));
+  t.push_back(on_off(g, {"-cnv", "--conversation"}, {"-no-cnv", "--no-conversation"}, nullptr, kChat, "use the chat template",
                      [](P& p) -> auto& { return p.chat.is_conversation; }));
-  t.push_back(on_off(g, {"-st", "--single-turn"}, {}, nullptr, kInteractive, "stop after one answer", [](P& p) -> auto& { return p.chat.is_single_turn; }));
+  t.push_back(on_off(g, {"-st", "--single-turn"}, {}, nullptr, kChat, "stop after one answer", [](P& p) -> auto& { return p.chat.is_single_turn; }));
   t.push_back(custom(g, {"-r", "--reverse-prompt"}, nullptr, "TEXT", kInteractive, "stop at this text; may be given more than once",
                      [](P& p, const std::string& value) -> Result<void> {
                        p.chat.reverse_prompts.push_back(value);
                        return {};
-                     }));
+                     },
+                     {}, true));
 
   g = "compaction";
   t.push_back(number(g, {"--compact-threshold"}, "LLAMA_ARG_COMPACT_THRESHOLD", "F", kGenerates,
                      "compact a conversation that fills this share of its cache; 0: off", [](P& p) -> auto& { return p.engine.compact_threshold; }, 0, 1));
-  t.push_back(number(g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates, "how many times smaller automatic compaction makes it",
+  t.push_back(number(g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates | kBench, "how many times smaller a compaction makes it",
                      [](P& p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
   t.push_back(text(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates, "method of automatic compaction",
                    [](P& p) -> auto& { return p.engine.compact_method; }));
+  t.push_back(number(g, {"--keep"}, nullptr, "N", kInteractive, "tokens at the start that automatic compaction leaves alone; -1: all of the first prompt",
+                     [](P& p) -> auto& { return p.n_keep; }, -1));
   t.push_back(on_off(g, {"--endpoint-compact"}, {"--no-endpoint-compact"}, "LLAMA_ARG_ENDPOINT_COMPACT", kServe, "answer POST /compact",
                      [](P& p) -> auto& { return p.server.has_compact; }));
 
@@ -325,6 +420,36 @@ std::vector<Flag> make_table() {
   t.push_back(text(g, {"--json"}, nullptr, "FILE", kEval, "write the result there too, and one line per question to FILE.items.jsonl",
                    [](P& p) -> auto& { return p.eval.json_path; }));
 
+  g = "bench";
+  t.push_back(list(g, {"-m", "--model"}, "FILES", kBench, "model files (GGUF)", [](P& p) -> auto& { return p.bench.model_paths; }));
+  t.push_back(number_list(g, {"-p", "--n-prompt"}, "LIST", "prompt tokens; lists like 128,512 and ranges like 128-1024*2; 0: no such test", "512", &BenchParams::n_prompt, 0));
+  t.push_back(number_list(g, {"-n", "--n-gen"}, "LIST", "tokens to generate; 0: no such test", "128", &BenchParams::n_gen, 0));
+  t.push_back(custom(g, {"-pg"}, nullptr, "PP,TG", kBench, "a prompt of PP tokens and an answer of TG, timed together", add_prompt_gen, {}, true));
+  t.push_back(number_list(g, {"-d", "--n-depth"}, "LIST", "tokens that the cache holds before the test", "0", &BenchParams::n_depth, 0));
+  t.push_back(number_list(g, {"-b", "--batch-size"}, "LIST", "tokens of one step at most", "2048", &BenchParams::n_batch, 1));
+  t.push_back(number_list(g, {"-ub", "--ubatch-size"}, "LIST", "tokens of one forward pass at most", "512", &BenchParams::n_ubatch, 1));
+  t.push_back(number_list(g, {"-t", "--threads"}, "LIST", "threads", "one a core", &BenchParams::n_threads, 1));
+  t.push_back(type_list(g, {"-ctk", "--cache-type-k"}, "encoding of keys in the cache", &BenchParams::types_k));
+  t.push_back(type_list(g, {"-ctv", "--cache-type-v"}, "encoding of values in the cache", &BenchParams::types_v));
+  t.push_back(number(g, {"-r", "--repetitions"}, nullptr, "N", kBench, "runs of each test", [](P& p) -> auto& { return p.bench.n_repeats; }, 1, 100000));
+  t.push_back(custom(g, {"-o", "--output"}, nullptr, "FORMAT", kBench, "md, csv, json or jsonl", set_bench_format, [](const P& p) { return p.bench.format; }));
+  t.push_back(on_off(g, {"--warmup"}, {"--no-warmup"}, nullptr, kBench, "run each test once before it is timed", [](P& p) -> auto& { return p.bench.warms_up; }));
+  t.push_back(text(g, {"--compact-method"}, nullptr, "NAME", kBench, "compact what -d filled and time each test before and after",
+                   [](P& p) -> auto& { return p.bench.compact_method; }));
+
+  g = "tools";
+  t.push_back(on_off(g, {"--ids"}, {}, nullptr, kTokenize, "print the ids as one bracketed list", [](P& p) -> auto& { return p.tool.prints_ids_only; }));
+  t.push_back(on_off(g, {"--bos"}, {"--no-bos"}, nullptr, kTokenize, "begin with the vocabulary's BOS token, if it wants one", [](P& p) -> auto& { return p.tool.adds_bos; }));
+  t.push_back(on_off(g, {"--parse-special"}, {"--no-parse-special"}, nullptr, kTokenize, "control tokens written out in the text become their ids",
+                     [](P& p) -> auto& { return p.tool.parses_special; }));
+  t.push_back(on_off(g, {"--show-count"}, {}, nullptr, kTokenize, "print the number of tokens too", [](P& p) -> auto& { return p.tool.shows_count; }));
+  t.push_back(on_off(g, {"--stdin"}, {}, nullptr, kTokenize, "read the text from the standard input", [](P& p) -> auto& { return p.tool.reads_stdin; }));
+  t.push_back(on_off(g, {"--json"}, {}, nullptr, kInspect, "print JSON", [](P& p) -> auto& { return p.tool.prints_json; }));
+  t.push_back(custom(g, {"--ids"}, nullptr, "LIST", kLogits, "token ids, comma separated", set_token_ids, {}, true));
+  t.push_back(text(g, {"-o", "--output"}, nullptr, "FILE", kLogits | kMakeModel, "file to write", [](P& p) -> auto& { return p.tool.output_path; }));
+  t.push_back(on_off(g, {"--display-prompt"}, {"--no-display-prompt"}, nullptr, kComplete, "print the prompt before the answer",
+                     [](P& p) -> auto& { return p.displays_prompt; }));
+
   const char* cpu_only = "models run on the CPU";
   t.push_back(ignored({"-ngl", "--gpu-layers", "--n-gpu-layers"}, "LLAMA_ARG_N_GPU_LAYERS", "N", cpu_only));
   t.push_back(ignored({"-sm", "--split-mode"}, "LLAMA_ARG_SPLIT_MODE", "MODE", cpu_only));
@@ -352,10 +477,12 @@ std::vector<Flag> make_table() {
   t.push_back(ignored({"--prio"}, nullptr, "N", "threads run at the priority of the process"));
   t.push_back(ignored({"--poll"}, nullptr, "N", "workers choose between spinning and sleeping on their own"));
   t.push_back(ignored({"-tb", "--threads-batch"}, "LLAMA_ARG_THREADS_BATCH", "N", "prompts and answers are computed by the same threads (-t)"));
+  t.push_back(ignored({"--log-disable"}, nullptr, nullptr, "the log goes to stderr; -lv 0 silences it", {}, kTokenize));
   t.push_back(ignored({"--jinja"}, "LLAMA_ARG_JINJA", nullptr, "chat templates are always Jinja", {"--no-jinja"}));
   t.push_back(ignored({"-cb", "--cont-batching"}, "LLAMA_ARG_CONT_BATCHING", nullptr, "batching is always continuous", {"-nocb", "--no-cont-batching"}));
   t.push_back(ignored({"-sps", "--slot-prompt-similarity"}, nullptr, "F", "the slot with the longest common prefix is taken"));
-  t.push_back(ignored({"--warmup"}, "LLAMA_ARG_WARMUP", nullptr, "there is no warm-up run", {"--no-warmup"}));
+  t.push_back(ignored({"--warmup"}, "LLAMA_ARG_WARMUP", nullptr, "there is no warm-up run", {"--no-warmup"}, kAllCommands & ~kBench));
+  t.push_back(ignored({"-no-cnv", "--no-conversation"}, nullptr, nullptr, "complete always works on raw text; chat uses the template", {}, kComplete));
   t.push_back(ignored({"--no-ui", "--no-webui"}, "LLAMA_ARG_NO_WEBUI", nullptr, "there is no web page yet"));
   t.push_back(ignored({"--log-colors"}, "LLAMA_ARG_LOG_COLORS", "on|off|auto", "log lines have no colours"));
   t.push_back(ignored({"--log-prefix"}, "LLAMA_ARG_LOG_PREFIX", nullptr, "log lines always have a prefix", {"--no-log-prefix"}));

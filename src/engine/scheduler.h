@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "engine/compact_sequence.h"
 #include "engine/engine.h"
+#include "engine/stop_reason.h"
 #include "sampling/sampler.h"
 
 namespace sh::engine {
@@ -29,8 +30,6 @@ struct GenerationRequest {
   int64_t n_keep = 0;                    // prompt tokens at the start that an automatic compaction leaves alone; -1: the whole prompt
   bool renders_special = false;          // control tokens appear in the text
 };
-
-enum class StopReason { none, eos, limit, word, context_full, cancelled, failed };
 
 struct TokenProbs {
   int32_t id;

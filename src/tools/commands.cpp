@@ -9,12 +9,12 @@
 
 namespace sh::tools {
 
-std::optional<int> read_params(engine::Command command, Arguments args, engine::ProgramParams& params) {
-  Result<engine::ProgramParams> parsed = engine::parse_params(command, args);
+std::optional<int> read_params(engine::Command command, Arguments arguments, engine::ProgramParams& params) {
+  Result<engine::ProgramParams> parsed = engine::parse_params(command, arguments);
   if (!parsed.ok()) return report_error(parsed.error());
   params = std::move(*parsed);
   if (params.wants_help) {
-    std::fputs(engine::help_text(command).c_str(), stdout);
+    fmt::print("{}", engine::help_text(command));
     return 0;
   }
   if (params.wants_version) {
@@ -26,9 +26,12 @@ std::optional<int> read_params(engine::Command command, Arguments args, engine::
 }
 
 int report_error(const Error& error) {
+  std::fflush(stdout);
   fmt::print(stderr, "error: {}\n", error.message);
   return 1;
 }
+
+int exit_status(const Result<void>& result) { return result.ok() ? 0 : report_error(result.error()); }
 
 std::string version_text() {
   const BuildInfo& info = build_info();

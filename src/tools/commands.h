@@ -13,14 +13,22 @@ namespace sh::tools {
 
 using Arguments = std::span<const std::string>;
 
+int complete_command(Arguments arguments);
+int chat_command(Arguments arguments);
+int bench_command(Arguments arguments);
+int tokenize_command(Arguments arguments);
+int inspect_command(Arguments arguments);
+int logits_command(Arguments arguments);
 int compact_eval_command(Arguments arguments);
 int serve_command(Arguments arguments);
 
-/// Parses the arguments of a command. On --help or --version prints and gives exit code 0, on an error prints it and gives 1; else fills
-/// `params`, sets the log up and gives nothing.
+/// Reads a command's arguments into `params` and sets the log up. Gives the exit status if there is nothing more to do: 0 after --help or
+/// --version, 1 after an error.
 std::optional<int> read_params(engine::Command command, Arguments arguments, engine::ProgramParams& params);
-/// "error: ..." to stderr; the exit code 1.
+/// "error: ..." to stderr, whatever the log level; the exit status 1.
 int report_error(const Error& error);
+/// 0, or report_error().
+int exit_status(const Result<void>& result);
 std::string version_text();
 
 }  // namespace sh::tools

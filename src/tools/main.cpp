@@ -18,6 +18,12 @@ int help_command(Arguments arguments);
 
 constexpr Subcommand kCommands[] = {
     {"serve", "HTTP server: OpenAI and llama.cpp dialects, compaction on request", serve_command},
+    {"complete", "continue a text", complete_command},
+    {"chat", "talk in the terminal; the conversation may outlive its cache", chat_command},
+    {"bench", "measure speed: prompts, answers, at depth, before and after a compaction", bench_command},
+    {"tokenize", "show the tokens of a text", tokenize_command},
+    {"inspect", "show what a model file holds", inspect_command},
+    {"logits", "write the logits of a token sequence to a .npy file", logits_command},
     {"compact-eval", "measure what a compacted cache still knows", compact_eval_command},
     {"help", "this text; `help --markdown` prints docs/flags.md", help_command},
 };

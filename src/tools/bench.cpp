@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT
+#include "tools/bench.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <map>
+
+#include "base/clock.h"
+#include "base/rng.h"
+#include "engine/conversation.h"
+#include "engine/cost.h"
+#include "tools/bandwidth.h"
+
+namespace sh::tools {
+
+namespace {
+
+template <typename T>
+std::vector<T> or_default(const std::vector<T>& given, T otherwise) {
+  return given.empty() ? std::vector<T>{otherwise} : given;
+}
+
+std::vector<BenchTest> list_tests(const engine::BenchParams& p) {
+  std::vector<BenchTest> tests;
+  for (const int64_t depth : or_default<int64_t>(p.n_depth, 0)) {
+    for (const int64_t n : or_default<int64_t>(p.n_prompt, 512))
+      if (n > 0) tests.push_back({n, 0, depth});
+    for (const int64_t n : or_default<int64_t>(p.n_gen, 128))
+      if (n > 0) tests.push_back({0, n, depth});
+    for (const auto& [n_prompt, n_gen] : p.prompt_gen)
+      if (n_prompt + n_gen > 0) tests.push_back({n_prompt, n_gen, depth});
+  }
+  return tests;
+}
+
+std::vector<BenchSetup> list_setups(const engine::BenchParams& p) {
+  std::vector<BenchSetup> setups;
+  for (const std::string& model : p.model_paths)
+    for (const int64_t n_threads : or_default<int64_t>(p.n_threads, hardware_threads()))
+      for (const int64_t n_batch : or_default<int64_t>(p.n_batch, 2048))
+        for (const int64_t n_ubatch : or_default<int64_t>(p.n_ubatch, 512))
+          for (const DType type_k : or_default(p.types_k, DType::f16))
+            for (const DType type_v : or_default(p.types_v, DType::f16)) setups.push_back({model, n_batch, n_ubatch, n_threads, type_k, type_v});
+  return setups;
+}
+
+std::string utc_now() {
+  std::tm parts{};
+  const std::time_t now = std::time(nullptr);
+  gmtime_r(&now, &parts);
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", parts);
+}
+
+std::vector<int32_t> random_tokens(Rng& rng, int64_t n, int32_t n_vocab) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(n_vocab))));
+  return ids;
+}
+
+/// What is in the cache before a test starts.
+struct Depth {
+  kv::SequenceCache full;
+  std::optional<kv::SequenceCache> compacted;
+  engine::CompactionReport report;  // of the compacted one
+};
+
+Result<Depth> fill(engine::Engine& engine, const BenchOptions& options, int64_t n_depth) {
+  const bool compacts = n_depth > 0 && !options.compact_method.empty();
+  engine::Conversation conversation(engine, compacts);
+  Rng rng(1, 1);
+  const std::vector<int32_t> ids = random_tokens(rng, n_depth, engine.model().info().n_vocab);
+  const int64_t n_ubatch = engine.options().n_ubatch;
+  for (int64_t at = 0; at < n_depth; at += n_ubatch) {
+    const int64_t n = std::min(n_ubatch, n_depth - at);
+    if (options.on_progress) options.on_progress(fmt::format("filling the cache: {} of {} tokens", at, n_depth));
+    SH_RETURN_IF_ERROR(conversation.append(std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), {}));
+  }
+  Depth depth{conversation.cache().fork(), std::nullopt, {}};
+  if (!compacts) return depth;
+  if (options.on_progress) options.on_progress(fmt::format("compacting {} tokens", n_depth));
+  engine::CompactionRequest request;
+  request.method = options.compact_method;
+  request.ratio = options.compact_ratio;
+  SH_ASSIGN(depth.report, conversation.compact(request));
+  depth.compacted = conversation.cache().fork();
+  return depth;
+}
+
+struct Timed {
+  double seconds = 0;
+  double bytes_per_token = 0;  // mean over the generated ones
+};
+
+/// One run over a copy of the cache: only the copy of its last blocks is extra work, before the clock starts.
+Result<Timed> time_once(engine::Engine& engine, const kv::SequenceCache& start, const BenchTest& test, int64_t weight_bytes) {
+  kv::SequenceCache cache = start.fork();
+  Rng rng(2, 1);
+  const int32_t n_vocab = engine.model().info().n_vocab;
+  const std::vector<int32_t> prompt = random_tokens(rng, test.n_prompt, n_vocab), answer = random_tokens(rng, test.n_gen, n_vocab);
+  Timed timed;
+  const Stopwatch watch;
+  if (!prompt.empty()) SH_RETURN_IF_ERROR(engine.prefill(cache, prompt));
+  for (const int32_t id : answer) {
+    SH_RETURN_IF_ERROR(engine.prefill(cache, std::span(&id, 1)));
+    timed.bytes_per_token += static_cast<double>(weight_bytes + engine::kv_bytes_read(cache));
+  }
+  timed.seconds = watch.seconds();
+  timed.bytes_per_token /= static_cast<double>(std::max<int64_t>(1, test.n_gen));
+  return timed;
+}
+
+Result<void> run_test(engine::Engine& engine, const BenchOptions& options, const Depth& depth, BenchResult& result) {
+  const BenchTest& test = result.test;
+  const engine::WeightCost weights = engine::weight_cost(engine.file());
+  if (test.n_gen == 0) result.flops = engine::prefill_flops(engine.model(), weights, test.n_prompt, test.n_depth);
+  if (depth.compacted)
+    result.compacted = CompactedResult{.real_ratio = depth.report.real_ratio, .seconds = depth.report.total_seconds,
+                                       .rows_before = depth.report.rows_before, .rows_after = depth.report.rows_after};
+  for (int64_t run = options.warms_up ? -1 : 0; run < options.n_repeats; ++run) {
+    if (options.on_progress) options.on_progress(fmt::format("{} {}: run {} of {}", result.model_type, test.name(), run + 1, options.n_repeats));
+    SH_ASSIGN(const Timed full, time_once(engine, depth.full, test, weights.bytes));
+    if (run >= 0) result.samples.seconds.push_back(full.seconds);
+    if (test.n_prompt == 0) result.bytes_per_token = full.bytes_per_token;
+    if (!depth.compacted) continue;
+    SH_ASSIGN(const Timed compacted, time_once(engine, *depth.compacted, test, weights.bytes));
+    if (run >= 0) result.compacted->samples.seconds.push_back(compacted.seconds);
+    if (test.n_prompt == 0) result.compacted->bytes_per_token = compacted.bytes_per_token;
+  }
+  return {};
+}
+
+engine::EngineOptions engine_options(const BenchSetup& setup, const BenchOptions& options) {
+  engine::EngineOptions e;
+  e.model_path = setup.model_path;
+  e.n_batch = static_cast<int32_t>(setup.n_batch);
+  e.n_ubatch = static_cast<int32_t>(std::min(setup.n_ubatch, setup.n_batch));
+  e.n_threads = static_cast<int32_t>(setup.n_threads);
+  e.type_k = setup.type_k;
+  e.type_v = setup.type_v;
+  e.kernels = options.kernels;
+  int64_t n_longest = 0;
+  for (const BenchTest& test : options.tests) n_longest = std::max(n_longest, test.n_depth + test.n_prompt + test.n_gen);
+  e.n_ctx = 2 * n_longest + 64;  // the cache, a compacted copy of it, and what a test adds
+  return e;
+}
+
+}  // namespace
+
+std::string BenchTest::name() const {
+  std::string name;
+  if (n_prompt > 0) name += fmt::format("pp{}", n_prompt);
+  if (n_gen > 0) name += fmt::format("{}tg{}", n_prompt > 0 ? "+" : "", n_gen);
+  if (n_depth > 0) name += fmt::format(" @ d{}", n_depth);
+  return name;
+}
+
+namespace {
+double mean_of(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double v : values) sum += v;
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+double deviation_of(const std::vector<double>& values) {
+  if (values.size() < 2) return 0;
+  const double mean = mean_of(values);
+  double sum = 0;
+  for (const double v : values) sum += (v - mean) * (v - mean);
+  return std::sqrt(sum / static_cast<double>(values.size() - 1));
+}
+std::vector<double> rates_of(const std::vector<double>& seconds, int64_t n_tokens) {
+  std::vector<double> rates;
+  for (const double s : seconds) rates.push_back(static_cast<double>(n_tokens) / s);
+  return rates;
+}
+}  // namespace
+
+double Samples::mean_seconds() const { return mean_of(seconds); }
+double Samples::deviation_seconds() const { return deviation_of(seconds); }
+double Samples::mean_rate(int64_t n_tokens) const { return mean_of(rates_of(seconds, n_tokens)); }
+double Samples::deviation_rate(int64_t n_tokens) const { return deviation_of(rates_of(seconds, n_tokens)); }
+
+Result<BenchOptions> bench_options(const engine::ProgramParams& params) {
+  BenchOptions options{.setups = list_setups(params.bench), .tests = list_tests(params.bench), .n_repeats = params.bench.n_repeats,
+                       .warms_up = params.bench.warms_up, .kernels = params.engine.kernels, .compact_method = params.bench.compact_method,
+                       .compact_ratio = params.engine.compact_ratio};
+  if (options.setups.empty()) return Error{ErrorKind::invalid_argument, "no model given: name GGUF files with -m FILE"};
+  if (options.tests.empty()) return Error{ErrorKind::invalid_argument, "nothing to run: -p and -n are 0 and there is no -pg"};
+  if (options.compact_method.empty()) return options;
+  SH_RETURN_IF_ERROR(compaction::find_method(options.compact_method));
+  if (std::none_of(options.tests.begin(), options.tests.end(), [](const BenchTest& test) { return test.n_depth > 0; }))
+    return Error{ErrorKind::invalid_argument, "--compact-method: there is nothing to compact without a depth; give one with -d, for example -d 4096"};
+  return options;
+}
+
+Result<void> run_bench(const BenchOptions& options, const std::function<void(const BenchResult&)>& on_result) {
+  std::map<int, double> bandwidths;  // by number of threads
+  for (const BenchSetup& setup : options.setups) {
+    SH_ASSIGN(const auto engine, engine::Engine::open(engine_options(setup, options)));
+    const int n_threads = engine->thread_pool().n_threads();
+    if (bandwidths.count(n_threads) == 0) {
+      if (options.on_progress) options.on_progress("measuring the memory");
+      bandwidths[n_threads] = measure_read_bandwidth(engine->thread_pool());
+    }
+    const models::ModelInfo& info = engine->model().info();
+    std::optional<Depth> depth;
+    for (const BenchTest& test : options.tests) {
+      if (!depth || depth->full.next_pos().value != test.n_depth) {
+        depth.reset();  // gives its memory back before the next one is filled
+        SH_ASSIGN(depth, fill(*engine, options, test.n_depth));
+      }
+      BenchResult result{.setup = setup, .test = test, .model_type = info.arch + " " + info.file_type, .model_bytes = info.weight_bytes,
+                         .model_params = info.n_params, .kernels = engine->kernels().name, .time = utc_now(), .memory_bandwidth = bandwidths[n_threads]};
+      SH_RETURN_IF_ERROR(run_test(*engine, options, *depth, result));
+      on_result(result);
+    }
+  }
+  return {};
+}
+
+}  // namespace sh::tools

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+#include "tools/terminal.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+
+namespace sh::tools {
+
+namespace {
+
+std::atomic<bool> is_interrupted{false};
+
+void on_interrupt(int) {
+  if (is_interrupted.exchange(true)) _exit(kExitInterrupted);
+}
+
+}  // namespace
+
+std::atomic<bool>& catch_interrupts() {
+  struct sigaction action = {};
+  action.sa_handler = on_interrupt;  // no SA_RESTART: a read that waits for input returns
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);
+  return is_interrupted;
+}
+
+void reset_interrupt() { is_interrupted = false; }
+
+void show_text(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+ProgressLine::ProgressLine() : is_terminal_(isatty(STDERR_FILENO) == 1) {}
+
+void ProgressLine::show(const std::string& text) {
+  if (!is_terminal_) return;
+  const size_t padding = width_ > text.size() ? width_ - text.size() : 0;
+  fmt::print(stderr, "\r{}{}", text, std::string(padding, ' '));
+  std::fflush(stderr);
+  width_ = text.size();
+}
+
+void ProgressLine::clear() {
+  if (width_ == 0) return;
+  fmt::print(stderr, "\r{}\r", std::string(width_, ' '));
+  std::fflush(stderr);
+  width_ = 0;
+}
+
+engine::GenerateHooks terminal_hooks(ProgressLine& progress, const std::atomic<bool>& cancel) {
+  engine::GenerateHooks hooks;
+  hooks.cancel = &cancel;
+  hooks.on_text = [&progress](std::string_view text) {
+    progress.clear();
+    show_text(text);
+  };
+  hooks.on_prompt = [&progress](int64_t n_done, int64_t n_prompt) { progress.show(fmt::format("reading {} of {} tokens", n_done, n_prompt)); };
+  hooks.on_compaction = [&progress](const char* stage, double fraction) {
+    if (fraction >= 1)
+      progress.clear();
+    else
+      progress.show(fmt::format("compacting: {} {:.0f} %", stage, fraction * 100));
+  };
+  return hooks;
+}
+
+engine::GenerateOptions generate_options(const engine::ProgramParams& params) {
+  engine::GenerateOptions options;
+  options.sampling = params.sampling;
+  options.n_predict = params.n_predict;
+  options.stop = params.chat.reverse_prompts;
+  options.ignore_eos = params.ignore_eos;
+  options.n_keep = params.n_keep;
+  return options;
+}
+
+std::string size_text(int64_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  if (bytes >= int64_t{1} << 30) return fmt::format("{:.2f} GiB", value / (1 << 30));
+  if (bytes >= int64_t{1} << 20) return fmt::format("{:.2f} MiB", value / (1 << 20));
+  return fmt::format("{:.1f} KiB", value / (1 << 10));
+}
+
+std::string usage_text(const kv::CacheUsage& usage) {
+  return fmt::format("{} tokens in {:.0f} rows, {}", usage.n_logical, usage.n_physical, size_text(usage.bytes));
+}
+
+std::string compaction_text(const engine::CompactionReport& report) {
+  std::string text = fmt::format("compacted by '{}' after {} tokens: {:.0f} -> {:.0f} rows a head, {} -> {} ({:.2f}x of all bytes) in {:.2f} s", report.method,
+                                 report.n_logical, report.rows_before, report.rows_after, size_text(report.bytes_before), size_text(report.bytes_after),
+                                 report.real_ratio, report.total_seconds);
+  if (!std::isnan(report.heldout_fitted)) text += fmt::format(", held-out error {:.3f} (unfitted {:.3f})", report.heldout_fitted, report.heldout_plain);
+  return text;
+}
+
+}  // namespace sh::tools
