@@ -6,7 +6,6 @@
 #include <cstdio>
 
 #include "compaction/fit.h"
-#include "compaction/region.h"
 #include "compaction/score.h"
 #include "synthetic.h"
 
@@ -35,16 +34,6 @@ Trial compact(const testing::Head& head, int64_t n_kept, Fit fit = Fit::both, Ro
 TEST(Quality, FitBeatsPlainRowsOnQueriesThatItNeverSaw) {
   const testing::Head head = clustered_head(11, 1024, 4096);
   const testing::Head fresh = with_queries(head, clustered_head(11, 1024, 4096 + 768));
-  double entropy = 0;
-  RegionSoftmax softmax(head.problem(), kernel_set());
-  for (int64_t q = 0; q < 256; ++q) {
-    softmax.compute(std::span(&q, 1));
-    for (int64_t row = 0; row < 1024; ++row) {
-      const double p = softmax.weights(0)[row] / softmax.sum(0);
-      if (p > 0) entropy -= p * std::log(p) / 256;
-    }
-  }
-  std::printf("entropy %.2f\n", entropy);
   for (const int percent : {5, 10, 20}) {
     for (const RowScore score : {RowScore::max, RowScore::rms}) {
       const Trial trial = compact(head, 1024 * percent / 100, Fit::both, score);

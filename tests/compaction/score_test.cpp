@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT
+#include "compaction/score.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "compaction/region.h"
+#include "synthetic.h"
+
+namespace sh::compaction {
+namespace {
+
+using testing::clustered_head;
+using testing::kernel_set;
+
+// Attention of each region row by the oracle, [n, T]; divided by the region's sum or by everything the query attends.
+Mat<double> oracle_attention(const testing::Head& head, Weighting weighting, float softcap = 0) {
+  Mat<double> a(head.queries.rows, head.keys.rows);
+  for (int64_t q = 0; q < a.rows; ++q) {
+    double sum = 0;
+    for (int64_t row = 0; row < testing::n_visible(head, q); ++row) {
+      double dot = 0;
+      for (int64_t c = 0; c < head.keys.cols; ++c) dot += static_cast<double>(head.queries(q, c)) * head.keys(row, c);
+      double score = dot * head.scale;
+      if (softcap > 0) score = softcap * std::tanh(score / softcap);
+      a(q, row) = std::exp(score + (head.bias.empty() ? 0 : head.bias[static_cast<size_t>(row)]));
+      sum += a(q, row);
+    }
+    if (weighting == Weighting::attention_share) sum = std::exp(static_cast<double>(head.lse[static_cast<size_t>(q)]));
+    for (int64_t row = 0; row < a.cols && sum > 0; ++row) a(q, row) /= sum;
+  }
+  return a;
+}
+
+double aggregate(const Mat<double>& a, int64_t row, RowScore score) {
+  double result = 0;
+  for (int64_t q = 0; q < a.rows; ++q) {
+    if (score == RowScore::max) result = std::max(result, a(q, row));
+    else result += score == RowScore::mean ? a(q, row) : a(q, row) * a(q, row);
+  }
+  if (score == RowScore::max) return result;
+  result /= static_cast<double>(a.rows);
+  return score == RowScore::rms ? std::sqrt(result) : result;
+}
+
+void expect_oracle(const testing::Head& head, float softcap = 0) {
+  for (const Weighting weighting : {Weighting::none, Weighting::attention_share}) {
+    const Mat<double> a = oracle_attention(head, weighting, softcap);
+    for (const RowScore score : {RowScore::max, RowScore::rms, RowScore::mean}) {
+      HeadProblem problem = head.problem();
+      problem.softcap = softcap;
+      const auto scores = score_rows(problem, score, weighting, {}, kernel_set());
+      ASSERT_EQ(static_cast<int64_t>(scores.size()), head.keys.rows);
+      for (int64_t row = 0; row < head.keys.rows; ++row) {
+        const double expected = aggregate(a, row, score);
+        // Scores up to ~20 carry 20 · 1e-7 into the exponent, some products more: 1e-4 relative is safe.
+        ASSERT_NEAR(scores[static_cast<size_t>(row)], expected, 1e-4 * expected + 1e-12) << "row " << row;
+      }
+    }
+  }
+}
+
+TEST(Score, EqualsTheOracle) { expect_oracle(clustered_head(1, 131, 300)); }
+
+TEST(Score, HonoursPositionsOfQueriesInsideTheRegion) {
+  testing::Head head = clustered_head(2, 90, 200);
+  for (size_t q = 0; q < head.query_pos.size(); ++q) head.query_pos[q] = static_cast<int32_t>(q % 100);  // some see nothing: rows start at 4
+  testing::finish(head);
+  expect_oracle(head);
+}
+
+TEST(Score, HonoursInputBiases) {
+  testing::Head head = clustered_head(3, 64, 100);
+  Rng rng(5);
+  for (int64_t row = 0; row < 64; ++row) head.bias.push_back(static_cast<float>(2 * rng.next_normal()));
+  testing::finish(head);
+  expect_oracle(head);
+}
+
+TEST(Score, HonoursTheSoftcap) {
+  const testing::Head head = clustered_head(4, 64, 100, 32, false);
+  const Mat<double> a = oracle_attention(head, Weighting::none, 3.0f);
+  HeadProblem problem = head.problem();
+  problem.softcap = 3.0f;
+  const auto scores = score_rows(problem, RowScore::mean, Weighting::none, {}, kernel_set());
+  for (int64_t row = 0; row < 64; ++row) EXPECT_NEAR(scores[static_cast<size_t>(row)], aggregate(a, row, RowScore::mean), 1e-6);
+}
+
+TEST(Score, RecencyPrefersTheEndAndNeedsNoQueries) {
+  testing::Head head = clustered_head(5, 40, 8);
+  head.queries = Mat<float>();
+  head.query_pos.clear(), head.lse.clear(), head.out = Mat<float>();
+  const auto scores = score_rows(head.problem(), RowScore::recency, Weighting::none, {}, kernel_set());
+  EXPECT_EQ(top_rows(scores, 3), (std::vector<int32_t>{37, 38, 39}));
+}
+
+TEST(Score, QueriesAndRowsThatAreNotFiniteAreLeftOut) {
+  testing::Head head = clustered_head(6, 50, 60);
+  const auto clean = score_rows(head.problem(), RowScore::mean, Weighting::attention_share, {}, kernel_set());
+  testing::Head dirty = head;
+  const Rng rng(1);
+  dirty.queries = Mat<float>(62, head.queries.cols);
+  std::copy(head.queries.data.begin(), head.queries.data.end(), dirty.queries.data.begin());
+  dirty.queries(60, 3) = std::nanf("");
+  dirty.queries(61, 0) = INFINITY;
+  dirty.query_pos.resize(62, 1000);
+  dirty.lse.resize(62, 0.0f);
+  dirty.out = Mat<float>();
+  const auto scores = score_rows(dirty.problem(), RowScore::mean, Weighting::attention_share, {}, kernel_set());
+  for (size_t row = 0; row < 50; ++row) EXPECT_FLOAT_EQ(scores[row], clean[row]);
+  dirty.keys(7, 2) = std::nanf("");
+  dirty.values(9, 2) = INFINITY;
+  const auto without = score_rows(dirty.problem(), RowScore::max, Weighting::none, {}, kernel_set());
+  for (size_t row = 0; row < 50; ++row) EXPECT_EQ(std::isinf(without[row]), row == 7 || row == 9);
+}
+
+TEST(Score, AConstantShiftOfAllScoresChangesNothing) {
+  testing::Head head = clustered_head(7, 100, 200);
+  const auto scores = score_rows(head.problem(), RowScore::rms, Weighting::attention_share, {}, kernel_set());
+  testing::Head shifted = head;
+  shifted.bias.assign(100, 50.0f);
+  for (float& lse : shifted.lse) lse += 50.0f;
+  const auto again = score_rows(shifted.problem(), RowScore::rms, Weighting::attention_share, {}, kernel_set());
+  for (size_t row = 0; row < 100; ++row) EXPECT_NEAR(again[row], scores[row], 3e-5f * scores[row] + 1e-9f);  // 60 · 2^-24 in the exponent
+}
+
+TEST(Score, WeightingLowersHeadsThatTheQueryHardlyLooksAt) {
+  testing::Head busy = clustered_head(8, 64, 128), idle = busy;
+  for (float& shift : idle.live_shift) shift += 6.0f;  // live rows get e^6 times the weight
+  testing::finish(idle);
+  const auto share_busy = score_rows(busy.problem(), RowScore::max, Weighting::attention_share, {}, kernel_set());
+  const auto share_idle = score_rows(idle.problem(), RowScore::max, Weighting::attention_share, {}, kernel_set());
+  EXPECT_EQ(score_rows(busy.problem(), RowScore::max, Weighting::none, {}, kernel_set()),
+            score_rows(idle.problem(), RowScore::max, Weighting::none, {}, kernel_set()));
+  for (size_t row = 0; row < 64; ++row) EXPECT_LT(share_idle[row], share_busy[row]);
+}
+
+TEST(Queries, ThinningTakesOneOfEachStretchAndNoHeadAlone) {
+  testing::Head head = clustered_head(9, 8, 4000, 16, false);
+  for (const int64_t group : {1, 2, 4, 5, 7, 8}) {
+    const auto picked = pick_queries(head.problem(), 1000);
+    ASSERT_EQ(picked.size(), 1000u);
+    std::vector<int> of_head(static_cast<size_t>(group), 0);
+    for (size_t i = 0; i < picked.size(); ++i) {
+      EXPECT_EQ(picked[i] / 4, static_cast<int64_t>(i));  // one of each four
+      ++of_head[static_cast<size_t>(picked[i] % group)];
+    }
+    // Binomial: mean 1000/G, standard deviation below sqrt(1000/G); five of them.
+    for (const int n : of_head) EXPECT_NEAR(n, 1000.0 / static_cast<double>(group), group == 1 ? 0 : 5 * std::sqrt(1000.0 / static_cast<double>(group)));
+  }
+  EXPECT_EQ(pick_queries(head.problem(), 1000), pick_queries(head.problem(), 1000));
+  EXPECT_EQ(pick_queries(head.problem(), 5000).size(), 4000u);
+}
+
+}  // namespace
+}  // namespace sh::compaction
