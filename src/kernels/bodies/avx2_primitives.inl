@@ -67,6 +67,40 @@ template <int kBits>
 inline I shift_left(I x) {
   return _mm256_slli_epi32(x, kBits);
 }
+template <int kBits>
+inline I shift_right(I x) {
+  return kBits == 0 ? x : _mm256_srli_epi32(x, kBits);
+}
+inline I int_and(I a, I b) { return _mm256_and_si256(a, b); }
+inline I int_or(I a, I b) { return _mm256_or_si256(a, b); }
+inline I int_xor(I a, I b) { return _mm256_xor_si256(a, b); }
+inline void int_store(void* p, I x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
+/// Bytes below 16 replaced by the values of a table of 16.
+inline I look_up(const int8_t* table, I codes) {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), codes);
+}
+/// The low 16 bits of every lane as binary16.
+inline F low_halves(I x) {
+  const I words = int_and(x, int_set1(0xFFFF));
+  return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+/// 16 bytes each of rows 0 and 4.
+inline I load_halves(const std::byte* p, int64_t stride) {
+  const auto* low = reinterpret_cast<const __m128i*>(p);
+  const auto* high = reinterpret_cast<const __m128i*>(p + 4 * stride);
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)), _mm_loadu_si128(high), 1);
+}
+/// 8 rows of 16 bytes -> words 0 to 3 of all rows.
+inline void load_strip(const std::byte* p, int64_t stride, I (&words)[4]) {
+  const I a = load_halves(p, stride), b = load_halves(p + stride, stride);
+  const I c = load_halves(p + 2 * stride, stride), d = load_halves(p + 3 * stride, stride);
+  const I ab_low = _mm256_unpacklo_epi32(a, b), ab_high = _mm256_unpackhi_epi32(a, b);
+  const I cd_low = _mm256_unpacklo_epi32(c, d), cd_high = _mm256_unpackhi_epi32(c, d);
+  words[0] = _mm256_unpacklo_epi64(ab_low, cd_low);
+  words[1] = _mm256_unpackhi_epi64(ab_low, cd_low);
+  words[2] = _mm256_unpacklo_epi64(ab_high, cd_high);
+  words[3] = _mm256_unpackhi_epi64(ab_high, cd_high);
+}
 inline I dot4_of_pairs(I acc, I pairs) { return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
 /// Every lane: acc + Σ over 4 bytes of unsigned · signed. Needs: unsigned bytes up to 128.
 inline I dot4(I acc, I bytes_unsigned, I bytes_signed) {

@@ -66,6 +66,39 @@ template <int kBits>
 inline I shift_left(I x) {
   return _mm512_slli_epi32(x, kBits);
 }
+template <int kBits>
+inline I shift_right(I x) {
+  return kBits == 0 ? x : _mm512_srli_epi32(x, kBits);
+}
+inline I int_and(I a, I b) { return _mm512_and_si512(a, b); }
+inline I int_or(I a, I b) { return _mm512_or_si512(a, b); }
+inline I int_xor(I a, I b) { return _mm512_xor_si512(a, b); }
+inline void int_store(void* p, I x) { _mm512_storeu_si512(p, x); }
+/// Bytes below 16 replaced by the values of a table of 16.
+inline I look_up(const int8_t* table, I codes) {
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), codes);
+}
+/// The low 16 bits of every lane as binary16.
+inline F low_halves(I x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); }
+/// 16 bytes each of rows 0, 4, 8, 12.
+inline I load_quarters(const std::byte* p, int64_t stride) {
+  const auto* at = reinterpret_cast<const char*>(p);
+  I x = _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+  x = _mm512_inserti32x4(x, _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + 4 * stride)), 1);
+  x = _mm512_inserti32x4(x, _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + 8 * stride)), 2);
+  return _mm512_inserti32x4(x, _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + 12 * stride)), 3);
+}
+/// 16 rows of 16 bytes -> words 0 to 3 of all rows.
+inline void load_strip(const std::byte* p, int64_t stride, I (&words)[4]) {
+  const I a = load_quarters(p, stride), b = load_quarters(p + stride, stride);
+  const I c = load_quarters(p + 2 * stride, stride), d = load_quarters(p + 3 * stride, stride);
+  const I ab_low = _mm512_unpacklo_epi32(a, b), ab_high = _mm512_unpackhi_epi32(a, b);
+  const I cd_low = _mm512_unpacklo_epi32(c, d), cd_high = _mm512_unpackhi_epi32(c, d);
+  words[0] = _mm512_unpacklo_epi64(ab_low, cd_low);
+  words[1] = _mm512_unpackhi_epi64(ab_low, cd_low);
+  words[2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+  words[3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+}
 /// Every lane: acc + Σ over 4 bytes of unsigned · signed.
 inline I dot4(I acc, I bytes_unsigned, I bytes_signed) { return _mm512_dpbusd_epi32(acc, bytes_unsigned, bytes_signed); }
 /// The same for codes of wide formats, which are unsigned here with an offset of 128.

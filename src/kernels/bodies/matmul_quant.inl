@@ -4,52 +4,60 @@
 // so one column and many give the same bits, and no lane sums are needed.
 // Included inside a target region and namespace, after quant_formats.inl.
 
-constexpr int64_t kPanelRows = kQuantPanels * kLanes;
 constexpr int64_t kQuantChunk = 512;  // with 32 rows: 16 KiB of codes, which stay in the first cache
 constexpr int64_t kMostGroups = kQuantChunk / 16;
+constexpr int64_t kMostPanels = 4;    // unpacked before many columns pass, so that these are fetched from memory less often
+constexpr int64_t kMostChunkBytes = kQuantChunk / 32 * static_cast<int64_t>(sizeof(BlockQ8_0));  // the largest of the formats
 
 /// One unpacked stretch of weights.
 struct QuantPanel {
-  uint8_t* rows;   // [kPanelRows, kQuantChunk] codes in row order, before they are turned
   uint8_t* codes;  // [kQuantChunk / 4, kPanelRows, 4]
   float* scales;   // [groups, kPanelRows]
   float* mins;     // [groups, kPanelRows]
 };
-constexpr size_t kPanelBytes = 2 * kPanelRows * kQuantChunk + 2 * kMostGroups * kPanelRows * sizeof(float);
+constexpr int64_t kPanelCodes = kPanelRows * kQuantChunk;
+constexpr int64_t kPanelBytes = kPanelCodes + 2 * kMostGroups * kPanelRows * static_cast<int64_t>(sizeof(float));
+constexpr int64_t kQuantScratch = kMostPanels * kPanelBytes + kPanelRows * kMostChunkBytes;
 
-inline QuantPanel quant_panel(std::byte* memory) {
-  uint8_t* rows = reinterpret_cast<uint8_t*>(memory);
-  uint8_t* codes = rows + kPanelRows * kQuantChunk;
-  float* scales = reinterpret_cast<float*>(codes + kPanelRows * kQuantChunk);
-  return {rows, codes, scales, scales + kMostGroups * kPanelRows};
+inline QuantPanel quant_panel(std::byte* memory, int64_t index) {
+  uint8_t* codes = reinterpret_cast<uint8_t*>(memory + index * kPanelBytes);
+  float* scales = reinterpret_cast<float*>(codes + kPanelCodes);
+  return {codes, scales, scales + kMostGroups * kPanelRows};
 }
 
-/// Codes k to k + n of the rows from `row` on. Rows past the end repeat the last one: their lanes are not stored.
+/// Asks for what the next call will read: the same rows further on, or the next rows from the start.
+inline void prefetch_rows(const std::byte* first, int64_t stride, int64_t n_rows, int64_t n_bytes) {
+  for (int64_t r = 0; r < n_rows; ++r)
+    for (int64_t byte = 0; byte < n_bytes; byte += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(first + r * stride + byte), _MM_HINT_T0);
+}
+
+/// Codes k to k + n of the rows from `row` on. `spare` holds copies when fewer than kPanelRows rows are left.
 template <typename Codes>
-void unpack_panel(const MatmulArgs& args, int64_t row, int64_t k, int64_t n, const QuantPanel& panel) {
-  using Block = typename Codes::Block;
+void unpack_panel(const MatmulArgs& args, int64_t row, int64_t k, int64_t n, const QuantPanel& panel, std::byte* spare) {
+  constexpr int64_t kBlockBytes = sizeof(typename Codes::Block);
   constexpr int64_t kGroups = Codes::kElements / Codes::kGroup;
   const int64_t n_blocks = n / Codes::kElements;
-  const int64_t chunk_bytes = n_blocks * static_cast<int64_t>(sizeof(Block));
-  const int64_t first_block = k / Codes::kElements;
-  // What the next call will read: the same rows further on, or the next rows from the start.
-  const bool is_last = k + n >= args.n_inner;
-  const int64_t ahead = is_last ? kPanelRows * args.weight_row_bytes - first_block * static_cast<int64_t>(sizeof(Block)) : chunk_bytes;
-  for (int64_t r = 0; r < kPanelRows; ++r) {
-    const int64_t source_row = row + r < args.row_end ? row + r : args.row_end - 1;
-    const std::byte* source = args.weights + source_row * args.weight_row_bytes;
-    const Block* blocks = reinterpret_cast<const Block*>(source) + first_block;
-    const char* next = reinterpret_cast<const char*>(blocks) + ahead;
-    for (int64_t byte = 0; byte < chunk_bytes; byte += 64) _mm_prefetch(next + byte, _MM_HINT_T0);
-    uint8_t* to = panel.rows + r * kQuantChunk;
-    for (int64_t i = 0; i < n_blocks; ++i)
-      Codes::unpack(blocks[i], to + i * Codes::kElements, panel.scales + i * kGroups * kPanelRows + r,
-                    panel.mins + i * kGroups * kPanelRows + r, kPanelRows);
+  const int64_t n_bytes = n_blocks * kBlockBytes;
+  const int64_t first_byte = k / Codes::kElements * kBlockBytes;
+  BlockRows rows{args.weights + row * args.weight_row_bytes + first_byte, args.weight_row_bytes};
+  const int64_t n_rows = smaller(kPanelRows, args.row_end - row);
+  if (n_rows < kPanelRows) {  // the lanes of missing rows repeat the last one; they are not stored
+    for (int64_t r = 0; r < kPanelRows; ++r)
+      __builtin_memcpy(spare + r * n_bytes, rows.first + smaller(r, n_rows - 1) * rows.stride, static_cast<size_t>(n_bytes));
+    rows = {spare, n_bytes};
+  } else {
+    const bool is_last = k + n >= args.n_inner;
+    const int64_t ahead = is_last ? kPanelRows * args.weight_row_bytes - first_byte : n_bytes;
+    prefetch_rows(rows.first + ahead, rows.stride, kPanelRows, n_bytes);
   }
-  for (int64_t part = 0; part < kQuantPanels; ++part)
-    for (int64_t i = 0; i < n; i += 4 * kLanes)
-      transpose_words(reinterpret_cast<const std::byte*>(panel.rows + part * kLanes * kQuantChunk + i), kQuantChunk,
-                      reinterpret_cast<std::byte*>(panel.codes + i * kPanelRows + part * kLanes * 4), kPanelRows * 4);
+  for (int64_t part = 0; part < kQuantPanels; ++part) {
+    const int64_t lane = part * kLanes;
+    for (int64_t i = 0; i < n_blocks; ++i)
+      Codes::unpack({rows.first + lane * rows.stride + i * kBlockBytes, rows.stride},
+                    {panel.codes + (i * Codes::kElements * kPanelRows + lane * 4), panel.scales + i * kGroups * kPanelRows + lane,
+                     panel.mins + i * kGroups * kPanelRows + lane});
+  }
 }
 
 template <typename Codes>
@@ -143,22 +151,33 @@ void quant_tile_of(int64_t n_columns, const QuantPanel& panel, int64_t first_gro
   }
 }
 
+/// All columns times the panels of rows [row, row_end), for codes k to k + n.
+template <typename Codes>
+void multiply_panels(const MatmulArgs& args, int64_t row, int64_t row_end, int64_t k, int64_t n, std::byte* scratch) {
+  for (int64_t c = 0; c < args.n_cols; c += kQuantColumns) {
+    const int64_t n_columns = smaller(kQuantColumns, args.n_cols - c);
+    Q8Row columns[kQuantColumns];
+    for (int64_t i = 0; i < n_columns; ++i)
+      columns[i] = Q8Row::at(args.activations + (c + i) * args.activation_row_bytes, args.n_inner);
+    for (int64_t r = row; r < row_end; r += kPanelRows)
+      quant_tile_of<Codes, kQuantColumns>(n_columns, quant_panel(scratch, (r - row) / kPanelRows), k / Codes::kGroup,
+                                          n / Codes::kGroup, columns, k == 0, args.out + c * args.out_stride + r, args.out_stride,
+                                          smaller(kPanelRows, row_end - r));
+  }
+}
+
 template <typename Codes>
 void matmul_quant(const MatmulArgs& args) {
-  const QuantPanel panel = quant_panel(thread_scratch(kPanelBytes));
-  for (int64_t row = args.row_begin; row < args.row_end; row += kPanelRows) {
-    const int64_t n_rows = smaller(kPanelRows, args.row_end - row);
+  std::byte* scratch = thread_scratch(kQuantScratch);
+  std::byte* spare = scratch + kMostPanels * kPanelBytes;
+  const int64_t block = kPanelRows * (args.n_cols > kQuantColumns ? kMostPanels : 1);
+  for (int64_t row = args.row_begin; row < args.row_end; row += block) {
+    const int64_t row_end = smaller(row + block, args.row_end);
     for (int64_t k = 0; k == 0 || k < args.n_inner; k += kQuantChunk) {
       const int64_t n = smaller(kQuantChunk, args.n_inner - k);
-      unpack_panel<Codes>(args, row, k, n, panel);
-      for (int64_t c = 0; c < args.n_cols; c += kQuantColumns) {
-        const int64_t n_columns = smaller(kQuantColumns, args.n_cols - c);
-        Q8Row columns[kQuantColumns];
-        for (int64_t i = 0; i < n_columns; ++i)
-          columns[i] = Q8Row::at(args.activations + (c + i) * args.activation_row_bytes, args.n_inner);
-        quant_tile_of<Codes, kQuantColumns>(n_columns, panel, k / Codes::kGroup, n / Codes::kGroup, columns, k == 0,
-                                            args.out + c * args.out_stride + row, args.out_stride, n_rows);
-      }
+      for (int64_t r = row; r < row_end; r += kPanelRows)
+        unpack_panel<Codes>(args, r, k, n, quant_panel(scratch, (r - row) / kPanelRows), spare);
+      multiply_panels<Codes>(args, row, row_end, k, n, scratch);
     }
   }
 }

@@ -1,52 +1,84 @@
 // SPDX-License-Identifier: MIT
-// Every quantised format as groups of small integers: w = scale · (code - 2^kOffsetBits) + min, in the order of the row. unpack()
-// writes the codes of one block and, `stride` floats apart, a scale (and a min) a group. Codes of kWide formats fill the byte: they
-// are written unsigned with offset 128 where the target's dot4 takes any byte, else signed with no offset.
+// Every quantised format as groups of small integers: w = scale · (code - 2^kOffsetBits) + min. unpack() takes one block from each of
+// kLanes rows. The packed bytes are turned first (lanes become rows), for a quarter to a whole of the work of turning the codes; all
+// bit fields of these formats lie so that the same shifts and masks then give vectors of codes, 4 neighbours of a row in each lane.
+// Codes of kWide formats fill the byte: they are unsigned with offset 128 where the target's dot4 takes any byte, else signed.
 // Included inside a target region and namespace.
 
 constexpr int kNoOffset = -1;
 constexpr int kWideOffsetBits = kWideDot ? 7 : kNoOffset;
 constexpr uint8_t kWideFlip = kWideDot ? 0x80 : 0;
+constexpr int64_t kPanelRows = kQuantPanels * kLanes;
 
-inline float half_scale(uint16_t h) { return _cvtsh_ss(h); }
+/// Where a block's codes go: [elements / 4, kPanelRows, 4] bytes, scales and mins [groups, kPanelRows].
+struct PanelPart {
+  uint8_t* codes;
+  float* scales;
+  float* mins;
+  void put_codes(int64_t word, I x) const { int_store(codes + word * kPanelRows * 4, x); }
+  void put_scale(int64_t group, F x) const { store(scales + group * kPanelRows, x); }
+  void put_min(int64_t group, F x) const { store(mins + group * kPanelRows, x); }
+};
 
-/// 16 bytes -> 32 codes: the low nibbles, then the high ones.
-inline __m256i nibbles(const uint8_t* qs) {
-  const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(qs));
-  const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
-  return _mm256_and_si256(both, _mm256_set1_epi8(15));
+/// The same block of kLanes rows.
+struct BlockRows {
+  const std::byte* first;
+  int64_t stride;  // bytes from row to row
+  /// Words 0 to 3 of the 16 bytes at `offset` of every row.
+  void strip(int64_t offset, I (&words)[4]) const { load_strip(first + offset, stride, words); }
+  /// Words 0 to 7 of 32 bytes.
+  void strips(int64_t offset, I (&words)[8]) const {
+    I low[4], high[4];
+    strip(offset, low);
+    strip(offset + 16, high);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      words[i] = low[i];
+      words[4 + i] = high[i];
+    }
+  }
+};
+
+inline I all_bytes(uint8_t value) { return int_set1(static_cast<int32_t>(value * 0x01010101u)); }
+/// The bytes of x shifted right; kMask must not reach the bits of the next byte.
+template <int kShift, int kMask>
+inline I bits(I x) {
+  return int_and(shift_right<kShift>(x), all_bytes(kMask));
 }
-/// 32 bits -> 32 bytes of 16 where the bit is set.
-inline __m256i fifth_bits(const uint8_t* qh) {
-  int32_t bits;
-  __builtin_memcpy(&bits, qh, 4);
-  const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits),
-                                             _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,  //
-                                                              2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3));
-  const __m256i one_each = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201ull));
-  const __m256i is_set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, one_each), one_each);
-  return _mm256_and_si256(is_set, _mm256_set1_epi8(16));
+/// The bits of bits<kShift, kMask>(x), moved to kTo.
+template <int kShift, int kMask, int kTo>
+inline I bits_at(I x) {
+  return shift_left<kTo>(bits<kShift, kMask>(x));
 }
-inline void put32(uint8_t* codes, __m256i x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), x); }
-inline __m256i get32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-/// Nibbles 32 to 63 of 32 bytes, shifted down by kShift bits and masked.
-template <int kShift>
-inline __m256i bits_of(__m256i x, int mask) {
-  return _mm256_and_si256(_mm256_srli_epi16(x, kShift), _mm256_set1_epi8(static_cast<char>(mask)));
+/// Byte kByte of every lane as a number.
+template <int kByte>
+inline F byte_of(I x) {
+  return to_float(int_and(shift_right<8 * kByte>(x), int_set1(255)));
 }
-/// Codes replaced by the values of a table.
-inline __m256i looked_up(const std::array<int8_t, 16>& table, __m256i codes, uint8_t flip) {
-  const __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table.data())));
-  return _mm256_xor_si256(_mm256_shuffle_epi8(values, codes), _mm256_set1_epi8(static_cast<char>(flip)));
+
+/// The nibbles of 16 packed bytes as 32 codes, through kMap.
+template <I (*kMap)(I)>
+inline void put_nibbles(const I (&packed)[4], const PanelPart& to, int64_t first_word) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    to.put_codes(first_word + i, kMap(bits<0, 15>(packed[i])));
+    to.put_codes(first_word + i + 4, kMap(bits<4, 15>(packed[i])));
+  }
 }
+inline I as_is(I codes) { return codes; }
+inline I iq4_value(I codes) { return int_xor(look_up(kIq4Values.data(), codes), all_bytes(kWideFlip)); }
+inline I mxfp4_value(I codes) { return int_xor(look_up(kMxfp4Values.data(), codes), all_bytes(kWideFlip)); }
 
 struct CodesQ4_0 {
   using Block = BlockQ4_0;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = 3;
   static constexpr bool kHasMin = false, kWide = false;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float*, int64_t) {
-    put32(codes, nibbles(b.qs));
-    scale[0] = half_scale(b.d);
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I head[4], packed[4];
+    rows.strip(0, head);
+    rows.strip(offsetof(Block, qs), packed);
+    to.put_scale(0, low_halves(head[0]));
+    put_nibbles<as_is>(packed, to, 0);
   }
 };
 
@@ -54,20 +86,42 @@ struct CodesQ4_1 {
   using Block = BlockQ4_1;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float* min, int64_t) {
-    put32(codes, nibbles(b.qs));
-    scale[0] = half_scale(b.d);
-    min[0] = half_scale(b.m);
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I head[4], packed[4];
+    rows.strip(0, head);
+    rows.strip(offsetof(Block, qs), packed);
+    to.put_scale(0, low_halves(head[0]));
+    to.put_min(0, low_halves(shift_right<16>(head[0])));
+    put_nibbles<as_is>(packed, to, 0);
   }
 };
+
+/// Bits 0 to 3 of the lane to bit 4 of its bytes 0 to 3.
+inline I spread_fifth(I x) {
+  const I even = int_or(int_and(shift_left<4>(x), int_set1(0x10)), int_and(shift_left<18>(x), int_set1(0x100000)));
+  const I odd = int_or(int_and(shift_left<11>(x), int_set1(0x1000)), int_and(shift_left<25>(x), int_set1(0x10000000)));
+  return int_or(even, odd);
+}
+/// Nibbles topped by the 32 fifth bits, bit j for element j.
+inline void put_nibbles_and_fifth(const I (&packed)[4], I fifth, const PanelPart& to) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i, fifth = shift_right<4>(fifth)) {
+    const I high = shift_right<16>(fifth);
+    to.put_codes(i, int_or(bits<0, 15>(packed[i]), spread_fifth(fifth)));
+    to.put_codes(i + 4, int_or(bits<4, 15>(packed[i]), spread_fifth(high)));
+  }
+}
 
 struct CodesQ5_0 {
   using Block = BlockQ5_0;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = 4;
   static constexpr bool kHasMin = false, kWide = false;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float*, int64_t) {
-    put32(codes, _mm256_or_si256(nibbles(b.qs), fifth_bits(b.qh)));
-    scale[0] = half_scale(b.d);
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I head[4], packed[4];
+    rows.strip(0, head);  // d, qh in bytes 2 to 5
+    rows.strip(offsetof(Block, qs), packed);
+    to.put_scale(0, low_halves(head[0]));
+    put_nibbles_and_fifth(packed, int_or(shift_right<16>(head[0]), shift_left<16>(head[1])), to);
   }
 };
 
@@ -75,10 +129,13 @@ struct CodesQ5_1 {
   using Block = BlockQ5_1;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float* min, int64_t) {
-    put32(codes, _mm256_or_si256(nibbles(b.qs), fifth_bits(b.qh)));
-    scale[0] = half_scale(b.d);
-    min[0] = half_scale(b.m);
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I head[4], packed[4];
+    rows.strip(0, head);
+    rows.strip(offsetof(Block, qs), packed);
+    to.put_scale(0, low_halves(head[0]));
+    to.put_min(0, low_halves(shift_right<16>(head[0])));
+    put_nibbles_and_fifth(packed, head[1], to);
   }
 };
 
@@ -86,9 +143,13 @@ struct CodesQ8_0 {
   using Block = BlockQ8_0;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float*, int64_t) {
-    put32(codes, _mm256_xor_si256(get32(b.qs), _mm256_set1_epi8(static_cast<char>(kWideFlip))));
-    scale[0] = half_scale(b.d);
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I head[4], codes[8];
+    rows.strip(0, head);
+    rows.strips(offsetof(Block, qs), codes);
+    to.put_scale(0, low_halves(head[0]));
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) to.put_codes(i, int_xor(codes[i], all_bytes(kWideFlip)));
   }
 };
 
@@ -96,9 +157,12 @@ struct CodesIQ4_NL {
   using Block = BlockIQ4_NL;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float*, int64_t) {
-    put32(codes, looked_up(kIq4Values, nibbles(b.qs), kWideFlip));
-    scale[0] = half_scale(b.d);
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I head[4], packed[4];
+    rows.strip(0, head);
+    rows.strip(offsetof(Block, qs), packed);
+    to.put_scale(0, low_halves(head[0]));
+    put_nibbles<iq4_value>(packed, to, 0);
   }
 };
 
@@ -106,9 +170,12 @@ struct CodesMXFP4 {
   using Block = BlockMXFP4;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float*, int64_t) {
-    put32(codes, looked_up(kMxfp4Values, nibbles(b.qs), kWideFlip));
-    scale[0] = mxfp4_scale(b.e);
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I packed[4];
+    rows.strip(offsetof(Block, qs), packed);
+    put_nibbles<mxfp4_value>(packed, to, 0);
+    for (int64_t r = 0; r < kLanes; ++r)
+      to.scales[r] = mxfp4_scale(reinterpret_cast<const Block*>(rows.first + r * rows.stride)->e);
   }
 };
 
@@ -116,13 +183,19 @@ struct CodesIQ4_XS {
   using Block = BlockIQ4_XS;
   static constexpr int kElements = 256, kGroup = 32, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float*, int64_t stride) {
-    const float d = half_scale(b.d);
-    for (int g = 0; g < 8; ++g) {
-      put32(codes + 32 * g, looked_up(kIq4Values, nibbles(b.qs + 16 * g), kWideFlip));
-      const int low = (b.scales_l[g / 2] >> (4 * (g % 2))) & 15;
-      const int high = (b.scales_h >> (2 * g)) & 3;
-      scale[g * stride] = d * static_cast<float>((low | high << 4) - 32);
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I head[4];
+    rows.strip(0, head);
+    const F d = low_halves(head[0]);
+    I high_bits = shift_right<16>(head[0]);
+    I low_bits = head[1];
+    for (int g = 0; g < 8; ++g, low_bits = shift_right<4>(low_bits), high_bits = shift_right<2>(high_bits)) {
+      const I low = int_and(low_bits, int_set1(15));
+      const I high = shift_left<4>(int_and(high_bits, int_set1(3)));
+      to.put_scale(g, mul(d, sub(to_float(int_or(low, high)), set1(32.0f))));
+      I packed[4];
+      rows.strip(static_cast<int64_t>(offsetof(Block, qs)) + 16 * g, packed);
+      put_nibbles<iq4_value>(packed, to, 8 * g);
     }
   }
 };
@@ -131,72 +204,105 @@ struct CodesQ2_K {
   using Block = BlockQ2_K;
   static constexpr int kElements = 256, kGroup = 16, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float* min, int64_t stride) {
+  template <int kByte>
+  static void put_group(I scale_bytes, F d, F dmin, int group, const PanelPart& to) {
+    to.put_scale(group, mul(d, byte_of<kByte>(bits<0, 15>(scale_bytes))));
+    to.put_min(group, mul(dmin, byte_of<kByte>(bits<4, 15>(scale_bytes))));
+  }
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
     for (int half = 0; half < 2; ++half) {
-      const __m256i packed = get32(b.qs + 32 * half);
-      put32(codes + 128 * half, bits_of<0>(packed, 3));
-      put32(codes + 128 * half + 32, bits_of<2>(packed, 3));
-      put32(codes + 128 * half + 64, bits_of<4>(packed, 3));
-      put32(codes + 128 * half + 96, bits_of<6>(packed, 3));
+      I packed[8];
+      rows.strips(static_cast<int64_t>(offsetof(Block, qs)) + 32 * half, packed);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        to.put_codes(32 * half + i, bits<0, 3>(packed[i]));
+        to.put_codes(32 * half + 8 + i, bits<2, 3>(packed[i]));
+        to.put_codes(32 * half + 16 + i, bits<4, 3>(packed[i]));
+        to.put_codes(32 * half + 24 + i, bits<6, 3>(packed[i]));
+      }
     }
-    const float d = half_scale(b.d);
-    const float dmin = -half_scale(b.dmin);
-    for (int g = 0; g < 16; ++g) {
-      scale[g * stride] = d * static_cast<float>(b.scales[g] & 15);
-      min[g * stride] = dmin * static_cast<float>(b.scales[g] >> 4);
+    I scales[4], tail[4];
+    rows.strip(offsetof(Block, scales), scales);
+    rows.strip(static_cast<int64_t>(sizeof(Block)) - 16, tail);  // ends with d, dmin
+    const F d = low_halves(tail[3]);
+    const F dmin = sub(zero(), low_halves(shift_right<16>(tail[3])));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      put_group<0>(scales[i], d, dmin, 4 * i, to);
+      put_group<1>(scales[i], d, dmin, 4 * i + 1, to);
+      put_group<2>(scales[i], d, dmin, 4 * i + 2, to);
+      put_group<3>(scales[i], d, dmin, 4 * i + 3, to);
     }
   }
 };
+
+/// The four bytes of `numbers` as scales of groups `first` to `first` + 3: d · (number - offset).
+inline void put_four_scales(I numbers, F d, float offset, int first, const PanelPart& to) {
+  to.put_scale(first, mul(d, sub(byte_of<0>(numbers), set1(offset))));
+  to.put_scale(first + 1, mul(d, sub(byte_of<1>(numbers), set1(offset))));
+  to.put_scale(first + 2, mul(d, sub(byte_of<2>(numbers), set1(offset))));
+  to.put_scale(first + 3, mul(d, sub(byte_of<3>(numbers), set1(offset))));
+}
 
 struct CodesQ3_K {
   using Block = BlockQ3_K;
   static constexpr int kElements = 256, kGroup = 16, kOffsetBits = 2;
   static constexpr bool kHasMin = false, kWide = false;
-  /// Elements 32 i to 32 i + 31 of a half: two low bits, and bit i (of half 0, else i + 4) of the mask as the third.
-  template <int kI>
-  static void put_part(uint8_t* codes, __m256i low, __m256i mask) {
-    const __m256i high = _mm256_slli_epi16(bits_of<kI>(mask, 1), 2);
-    put32(codes + 32 * kI, _mm256_or_si256(bits_of<2 * kI>(low, 3), high));
-  }
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float*, int64_t stride) {
-    __m256i mask = get32(b.hmask);
-    for (int half = 0; half < 2; ++half, mask = _mm256_srli_epi16(mask, 4)) {
-      const __m256i low = get32(b.qs + 32 * half);
-      put_part<0>(codes + 128 * half, low, mask);
-      put_part<1>(codes + 128 * half, low, mask);
-      put_part<2>(codes + 128 * half, low, mask);
-      put_part<3>(codes + 128 * half, low, mask);
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I mask[8];
+    rows.strips(offsetof(Block, hmask), mask);
+    for (int half = 0; half < 2; ++half) {
+      I low[8];
+      rows.strips(static_cast<int64_t>(offsetof(Block, qs)) + 32 * half, low);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        to.put_codes(32 * half + i, int_or(bits<0, 3>(low[i]), bits_at<0, 1, 2>(mask[i])));
+        to.put_codes(32 * half + 8 + i, int_or(bits<2, 3>(low[i]), bits_at<1, 1, 2>(mask[i])));
+        to.put_codes(32 * half + 16 + i, int_or(bits<4, 3>(low[i]), bits_at<2, 1, 2>(mask[i])));
+        to.put_codes(32 * half + 24 + i, int_or(bits<6, 3>(low[i]), bits_at<3, 1, 2>(mask[i])));
+        mask[i] = shift_right<4>(mask[i]);
+      }
     }
-    int8_t scales[16];
-    unpack_q3_k_scales(b.scales, scales);
-    const float d = half_scale(b.d);
-    for (int g = 0; g < 16; ++g) scale[g * stride] = d * static_cast<float>(scales[g]);
+    I packed[4], tail[4];
+    rows.strip(static_cast<int64_t>(offsetof(Block, scales)) - 4, packed);  // words 1 to 3 are the scales
+    rows.strip(static_cast<int64_t>(sizeof(Block)) - 16, tail);             // ends with d
+    const F d = low_halves(shift_right<16>(tail[3]));
+    put_four_scales(int_or(bits<0, 15>(packed[1]), bits_at<0, 3, 4>(packed[3])), d, 32.0f, 0, to);
+    put_four_scales(int_or(bits<0, 15>(packed[2]), bits_at<2, 3, 4>(packed[3])), d, 32.0f, 4, to);
+    put_four_scales(int_or(bits<4, 15>(packed[1]), bits_at<4, 3, 4>(packed[3])), d, 32.0f, 8, to);
+    put_four_scales(int_or(bits<4, 15>(packed[2]), bits_at<6, 3, 4>(packed[3])), d, 32.0f, 12, to);
   }
 };
 
-/// Scales and mins of Q4_K and Q5_K.
-inline void put_k4_scales(const uint8_t (&packed)[12], uint16_t d, uint16_t dmin, float* scale, float* min, int64_t stride) {
-  uint8_t scales[8], mins[8];
-  unpack_k4_scales(packed, scales, mins);
-  const float factor = half_scale(d);
-  const float min_factor = -half_scale(dmin);
-  for (int g = 0; g < 8; ++g) {
-    scale[g * stride] = factor * static_cast<float>(scales[g]);
-    min[g * stride] = min_factor * static_cast<float>(mins[g]);
-  }
+/// Scales and mins of Q4_K and Q5_K from the 16 bytes (d, dmin, 12 packed) at the head of a block.
+inline void put_k4_scales(const I (&head)[4], const PanelPart& to) {
+  const F d = low_halves(head[0]);
+  PanelPart mins = to;  // the mins are written as scales are, to where mins go
+  mins.scales = to.mins;
+  const F dmin = sub(zero(), low_halves(shift_right<16>(head[0])));
+  put_four_scales(bits<0, 63>(head[1]), d, 0.0f, 0, to);
+  put_four_scales(int_or(bits<0, 15>(head[3]), bits_at<6, 3, 4>(head[1])), d, 0.0f, 4, to);
+  put_four_scales(bits<0, 63>(head[2]), dmin, 0.0f, 0, mins);
+  put_four_scales(int_or(bits<4, 15>(head[3]), bits_at<6, 3, 4>(head[2])), dmin, 0.0f, 4, mins);
 }
 
 struct CodesQ4_K {
   using Block = BlockQ4_K;
   static constexpr int kElements = 256, kGroup = 32, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float* min, int64_t stride) {
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I head[4];
+    rows.strip(0, head);
+    put_k4_scales(head, to);
     for (int quarter = 0; quarter < 4; ++quarter) {
-      const __m256i packed = get32(b.qs + 32 * quarter);
-      put32(codes + 64 * quarter, bits_of<0>(packed, 15));
-      put32(codes + 64 * quarter + 32, bits_of<4>(packed, 15));
+      I packed[8];
+      rows.strips(static_cast<int64_t>(offsetof(Block, qs)) + 32 * quarter, packed);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        to.put_codes(16 * quarter + i, bits<0, 15>(packed[i]));
+        to.put_codes(16 * quarter + 8 + i, bits<4, 15>(packed[i]));
+      }
     }
-    put_k4_scales(b.scales, b.d, b.dmin, scale, min, stride);
   }
 };
 
@@ -204,16 +310,21 @@ struct CodesQ5_K {
   using Block = BlockQ5_K;
   static constexpr int kElements = 256, kGroup = 32, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float* min, int64_t stride) {
-    __m256i fifth = get32(b.qh);
-    for (int quarter = 0; quarter < 4; ++quarter, fifth = _mm256_srli_epi16(fifth, 2)) {
-      const __m256i packed = get32(b.qs + 32 * quarter);
-      const __m256i low = _mm256_slli_epi16(bits_of<0>(fifth, 1), 4);
-      const __m256i high = _mm256_slli_epi16(bits_of<1>(fifth, 1), 4);
-      put32(codes + 64 * quarter, _mm256_or_si256(bits_of<0>(packed, 15), low));
-      put32(codes + 64 * quarter + 32, _mm256_or_si256(bits_of<4>(packed, 15), high));
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
+    I head[4], fifth[8];
+    rows.strip(0, head);
+    put_k4_scales(head, to);
+    rows.strips(offsetof(Block, qh), fifth);
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      I packed[8];
+      rows.strips(static_cast<int64_t>(offsetof(Block, qs)) + 32 * quarter, packed);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        to.put_codes(16 * quarter + i, int_or(bits<0, 15>(packed[i]), bits_at<0, 1, 4>(fifth[i])));
+        to.put_codes(16 * quarter + 8 + i, int_or(bits<4, 15>(packed[i]), bits_at<1, 1, 4>(fifth[i])));
+        fifth[i] = shift_right<2>(fifth[i]);
+      }
     }
-    put_k4_scales(b.scales, b.d, b.dmin, scale, min, stride);
   }
 };
 
@@ -221,18 +332,26 @@ struct CodesQ6_K {
   using Block = BlockQ6_K;
   static constexpr int kElements = 256, kGroup = 16, kOffsetBits = 5;
   static constexpr bool kHasMin = false, kWide = false;
-  static void unpack(const Block& b, uint8_t* codes, float* scale, float*, int64_t stride) {
+  static void unpack(const BlockRows& rows, const PanelPart& to) {
     for (int half = 0; half < 2; ++half) {
-      uint8_t* to = codes + 128 * half;
-      const __m256i high = get32(b.qh + 32 * half);
-      const __m256i first = get32(b.ql + 64 * half);
-      const __m256i second = get32(b.ql + 64 * half + 32);
-      put32(to, _mm256_or_si256(bits_of<0>(first, 15), _mm256_slli_epi16(bits_of<0>(high, 3), 4)));
-      put32(to + 32, _mm256_or_si256(bits_of<0>(second, 15), _mm256_slli_epi16(bits_of<2>(high, 3), 4)));
-      put32(to + 64, _mm256_or_si256(bits_of<4>(first, 15), _mm256_slli_epi16(bits_of<4>(high, 3), 4)));
-      put32(to + 96, _mm256_or_si256(bits_of<4>(second, 15), _mm256_slli_epi16(bits_of<6>(high, 3), 4)));
+      I first[8], second[8], high[8];
+      rows.strips(static_cast<int64_t>(offsetof(Block, ql)) + 64 * half, first);
+      rows.strips(static_cast<int64_t>(offsetof(Block, ql)) + 64 * half + 32, second);
+      rows.strips(static_cast<int64_t>(offsetof(Block, qh)) + 32 * half, high);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        to.put_codes(32 * half + i, int_or(bits<0, 15>(first[i]), bits_at<0, 3, 4>(high[i])));
+        to.put_codes(32 * half + 8 + i, int_or(bits<0, 15>(second[i]), bits_at<2, 3, 4>(high[i])));
+        to.put_codes(32 * half + 16 + i, int_or(bits<4, 15>(first[i]), bits_at<4, 3, 4>(high[i])));
+        to.put_codes(32 * half + 24 + i, int_or(bits<4, 15>(second[i]), bits_at<6, 3, 4>(high[i])));
+      }
     }
-    const float d = half_scale(b.d);
-    for (int g = 0; g < 16; ++g) scale[g * stride] = d * static_cast<float>(b.scales[g]);
+    I scales[4], tail[4];
+    rows.strip(offsetof(Block, scales), scales);
+    rows.strip(static_cast<int64_t>(sizeof(Block)) - 16, tail);  // ends with d
+    const F d = low_halves(shift_right<16>(tail[3]));
+    // Signed bytes: with the sign bit flipped they are 128 more.
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) put_four_scales(int_xor(scales[i], all_bytes(0x80)), d, 128.0f, 4 * i, to);
   }
 };

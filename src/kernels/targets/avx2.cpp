@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // AVX2 with FMA and F16C: Intel from Haswell, AMD from Excavator.
-#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "base/check.h"

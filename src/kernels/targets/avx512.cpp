@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // AVX-512 with byte dot products (VNNI) and BF16: Intel from Cooper Lake and Sapphire Rapids, AMD from Zen 4.
-#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "base/check.h"
