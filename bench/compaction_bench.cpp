@@ -52,7 +52,8 @@ const kernels::KernelSet& kernel_set() {
 void score(benchmark::State& state) {
   const Head head(state.range(0), state.range(1));
   for (auto _ : state)
-    benchmark::DoNotOptimize(score_rows(head.problem, RowScore::max, Weighting::attention_share, {}, kernel_set()));
+    benchmark::DoNotOptimize(
+        score_rows(head.problem, RowScore::max, Weighting::attention_share, {}, kernel_set()));
   state.SetLabel(kernel_set().name);
 }
 

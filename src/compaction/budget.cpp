@@ -54,7 +54,9 @@ class Allocation {
   std::vector<int64_t> spare_;  // [n_heads] rows that fit into blocks already paid for
 };
 
-bool can_be_kept(float score) { return score > -std::numeric_limits<float>::infinity(); }
+bool can_be_kept(float score) {
+  return score > -std::numeric_limits<float>::infinity();
+}
 
 // One row a head in turn, so that no head is more than one row ahead of another that could still take.
 void share_evenly(std::span<const std::vector<float>> scores, Allocation& allocation) {
@@ -95,18 +97,24 @@ Result<std::vector<int64_t>> plan_budget(BudgetPolicy policy, std::span<const st
                                          std::span<const int64_t> fixed_rows, const BudgetLimits& limits) {
   SH_CHECK(scores.size() == fixed_rows.size(), "one count of fixed rows a head");
   if (limits.max_region_rows < -1 || limits.max_blocks < -1 || limits.block_rows < 1)
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("compaction budget: {} rows, {} blocks of {} rows; limits are counts, or -1 for none, and a block "
-                             "has at least one row", limits.max_region_rows, limits.max_blocks, limits.block_rows)};
+    return Error{
+        ErrorKind::invalid_argument,
+        fmt::format(
+            "compaction budget: {} rows, {} blocks of {} rows; limits are counts, or -1 for none, and a block "
+            "has at least one row",
+            limits.max_region_rows, limits.max_blocks, limits.block_rows)};
   if (limits.max_region_rows < 0 && limits.max_blocks < 0)
-    return Error{ErrorKind::invalid_argument, "compaction budget: neither a number of rows nor of blocks is given"};
+    return Error{ErrorKind::invalid_argument,
+                 "compaction budget: neither a number of rows nor of blocks is given"};
   Allocation allocation(fixed_rows, limits);
   if (allocation.blocks_left() < 0)
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("compaction budget: the rows that must stay need {} blocks of {} rows, {} more than the {} allowed; "
-                             "ask for a lower ratio or pin less",
-                             limits.max_blocks - allocation.blocks_left(), limits.block_rows, -allocation.blocks_left(),
-                             limits.max_blocks)};
+    return Error{
+        ErrorKind::invalid_argument,
+        fmt::format(
+            "compaction budget: the rows that must stay need {} blocks of {} rows, {} more than the {} allowed; "
+            "ask for a lower ratio or pin less",
+            limits.max_blocks - allocation.blocks_left(), limits.block_rows, -allocation.blocks_left(),
+            limits.max_blocks)};
   if (policy == BudgetPolicy::uniform)
     share_evenly(scores, allocation);
   else

@@ -45,8 +45,8 @@ Result<void> check_problems(const CompactionMethod& method, std::span<const Head
     SH_RETURN_IF_ERROR(check_shapes(problem));
     if (needs_queries && problem.queries.rows == 0 && problem.keys.rows > 0)
       return Error{ErrorKind::invalid_argument,
-                   fmt::format("compaction method '{}' needs reference queries; layer {}, KV head {} has none", method.name,
-                               problem.layer, problem.head)};
+                   fmt::format("compaction method '{}' needs reference queries; layer {}, KV head {} has none",
+                               method.name, problem.layer, problem.head)};
   }
   return {};
 }
@@ -71,7 +71,9 @@ class Phase {
   }
 
  private:
-  bool is_cancelled() const { return context_.cancel != nullptr && context_.cancel->load(std::memory_order_relaxed); }
+  bool is_cancelled() const {
+    return context_.cancel != nullptr && context_.cancel->load(std::memory_order_relaxed);
+  }
   void report(size_t n_heads) {
     if (!context_.on_progress) return;
     const std::lock_guard lock(mutex_);  // one report at a time, never decreasing
@@ -87,8 +89,8 @@ class Phase {
 
 }  // namespace
 
-Result<Solution> solve(const CompactionMethod& method, std::span<const HeadProblem> problems, const BudgetLimits& limits,
-                       const SolveOptions& options, const SolveContext& context) {
+Result<Solution> solve(const CompactionMethod& method, std::span<const HeadProblem> problems,
+                       const BudgetLimits& limits, const SolveOptions& options, const SolveContext& context) {
   SH_CHECK(context.pool != nullptr && context.kernels != nullptr, "a solve needs threads and kernels");
   SH_RETURN_IF_ERROR(check_options(options));
   SH_RETURN_IF_ERROR(check_problems(method, problems));

@@ -20,9 +20,10 @@ namespace {
 // Ridge strengths as multiples of the mean eigenvalue, from strong to weak.
 constexpr double kStrengths[] = {10.0, 3.0, 1.0, 0.3, 1e-1, 1e-2, 1e-3, 1e-5};
 constexpr double kNnlsTolerance = 1e-6;
-// A mass error of a query moves its mixed output by (1 - π) times the error; this is added so that queries that attend nothing but
-// the region still ask for its mass: what will stand beside it later is not known. Clustered synthetic heads at t/T of 5 to 20 %: 0.3 and 1
-// end within 2 % of each other, 0.01 finds no bias that survives acceptance.
+// A mass error of a query moves its mixed output by (1 - π) times the error; this is added so that queries that
+// attend nothing but the region still ask for its mass: what will stand beside it later is not known. Clustered
+// synthetic heads at t/T of 5 to 20 %: 0.3 and 1 end within 2 % of each other, 0.01 finds no bias that survives
+// acceptance.
 constexpr float kMassWeightFloor = 0.3f;
 // A fitted value moves at most this many times the longest original value.
 constexpr float kMaxValueStep = 4.0f;
@@ -100,7 +101,8 @@ bool HeadFitter::is_admissible(const Judgement& j) const {
 }
 
 double HeadFitter::consider(Candidate candidate) {
-  const Judgement judgement = judge(approximate(targets_, candidate.weights, candidate.values.view(), kernels_).error);
+  const Judgement judgement =
+      judge(approximate(targets_, candidate.weights, candidate.values.view(), kernels_).error);
   // Squares: a change of the output by ε costs the model's prediction of the order ε².
   const double best = best_ ? best_judgement_.heldout.mean_square : plain_.heldout.mean_square;
   if (is_admissible(judgement) && judgement.heldout.mean_square < best) {
@@ -114,7 +116,8 @@ double HeadFitter::heldout_mass_residual(std::span<const float> row_weight, std:
   double total = 0;
   for (int64_t i = targets_.n_fit; i < targets_.n(); ++i) {
     const size_t query = static_cast<size_t>(i);
-    const double mass = kernels_.dot(targets_.mass.row(i), weights.data(), targets_.mass.cols) + targets_.unfitted_mass[query];
+    const double mass =
+        kernels_.dot(targets_.mass.row(i), weights.data(), targets_.mass.cols) + targets_.unfitted_mass[query];
     const double residual = row_weight[query] * (mass - targets_.region_mass[query]);
     total += residual * residual;
   }
@@ -131,7 +134,8 @@ std::vector<BiasFit> HeadFitter::fit_biases() {
     row_weight[query] = share > 0 ? 1.0f - share + kMassWeightFloor : 0.0f;
     if (i < n_fit) target(i, 0) = share - targets_.unfitted_mass[query];
   }
-  const NormalEquations system = normal_equations(targets_.mass.view().slice(0, n_fit), row_weight, target.view(), kernels_);
+  const NormalEquations system =
+      normal_equations(targets_.mass.view().slice(0, n_fit), row_weight, target.view(), kernels_);
   double mean_eigenvalue = 0;
   for (int64_t j = 0; j < t; ++j) mean_eigenvalue += system.gram(j, j) / static_cast<double>(t);
 
@@ -140,10 +144,13 @@ std::vector<BiasFit> HeadFitter::fit_biases() {
   std::vector<double> w(static_cast<size_t>(t), 1.0);
   double last_residual = heldout_mass_residual(row_weight, ones_);
   for (const double strength : kStrengths) {
-    const BoxLeastSquares problem{.gram = system.gram.view(), .rhs = system.rhs.data, .ridge = strength * mean_eigenvalue,
+    const BoxLeastSquares problem{.gram = system.gram.view(),
+                                  .rhs = system.rhs.data,
+                                  .ridge = strength * mean_eigenvalue,
                                   .lower = std::exp(static_cast<double>(options_.min_bias)),
                                   .upper = std::exp(static_cast<double>(options_.max_bias))};
-    report_.n_nnls_sweeps += solve_box_least_squares(problem, kNnlsTolerance, options_.max_nnls_sweeps, w).n_sweeps;
+    report_.n_nnls_sweeps +=
+        solve_box_least_squares(problem, kNnlsTolerance, options_.max_nnls_sweeps, w).n_sweeps;
     BiasFit fit{std::vector<float>(w.begin(), w.end()), strength, 0};
     fit.heldout_residual = heldout_mass_residual(row_weight, fit.weights);
     if (!(fit.heldout_residual < last_residual)) break;
@@ -190,6 +197,7 @@ std::optional<Candidate> HeadFitter::run(Fit fit) {
   report_.heldout_fitted = best_judgement_.heldout.mean;
   report_.heldout_fitted_worst = best_judgement_.heldout.worst;
   report_.log_mass_fitted = rms_log_mass(targets_, targets_.n_fit, targets_.n(), best_->weights);
+  report_.worst_regret = best_judgement_.regret;
   report_.is_fit_accepted = true;
   report_.bias_ridge = static_cast<float>(best_->bias_ridge);
   report_.value_ridge = static_cast<float>(best_->value_ridge);
@@ -200,7 +208,8 @@ std::optional<Candidate> HeadFitter::run(Fit fit) {
 CompactHead plain_head(const HeadProblem& problem, std::span<const int32_t> rows) {
   CompactHead head;
   head.source_rows.assign(rows.begin(), rows.end());
-  for (const int32_t row : rows) head.bias.push_back(problem.bias.empty() ? 0.0f : problem.bias[static_cast<size_t>(row)]);
+  for (const int32_t row : rows)
+    head.bias.push_back(problem.bias.empty() ? 0.0f : problem.bias[static_cast<size_t>(row)]);
   return head;
 }
 
@@ -230,8 +239,8 @@ std::vector<int32_t> rows_to_fit(std::span<const int32_t> rows, std::span<const 
   return fitted;
 }
 
-void apply(const Candidate& candidate, std::span<const int32_t> fitted, const HeadProblem& problem, const SolveOptions& options,
-           CompactHead& head) {
+void apply(const Candidate& candidate, std::span<const int32_t> fitted, const HeadProblem& problem,
+           const SolveOptions& options, CompactHead& head) {
   const bool has_new_values = candidate.value_ridge > 0;
   if (has_new_values) head.values = gather(problem.values, head.source_rows);
   // Weights at a bound are within f32 rounding of it.
@@ -252,15 +261,15 @@ void apply(const Candidate& candidate, std::span<const int32_t> fitted, const He
 
 }  // namespace
 
-CompactHead fit_head(const HeadProblem& problem, std::span<const int32_t> rows, std::span<const float> scores, Fit fit,
-                     const SolveOptions& options, const kernels::KernelSet& kernels) {
+CompactHead fit_head(const HeadProblem& problem, std::span<const int32_t> rows, std::span<const float> scores,
+                     Fit fit, const SolveOptions& options, const kernels::KernelSet& kernels) {
   CompactHead head = plain_head(problem, rows);
   if (problem.queries.rows == 0) return head;
   const std::vector<int64_t> queries = pick_queries(problem, options.max_queries_per_head);
   RegionSoftmax softmax(problem, kernels);
-  head.report.had_nonfinite_input = softmax.n_finite_rows() < problem.keys.rows ||
-                                    static_cast<int64_t>(queries.size()) <
-                                        std::min<int64_t>(problem.queries.rows, options.max_queries_per_head);
+  head.report.had_nonfinite_input =
+      softmax.n_finite_rows() < problem.keys.rows ||
+      static_cast<int64_t>(queries.size()) < std::min<int64_t>(problem.queries.rows, options.max_queries_per_head);
   QuerySplit split = split_queries(queries, options.holdout_every);
   if (static_cast<int64_t>(rows.size()) == softmax.n_finite_rows()) {
     // Everything is kept: exact, whatever the queries.

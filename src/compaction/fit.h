@@ -11,19 +11,22 @@
 
 namespace sh::compaction {
 
-/// The compact head of some rows: fits biases, values or both on most queries, judges each candidate on those held out, and keeps the plain rows
-/// (original values, input biases) unless a candidate is better on average and nowhere worse than the plain rows' worst.
-/// Biases: weights exp(Δbias) that restore the region's mass, row by row of the queries relative to their whole attention, by least squares in
-/// the box, shrunk to 1. Values: ridge regression of the mixed output, shrunk to the original values. Strengths of both are tried from strong to
-/// weak for as long as the held-out error falls.
-/// Shapes:  rows [t] region rows, increasing; scores [T] say which rows are fitted when there are more than options.max_fit_rows.
+/// The compact head of some rows: fits biases, values or both on most queries, judges each candidate on those held
+/// out, and keeps the plain rows (original values, input biases) unless a candidate is better on average and
+/// within the limits that the options set for its worst queries.
+/// Biases: weights exp(Δbias) that restore the region's mass, row by row
+/// of the queries relative to their whole attention, by least squares in the box, shrunk to 1. Values: ridge
+/// regression of the mixed output, shrunk to the original values. Strengths of both are tried from strong to weak
+/// for as long as the held-out error falls.
+/// Shapes:  rows [t] region rows, increasing; scores [T] say which rows are fitted when there are more than
+///          options.max_fit_rows.
 /// Needs:   a problem that passed check_shapes.
 /// Errors:  none; what degraded is in the report. Output is finite for finite rows.
 /// Cost:    O(n·T·d + n·t²) with n queries; memory n·t floats.
 /// Precision: f32 products, normal equations and solves in double.
 /// Threads: pure; the result depends on nothing but the arguments.
 /// Source:  arXiv 2602.16284 (relative mass, least-squares values); shrinkage and acceptance are our own.
-CompactHead fit_head(const HeadProblem& problem, std::span<const int32_t> rows, std::span<const float> scores, Fit fit,
-                     const SolveOptions& options, const kernels::KernelSet& kernels);
+CompactHead fit_head(const HeadProblem& problem, std::span<const int32_t> rows, std::span<const float> scores,
+                     Fit fit, const SolveOptions& options, const kernels::KernelSet& kernels);
 
 }  // namespace sh::compaction

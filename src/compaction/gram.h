@@ -17,7 +17,7 @@ struct NormalEquations {
 
 /// Cost: n·t²/2 products (only one triangle is computed).
 /// Precision: f32 products summed in f32 over 256 rows, in double over tiles.
-NormalEquations normal_equations(MatView<const float> rows, std::span<const float> row_weight, MatView<const float> targets,
-                                 const kernels::KernelSet& kernels);
+NormalEquations normal_equations(MatView<const float> rows, std::span<const float> row_weight,
+                                 MatView<const float> targets, const kernels::KernelSet& kernels);
 
 }  // namespace sh::compaction

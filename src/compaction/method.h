@@ -12,9 +12,9 @@ namespace sh::compaction {
 // The axes that a method is composed of (docs/design.md §5).
 enum class QuerySource { none, prefill, repeat_prefill, self_study };
 enum class RowScore { recency, max, rms, mean };  // aggregate over queries of the weight that a row gets
-enum class Weighting { none, attention_share };   // a row's weight in the region's softmax, or in all of the query's attention
+enum class Weighting { none, attention_share };   // weight in the region's softmax, or in all the query attends
 enum class Fit { none, biases, values, both };
-enum class BudgetPolicy { uniform, global };      // the same for every head, or one threshold over all heads
+enum class BudgetPolicy { uniform, global };  // the same for every head, or one threshold over all heads
 
 /// A named composition. One file each in compaction/methods/.
 struct CompactionMethod {
@@ -26,8 +26,8 @@ struct CompactionMethod {
   Weighting weighting;
   Fit fit;
   BudgetPolicy budget;
-  int32_t n_sinks = 4;   // rows at the start of the sequence that whoever gathers the problem leaves out of the region
-  int32_t n_recent = 4;  // rows before the end of the range that are left out of the region likewise
+  int32_t n_sinks = 4;   // rows at the start of a sequence that the engine leaves out of the region
+  int32_t n_recent = 4;  // rows at the end of the range, likewise
 };
 
 std::span<const CompactionMethod* const> methods();
@@ -44,14 +44,15 @@ std::string_view name_of(BudgetPolicy v);
 /// Numbers of the solver.
 struct SolveOptions {
   int32_t max_queries_per_head = 4096;  // pooled over the group; more are thinned evenly
-  int32_t max_fit_rows = 1024;          // of a head with more kept rows, the best scored are fitted and the others stay as they are
-  int32_t holdout_every = 5;            // one query of so many is held out of the fit
+  int32_t max_fit_rows = 1024;  // of more kept rows in a head, the best scored; the others stay as they are
+  int32_t holdout_every = 5;    // one query of so many is held out of the fit
   float min_bias = -3.0f, max_bias = 3.0f;  // of a fit's change to a row's bias
   int32_t max_nnls_sweeps = 500;
-  // A fit is accepted if its worst and its 99th percentile errors are at most the first number times the plain rows', and no query's error
-  // grows by more than the second (errors are relative to the mean output): a fact is one query among thousands, and where the plain rows
-  // already lose some query altogether, their worst error says nothing about the others. At a factor of exactly 1 the last digits of one
-  // such hopeless query decide: it then turned down every candidate on heads that others improve threefold.
+  // A fit is accepted if its worst and its 99th percentile errors are at most the first number times the plain
+  // rows', and no query's error grows by more than the second (errors are relative to the mean output): a fact is
+  // one query among thousands, and where the plain rows already lose some query altogether, their worst error says
+  // nothing about the others. At a factor of exactly 1 the last digits of one such hopeless query decide: it then
+  // turned down every candidate on some synthetic heads.
   float accept_worst_factor = 1.05f;
   float accept_max_regret = 0.25f;
 };

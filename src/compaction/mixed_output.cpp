@@ -20,12 +20,13 @@ void attend_one(Accumulator& into, double score, auto&& value_at) {
   for (size_t c = 0; c < into.output.size(); ++c) into.output[c] += weight * value_at(c);
 }
 
-std::vector<double> scores_of(const HeadProblem& problem, int64_t query, MatView<const float> keys, std::span<const float> bias,
-                              std::span<const int32_t> pos) {
+std::vector<double> scores_of(const HeadProblem& problem, int64_t query, MatView<const float> keys,
+                              std::span<const float> bias, std::span<const int32_t> pos) {
   std::vector<double> scores(static_cast<size_t>(keys.rows), -std::numeric_limits<double>::infinity());
   for (int64_t row = 0; row < keys.rows; ++row) {
     const size_t r = static_cast<size_t>(row);
-    if (!pos.empty() && !problem.query_pos.empty() && pos[r] > problem.query_pos[static_cast<size_t>(query)]) continue;
+    if (!pos.empty() && !problem.query_pos.empty() && pos[r] > problem.query_pos[static_cast<size_t>(query)])
+      continue;
     double dot = 0;
     for (int64_t c = 0; c < keys.cols; ++c) dot += static_cast<double>(problem.queries(query, c)) * keys(row, c);
     double score = problem.scale * dot;
@@ -44,7 +45,8 @@ double highest_of(std::span<const double> scores) {
 void attend_rows(Accumulator& into, std::span<const double> scores, MatView<const float> values) {
   for (size_t row = 0; row < scores.size(); ++row)
     if (std::isfinite(scores[row]))
-      attend_one(into, scores[row], [&](size_t c) { return values(static_cast<int64_t>(row), static_cast<int64_t>(c)); });
+      attend_one(into, scores[row],
+                 [&](size_t c) { return values(static_cast<int64_t>(row), static_cast<int64_t>(c)); });
 }
 
 }  // namespace
@@ -63,7 +65,8 @@ Mat<float> mixed_output(const HeadProblem& problem, MatView<const float> keys, s
       Accumulator region{highest_of(all), 0, std::vector<double>(static_cast<size_t>(dv))};
       if (std::isfinite(region.highest)) attend_rows(region, all, problem.values);
       const double lse = problem.lse[static_cast<size_t>(query)];
-      const double share = region.sum > 0 ? std::min(1.0, std::exp(region.highest + std::log(region.sum) - lse)) : 0.0;
+      const double share =
+          region.sum > 0 ? std::min(1.0, std::exp(region.highest + std::log(region.sum) - lse)) : 0.0;
       if (share < 1.0) log_rest = lse + std::log1p(-share);
       for (size_t c = 0; c < rest_output.size(); ++c) {
         const double of_region = region.sum > 0 ? region.output[c] / region.sum : 0.0;

@@ -6,7 +6,8 @@
 
 namespace sh::compaction {
 
-BoxSolution solve_box_least_squares(const BoxLeastSquares& problem, double tolerance, int32_t max_sweeps, std::span<double> w) {
+BoxSolution solve_box_least_squares(const BoxLeastSquares& problem, double tolerance, int32_t max_sweeps,
+                                    std::span<double> w) {
   const int64_t t = problem.gram.rows;
   for (double& weight : w) weight = std::clamp(weight, problem.lower, problem.upper);
   // Half the gradient without the ridge, G w - b, kept up to date.

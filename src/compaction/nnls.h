@@ -22,9 +22,11 @@ struct BoxSolution {
   int32_t n_sweeps = 0;
 };
 
-/// Solves by cyclic coordinate descent from the w given, until no weight wants to move by more than `tolerance` or max_sweeps have passed.
-/// A weight that no equation mentions (zero diagonal and no ridge) stays as it is, within the box.
+/// Solves by cyclic coordinate descent from the w given, until no weight wants to move by more than `tolerance` or
+/// max_sweeps have passed. A weight that no equation mentions (zero diagonal and no ridge) stays as it is, within
+/// the box.
 /// Cost: t² a sweep.
-BoxSolution solve_box_least_squares(const BoxLeastSquares& problem, double tolerance, int32_t max_sweeps, std::span<double> w);
+BoxSolution solve_box_least_squares(const BoxLeastSquares& problem, double tolerance, int32_t max_sweeps,
+                                    std::span<double> w);
 
 }  // namespace sh::compaction

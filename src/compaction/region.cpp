@@ -14,19 +14,20 @@ namespace sh::compaction {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
+// Squares and products of larger numbers leave the range of f32.
+constexpr float kMaxMagnitude = 1e15f;
 constexpr int64_t kTileFloats = 1 << 18;  // 1 MiB of scores at a time: inside the second-level cache
 
-bool all_finite(const float* x, int64_t n) {
-  // The sum of x·0 is 0 for finite x and NaN otherwise; it has no branch, so it vectorises.
-  float sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += x[i] * 0.0f;
-  return sum == 0.0f;
+bool all_usable(const float* x, int64_t n) {
+  bool is_usable = true;
+  for (int64_t i = 0; i < n; ++i) is_usable &= std::fabs(x[i]) <= kMaxMagnitude;  // false for NaN
+  return is_usable;
 }
 
 bool is_query_finite(const HeadProblem& problem, int64_t query) {
-  if (!all_finite(problem.queries.row(query), problem.queries.cols)) return false;
+  if (!all_usable(problem.queries.row(query), problem.queries.cols)) return false;
   if (!problem.lse.empty() && !std::isfinite(problem.lse[static_cast<size_t>(query)])) return false;
-  return problem.out.rows == 0 || all_finite(problem.out.row(query), problem.out.cols);
+  return problem.out.rows == 0 || all_usable(problem.out.row(query), problem.out.cols);
 }
 
 }  // namespace
@@ -67,7 +68,8 @@ std::vector<uint8_t> finite_rows(const HeadProblem& problem) {
   std::vector<uint8_t> is_finite(static_cast<size_t>(problem.keys.rows));
   for (int64_t row = 0; row < problem.keys.rows; ++row)
     is_finite[static_cast<size_t>(row)] =
-        all_finite(problem.keys.row(row), problem.keys.cols) && all_finite(problem.values.row(row), problem.values.cols) &&
+        all_usable(problem.keys.row(row), problem.keys.cols) &&
+        all_usable(problem.values.row(row), problem.values.cols) &&
         (problem.bias.empty() || std::isfinite(problem.bias[static_cast<size_t>(row)]));
   return is_finite;
 }
@@ -119,8 +121,15 @@ void RegionSoftmax::compute(std::span<const int64_t> queries) {
   SH_CHECK(m <= max_tile_, "more queries than a tile holds");
   for (int64_t i = 0; i < m; ++i)
     std::copy_n(problem_.queries.row(queries[static_cast<size_t>(i)]), d, queries_.data() + i * d);
-  kernels_.gemm_nt({.m = m, .n = n_rows_, .k = d, .a = queries_.data(), .a_stride = d, .b = problem_.keys.data,
-                    .b_stride = problem_.keys.stride, .c = scores_.data(), .c_stride = n_rows_,
+  kernels_.gemm_nt({.m = m,
+                    .n = n_rows_,
+                    .k = d,
+                    .a = queries_.data(),
+                    .a_stride = d,
+                    .b = problem_.keys.data,
+                    .b_stride = problem_.keys.stride,
+                    .c = scores_.data(),
+                    .c_stride = n_rows_,
                     .alpha = problem_.scale});
   for (int64_t i = 0; i < m; ++i)
     finish_row(scores_.data() + i * n_rows_, n_visible(queries[static_cast<size_t>(i)]), i);

@@ -16,11 +16,13 @@ namespace sh::compaction {
 /// Errors: invalid_argument when shapes contradict each other, naming layer and head.
 Result<void> check_shapes(const HeadProblem& problem);
 
-/// Rows whose key, value and bias are finite. Others have no place in a softmax: they count as absent and are never kept.
+/// Rows whose key, value and bias are finite (and keys and values below 1e15). Others have no place in a softmax:
+/// they count as absent and are never kept.
 std::vector<uint8_t> finite_rows(const HeadProblem& problem);
 
-/// Indices of finite queries, increasing, at most `max_queries`: of more, one is drawn from each of as many equal stretches. Drawn, not
-/// strided, because queries of a group's heads lie interleaved and a stride would pick the same head every time.
+/// Indices of queries that are finite (and below 1e15), increasing, at most `max_queries`: of more, one is drawn
+/// from each of as many equal stretches. Drawn, not strided, because queries of a group's heads lie interleaved
+/// and a stride would pick the same head every time.
 std::vector<int64_t> pick_queries(const HeadProblem& problem, int64_t max_queries);
 
 /// Softmax of one region for tiles of queries.

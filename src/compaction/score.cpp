@@ -20,8 +20,8 @@ void fold(RowScore score, const float* weights, float factor, float* tile, int64
     for (int64_t row = 0; row < n; ++row) tile[row] += (weights[row] * factor) * (weights[row] * factor);
 }
 
-std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weighting weighting, const SolveOptions& options,
-                              RegionSoftmax& softmax) {
+std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weighting weighting,
+                              const SolveOptions& options, RegionSoftmax& softmax) {
   const int64_t n_rows = problem.keys.rows;
   std::vector<double> total(static_cast<size_t>(n_rows), 0.0);
   std::vector<float> tile(static_cast<size_t>(n_rows));
@@ -34,11 +34,13 @@ std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weight
     std::fill(tile.begin(), tile.end(), 0.0f);
     for (int64_t i = 0; i < m; ++i) {
       if (!(softmax.sum(i) > 0)) continue;
-      const float share = weighting == Weighting::none ? 1.0f : softmax.share(part[static_cast<size_t>(i)], softmax.lse(i));
+      const float share =
+          weighting == Weighting::none ? 1.0f : softmax.share(part[static_cast<size_t>(i)], softmax.lse(i));
       fold(score, softmax.weights(i), share / softmax.sum(i), tile.data(), n_rows);
     }
     for (size_t row = 0; row < total.size(); ++row)
-      total[row] = score == RowScore::max ? std::max(total[row], static_cast<double>(tile[row])) : total[row] + tile[row];
+      total[row] =
+          score == RowScore::max ? std::max(total[row], static_cast<double>(tile[row])) : total[row] + tile[row];
   }
   if (score != RowScore::max)
     for (double& value : total) value /= static_cast<double>(std::max<int64_t>(n_queries, 1));
@@ -49,8 +51,8 @@ std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weight
 
 }  // namespace
 
-std::vector<float> score_rows(const HeadProblem& problem, RowScore score, Weighting weighting, const SolveOptions& options,
-                              const kernels::KernelSet& kernels) {
+std::vector<float> score_rows(const HeadProblem& problem, RowScore score, Weighting weighting,
+                              const SolveOptions& options, const kernels::KernelSet& kernels) {
   const int64_t n_rows = problem.keys.rows;
   std::vector<float> scores(static_cast<size_t>(n_rows));
   std::vector<uint8_t> is_finite;

@@ -8,7 +8,8 @@
 namespace sh::compaction {
 namespace {
 
-// Below this share of the original attention what is left is renormalised on its own: f32 shares lose their meaning there.
+// Below this share of the original attention what is left is renormalised on its own: f32 shares lose their
+// meaning there.
 constexpr float kLostMass = 1e-10f;
 // 1 - π of a smaller rest is rounding of two log-sum-exps.
 constexpr float kMinRestMass = 1e-6f;
@@ -40,8 +41,15 @@ void TargetMaker::add(std::span<const int64_t> queries, FitTargets& targets, int
   softmax_.compute(queries);
   region_output_.resize(static_cast<size_t>(m * dv));
   const MatView<const float> weights = softmax_.weights_of_tile(m), values = softmax_.values();
-  kernels_.gemm_nn({.m = m, .n = dv, .k = values.rows, .a = weights.data, .a_stride = weights.stride, .b = values.data,
-                    .b_stride = values.stride, .c = region_output_.data(), .c_stride = dv});
+  kernels_.gemm_nn({.m = m,
+                    .n = dv,
+                    .k = values.rows,
+                    .a = weights.data,
+                    .a_stride = weights.stride,
+                    .b = values.data,
+                    .b_stride = values.stride,
+                    .c = region_output_.data(),
+                    .c_stride = dv});
   for (int64_t i = 0; i < m; ++i)
     if (!std::isnan(softmax_.lse(i))) add_query(queries[static_cast<size_t>(i)], i, targets, n_done++);
 }
@@ -95,7 +103,8 @@ void TargetMaker::renormalise_lost(int64_t query, FitTargets& targets, int64_t t
   targets.region_mass[t] = targets.rest_mass[t] = targets.unfitted_mass[t] = 0;
   std::fill_n(targets.rest_output.row(target), values.cols, 0.0f);
   std::fill_n(targets.mass.row(target), n_fitted, 0.0f);
-  if (!std::isfinite(highest)) return;  // nothing of what it saw is left: its output is 0, as attention over no rows is
+  if (!std::isfinite(highest))
+    return;  // nothing of what it saw is left: its output is 0, as attention over no rows is
   kernels_.exp_sum(scratch_.data(), highest, static_cast<int64_t>(scratch_.size()));
   std::copy_n(scratch_.data(), n_fitted, targets.mass.row(target));
   for (size_t j = 0; j < unfitted_.size(); ++j) {
@@ -129,7 +138,8 @@ QuerySplit split_queries(std::span<const int64_t> queries, int32_t holdout_every
 }
 
 FitTargets make_targets(const HeadProblem& problem, const QuerySplit& split, std::span<const int32_t> fitted,
-                        std::span<const int32_t> unfitted, RegionSoftmax& softmax, const kernels::KernelSet& kernels) {
+                        std::span<const int32_t> unfitted, RegionSoftmax& softmax,
+                        const kernels::KernelSet& kernels) {
   const int64_t n = static_cast<int64_t>(split.queries.size()), dv = problem.values.cols;
   FitTargets targets;
   targets.mass = Mat<float>(n, static_cast<int64_t>(fitted.size()));
@@ -142,17 +152,19 @@ FitTargets make_targets(const HeadProblem& problem, const QuerySplit& split, std
   int64_t n_done = 0;
   const auto add_range = [&](int64_t begin, int64_t end) {
     for (; begin < end; begin += softmax.max_tile())
-      maker.add(std::span(split.queries).subspan(static_cast<size_t>(begin),
-                                                 static_cast<size_t>(std::min(softmax.max_tile(), end - begin))),
-                targets, n_done);
+      maker.add(
+          std::span(split.queries)
+              .subspan(static_cast<size_t>(begin), static_cast<size_t>(std::min(softmax.max_tile(), end - begin))),
+          targets, n_done);
   };
   add_range(0, split.n_fit);
   targets.n_fit = n_done;
   add_range(split.n_fit, n);
   drop_rows_after(n_done, targets);
-  for (int64_t i = 0; i < n_done; ++i)
-    targets.mean_exact_norm += std::sqrt(static_cast<double>(kernels.dot(targets.exact.row(i), targets.exact.row(i), dv)));
-  targets.mean_exact_norm /= static_cast<double>(std::max<int64_t>(n_done, 1));
+  for (int64_t i = targets.n_fit; i < n_done; ++i)
+    targets.mean_exact_norm +=
+        std::sqrt(static_cast<double>(kernels.dot(targets.exact.row(i), targets.exact.row(i), dv)));
+  targets.mean_exact_norm /= static_cast<double>(std::max<int64_t>(n_done - targets.n_fit, 1));
   return targets;
 }
 

@@ -18,24 +18,24 @@ struct QuerySplit {
   std::vector<int64_t> queries;  // indices into the problem
   int64_t n_fit = 0;
 };
-/// Holds out one query in `holdout_every`, its place moving by one from group to group: queries of a group's heads lie interleaved, and a
-/// fixed place would hold out one head only.
+/// Holds out one query in `holdout_every`, its place moving by one from group to group: queries of a group's heads
+/// lie interleaved, and a fixed place would hold out one head only.
 QuerySplit split_queries(std::span<const int64_t> queries, int32_t holdout_every);
 
-/// For each query, in units where all of its original attention is 1: with weights w and values v of the fitted rows,
-///   output ≈ (Σ_j w_j · mass_j · v_j + rest_output) / (Σ_j w_j · mass_j + rest_mass).
+/// For each query, in units where all of its original attention is 1: with weights w and values v of the fitted
+/// rows,   output ≈ (Σ_j w_j · mass_j · v_j + rest_output) / (Σ_j w_j · mass_j + rest_mass).
 /// The rest is everything but the fitted rows: rows outside the region and kept rows that no fit moves.
-/// A query that has next to nothing left to attend (its mass lay in rows that were dropped) is in units of what is left instead, as a
-/// softmax over that would be, and has no say in the biases.
+/// A query that has next to nothing left to attend (its mass lay in rows that were dropped) is in units of what is
+/// left instead, as a softmax over that would be, and has no say in the biases.
 struct FitTargets {
-  int64_t n_fit = 0;                    // the first n_fit queries are for the fit, the others are held out
-  Mat<float> mass;                      // [n, t]
-  std::vector<float> rest_mass;         // [n]
-  Mat<float> rest_output;               // [n, dv]
-  Mat<float> exact;                     // [n, dv] what the query gets with all rows
-  std::vector<float> region_mass;       // [n] π: share of the region with all rows; 0 for queries without a say in the biases
-  std::vector<float> unfitted_mass;     // [n] share of kept region rows that no fit moves
-  double mean_exact_norm = 0;           // over all queries; what errors are relative to
+  int64_t n_fit = 0;                 // the first n_fit queries are for the fit, the others are held out
+  Mat<float> mass;                   // [n, t]
+  std::vector<float> rest_mass;      // [n]
+  Mat<float> rest_output;            // [n, dv]
+  Mat<float> exact;                  // [n, dv] what the query gets with all rows
+  std::vector<float> region_mass;    // [n] π with all rows; 0 for queries without a say in the biases
+  std::vector<float> unfitted_mass;  // [n] share of kept region rows that no fit moves
+  double mean_exact_norm = 0;        // over held-out queries; what errors are relative to
   int64_t n() const { return mass.rows; }
 };
 
@@ -43,6 +43,7 @@ struct FitTargets {
 /// Cost:    n·T·(d + dv) products, n·T exponentials; memory n·(t + 2·dv) floats.
 /// Precision: f32.
 FitTargets make_targets(const HeadProblem& problem, const QuerySplit& split, std::span<const int32_t> fitted,
-                        std::span<const int32_t> unfitted, RegionSoftmax& softmax, const kernels::KernelSet& kernels);
+                        std::span<const int32_t> unfitted, RegionSoftmax& softmax,
+                        const kernels::KernelSet& kernels);
 
 }  // namespace sh::compaction

@@ -9,6 +9,7 @@ namespace sh::compaction {
 namespace {
 
 constexpr float kMinTotalMass = 1e-30f;
+constexpr float kMaxError = 1e15f;  // so that sums of squares stay finite
 constexpr double kMinMassRatio = 1e-6;
 
 }  // namespace
@@ -24,9 +25,17 @@ Approximation approximate(const FitTargets& targets, std::span<const float> weig
     weighted(j, dv) = weight;
   }
   Mat<float> sums(n, dv + 1);
-  kernels.gemm_nn({.m = n, .n = dv + 1, .k = t, .a = targets.mass.data.data(), .a_stride = t, .b = weighted.data.data(),
-                   .b_stride = dv + 1, .c = sums.data.data(), .c_stride = dv + 1});
-  Approximation result{Mat<float>(n, dv), std::vector<float>(static_cast<size_t>(n)), std::vector<float>(static_cast<size_t>(n))};
+  kernels.gemm_nn({.m = n,
+                   .n = dv + 1,
+                   .k = t,
+                   .a = targets.mass.data.data(),
+                   .a_stride = t,
+                   .b = weighted.data.data(),
+                   .b_stride = dv + 1,
+                   .c = sums.data.data(),
+                   .c_stride = dv + 1});
+  Approximation result{Mat<float>(n, dv), std::vector<float>(static_cast<size_t>(n)),
+                       std::vector<float>(static_cast<size_t>(n))};
   const float norm = targets.mean_exact_norm > 0 ? static_cast<float>(targets.mean_exact_norm) : 1.0f;
   for (int64_t i = 0; i < n; ++i) {
     const size_t query = static_cast<size_t>(i);
@@ -40,7 +49,8 @@ Approximation approximate(const FitTargets& targets, std::span<const float> weig
       square += difference * difference;
     }
     result.total_mass[query] = mass;
-    result.error[query] = std::sqrt(square) / norm;
+    const float error = std::sqrt(square) / norm;
+    result.error[query] = error <= kMaxError ? error : kMaxError;  // NaN too
   }
   return result;
 }
@@ -51,7 +61,7 @@ ErrorSummary summarise(std::span<const float> errors) {
   for (const float error : errors) {
     summary.mean += error;
     summary.mean_square += static_cast<double>(error) * error;
-    summary.worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : std::max<double>(summary.worst, error);
+    summary.worst = std::max<double>(summary.worst, error);
   }
   const double n = static_cast<double>(errors.size());
   summary.mean /= n;

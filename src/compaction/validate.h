@@ -28,7 +28,8 @@ struct ErrorSummary {
 };
 ErrorSummary summarise(std::span<const float> errors);
 
-/// Root mean square over queries [begin, end) of log(mass of the kept region rows / mass of all region rows); a share below 1e-6 counts as 1e-6.
+/// Root mean square over queries [begin, end) of log(mass of the kept region rows / mass of all region rows); a
+/// share below 1e-6 counts as 1e-6.
 double rms_log_mass(const FitTargets& targets, int64_t begin, int64_t end, std::span<const float> weights);
 
 }  // namespace sh::compaction

@@ -18,7 +18,8 @@ Mat<float> add_bounded(MatView<const float> values, const Matrix& step, float ma
   for (int64_t j = 0; j < values.rows; ++j) {
     const double length = step.row(j).norm();
     const double factor = length > max_step ? max_step / length : 1.0;
-    for (int64_t c = 0; c < values.cols; ++c) result(j, c) = static_cast<float>(values(j, c) + factor * step(j, c));
+    for (int64_t c = 0; c < values.cols; ++c)
+      result(j, c) = static_cast<float>(values(j, c) + factor * step(j, c));
   }
   return result;
 }
@@ -32,7 +33,8 @@ ValueFit::ValueFit(const FitTargets& targets, std::span<const float> weights, Ma
   Mat<float> missing(n_fit, dv);
   std::vector<float> row_weight(static_cast<size_t>(n_fit));
   for (int64_t i = 0; i < n_fit; ++i) {
-    // A query's row of the design is w_j · mass_j / total mass. Its missing output is multiplied by the same row weight below, so divide here.
+    // A query's row of the design is w_j · mass_j / total mass. Its missing output is multiplied by the same row
+    // weight below, so divide here.
     const float mass = plain.total_mass[static_cast<size_t>(i)];
     row_weight[static_cast<size_t>(i)] = 1.0f / mass;
     for (int64_t c = 0; c < dv; ++c) missing(i, c) = (targets.exact(i, c) - plain.output(i, c)) * mass;
@@ -52,7 +54,8 @@ Mat<float> ValueFit::solve(double strength, float max_step, int32_t& n_retries) 
   const Eigen::Map<const Matrix> gram(system_.gram.data.data(), t, t);
   const Eigen::Map<const Matrix> rhs(system_.rhs.data.data(), t, dv);
   double ridge = strength * mean_eigenvalue_;
-  if (!(ridge > 0) || !std::isfinite(ridge)) return {};  // no query of the fit attends these rows, or the system overflowed
+  if (!(ridge > 0) || !std::isfinite(ridge))
+    return {};  // no query of the fit attends these rows, or the system overflowed
   for (int32_t attempt = 0; attempt <= kMaxRetries; ++attempt, ridge *= 10) {
     n_retries += attempt > 0 ? 1 : 0;
     Matrix system = gram;

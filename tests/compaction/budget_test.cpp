@@ -27,11 +27,14 @@ Scores random_scores(uint64_t seed, std::vector<int64_t> lengths) {
   return scores;
 }
 
-int64_t total(const std::vector<int64_t>& kept) { return std::accumulate(kept.begin(), kept.end(), int64_t{0}); }
+int64_t total(const std::vector<int64_t>& kept) {
+  return std::accumulate(kept.begin(), kept.end(), int64_t{0});
+}
 
 int64_t blocks_of(const std::vector<int64_t>& kept, const std::vector<int64_t>& fixed, int64_t block_rows) {
   int64_t n_blocks = 0;
-  for (size_t head = 0; head < kept.size(); ++head) n_blocks += (kept[head] + fixed[head] + block_rows - 1) / block_rows;
+  for (size_t head = 0; head < kept.size(); ++head)
+    n_blocks += (kept[head] + fixed[head] + block_rows - 1) / block_rows;
   return n_blocks;
 }
 
@@ -49,14 +52,16 @@ TEST(Budget, RowLimitIsMetExactlyOrEverythingIsKept) {
 
 TEST(Budget, UniformHeadsDifferByAtMostOneUnlessShort) {
   const Scores scores = random_scores(2, {5, 100, 100, 100});
-  const auto kept = plan_budget(BudgetPolicy::uniform, scores, std::vector<int64_t>(4, 0), {.max_region_rows = 67}).value();
+  const auto kept =
+      plan_budget(BudgetPolicy::uniform, scores, std::vector<int64_t>(4, 0), {.max_region_rows = 67}).value();
   EXPECT_EQ(kept, (std::vector<int64_t>{5, 21, 21, 20}));
 }
 
 TEST(Budget, GlobalTakesTheBestRowsOfAllHeads) {
   const Scores scores = {{0.1f, 0.9f, 0.2f}, {0.8f, 0.7f, 0.6f}, {0.0f, 0.0f, 0.05f}};
   const std::vector<int64_t> fixed(3, 0);
-  EXPECT_EQ(plan_budget(BudgetPolicy::global, scores, fixed, {.max_region_rows = 4}).value(), (std::vector<int64_t>{1, 3, 0}));
+  EXPECT_EQ(plan_budget(BudgetPolicy::global, scores, fixed, {.max_region_rows = 4}).value(),
+            (std::vector<int64_t>{1, 3, 0}));
   EXPECT_EQ(top_rows(scores[0], 1), std::vector<int32_t>{1});
   EXPECT_EQ(top_rows(scores[1], 2), (std::vector<int32_t>{0, 1}));
 }
@@ -64,7 +69,8 @@ TEST(Budget, GlobalTakesTheBestRowsOfAllHeads) {
 TEST(Budget, TiesGoToTheLowerHeadThenTheLowerRow) {
   const Scores scores(3, std::vector<float>(4, 0.5f));
   const std::vector<int64_t> fixed(3, 0);
-  EXPECT_EQ(plan_budget(BudgetPolicy::global, scores, fixed, {.max_region_rows = 5}).value(), (std::vector<int64_t>{4, 1, 0}));
+  EXPECT_EQ(plan_budget(BudgetPolicy::global, scores, fixed, {.max_region_rows = 5}).value(),
+            (std::vector<int64_t>{4, 1, 0}));
   EXPECT_EQ(top_rows(scores[0], 2), (std::vector<int32_t>{0, 1}));
 }
 
@@ -75,7 +81,8 @@ TEST(Budget, BlocksAreCountedWithTheFixedRowsAndFilled) {
     for (int64_t limit = 3; limit <= 30; ++limit) {
       const auto kept = plan_budget(policy, scores, fixed, {.max_blocks = limit, .block_rows = 16}).value();
       EXPECT_LE(blocks_of(kept, fixed, 16), limit);
-      // Nothing that is paid for stays empty: no head could take one more row without another block, unless it keeps all.
+      // Nothing that is paid for stays empty: no head could take one more row without another block, unless it
+      // keeps all.
       for (size_t head = 0; head < kept.size(); ++head) {
         if (kept[head] == static_cast<int64_t>(scores[head].size())) continue;
         auto more = kept;
@@ -88,9 +95,13 @@ TEST(Budget, BlocksAreCountedWithTheFixedRowsAndFilled) {
 TEST(Budget, BothLimitsBind) {
   const Scores scores = random_scores(4, {100, 100});
   const std::vector<int64_t> fixed = {0, 0};
-  const auto kept = plan_budget(BudgetPolicy::global, scores, fixed, {.max_region_rows = 40, .max_blocks = 2, .block_rows = 16}).value();
+  const auto kept =
+      plan_budget(BudgetPolicy::global, scores, fixed, {.max_region_rows = 40, .max_blocks = 2, .block_rows = 16})
+          .value();
   EXPECT_EQ(total(kept), 32);
-  const auto fewer = plan_budget(BudgetPolicy::global, scores, fixed, {.max_region_rows = 20, .max_blocks = 2, .block_rows = 16}).value();
+  const auto fewer =
+      plan_budget(BudgetPolicy::global, scores, fixed, {.max_region_rows = 20, .max_blocks = 2, .block_rows = 16})
+          .value();
   EXPECT_EQ(total(fewer), 20);
 }
 
@@ -121,19 +132,22 @@ TEST(Budget, EveryRatioIsFeasibleOnATinyModelOrRefusedWithAReason) {
     if (n_blocks < 4) {
       ASSERT_FALSE(kept.ok()) << ratio;
       EXPECT_EQ(kept.error().kind, ErrorKind::invalid_argument);
-      EXPECT_NE(kept.error().message.find(std::to_string(4 - n_blocks) + " more"), std::string::npos) << kept.error().message;
+      EXPECT_NE(kept.error().message.find(std::to_string(4 - n_blocks) + " more"), std::string::npos)
+          << kept.error().message;
     } else {
       EXPECT_LE(blocks_of(kept.value(), fixed, 4), n_blocks);
     }
-    EXPECT_EQ(total(plan_budget(BudgetPolicy::uniform, scores, fixed, {.max_region_rows = 24 / ratio}).value()), 24 / ratio);
+    EXPECT_EQ(total(plan_budget(BudgetPolicy::uniform, scores, fixed, {.max_region_rows = 24 / ratio}).value()),
+              24 / ratio);
   }
 }
 
 TEST(Budget, LimitsThatMakeNoSenseAreErrors) {
   const Scores scores = random_scores(7, {4});
   const std::vector<int64_t> fixed = {0};
-  for (const BudgetLimits& limits : {BudgetLimits{}, BudgetLimits{.max_region_rows = -2}, BudgetLimits{.max_region_rows = 1, .max_blocks = -5},
-                                     BudgetLimits{.max_blocks = 1, .block_rows = 0}})
+  for (const BudgetLimits& limits :
+       {BudgetLimits{}, BudgetLimits{.max_region_rows = -2}, BudgetLimits{.max_region_rows = 1, .max_blocks = -5},
+        BudgetLimits{.max_blocks = 1, .block_rows = 0}})
     EXPECT_EQ(plan_budget(BudgetPolicy::global, scores, fixed, limits).error().kind, ErrorKind::invalid_argument);
 }
 

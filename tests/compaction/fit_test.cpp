@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 
 #include "compaction/region.h"
@@ -35,8 +36,9 @@ bool is_finite(const CompactHead& compact) {
   const auto finite = [](float x) { return std::isfinite(x); };
   const FitReport& r = compact.report;
   return std::all_of(compact.bias.begin(), compact.bias.end(), finite) &&
-         std::all_of(compact.values.data.begin(), compact.values.data.end(), finite) && std::isfinite(r.heldout_plain) &&
-         std::isfinite(r.heldout_fitted) && std::isfinite(r.heldout_plain_worst) && std::isfinite(r.heldout_fitted_worst) &&
+         std::all_of(compact.values.data.begin(), compact.values.data.end(), finite) &&
+         std::isfinite(r.heldout_plain) && std::isfinite(r.heldout_fitted) &&
+         std::isfinite(r.heldout_plain_worst) && std::isfinite(r.heldout_fitted_worst) &&
          std::isfinite(r.log_mass_plain) && std::isfinite(r.log_mass_fitted);
 }
 
@@ -61,17 +63,21 @@ Repeated repeated_head(uint64_t seed, bool copies_share_a_value = false) {
   }
   const int64_t n_rows = static_cast<int64_t>(key_rows.size());
   r.head.keys = Mat<float>(n_rows, d);
-  for (int64_t row = 0; row < n_rows; ++row) std::copy(key_rows[static_cast<size_t>(row)].begin(), key_rows[static_cast<size_t>(row)].end(), r.head.keys.row(row));
+  for (int64_t row = 0; row < n_rows; ++row)
+    std::copy(key_rows[static_cast<size_t>(row)].begin(), key_rows[static_cast<size_t>(row)].end(),
+              r.head.keys.row(row));
   r.head.values = testing::random_mat(rng, n_rows, d);
   if (copies_share_a_value)
     for (int64_t k = 0; k < n_distinct; ++k)
       for (int copy = 1; copy < r.counts[static_cast<size_t>(k)]; ++copy)
-        std::copy_n(r.head.values.row(r.first_rows[static_cast<size_t>(k)]), d, r.head.values.row(r.first_rows[static_cast<size_t>(k)] + copy));
+        std::copy_n(r.head.values.row(r.first_rows[static_cast<size_t>(k)]), d,
+                    r.head.values.row(r.first_rows[static_cast<size_t>(k)] + copy));
   r.mean_values = Mat<float>(n_distinct, d);
   for (int64_t k = 0; k < n_distinct; ++k)
     for (int copy = 0; copy < r.counts[static_cast<size_t>(k)]; ++copy)
       for (int64_t c = 0; c < d; ++c)
-        r.mean_values(k, c) += r.head.values(r.first_rows[static_cast<size_t>(k)] + copy, c) / static_cast<float>(r.counts[static_cast<size_t>(k)]);
+        r.mean_values(k, c) += r.head.values(r.first_rows[static_cast<size_t>(k)] + copy, c) /
+                               static_cast<float>(r.counts[static_cast<size_t>(k)]);
   r.head.scale = 1.0f / std::sqrt(32.0f);
   r.head.queries = testing::random_mat(rng, n_queries, d, 2.0);
   for (int64_t row = 0; row < n_rows; ++row) r.head.pos.push_back(static_cast<int32_t>(row));
@@ -91,14 +97,18 @@ TEST(Fit, RepeatedKeysCollapseToTheirCountsAndMeans) {
   const CompactHead compact = fit_head(r.head.problem(), r.first_rows, scores, Fit::both, {}, kernel_set());
   ASSERT_TRUE(compact.report.is_fit_accepted);
   for (size_t k = 0; k < r.counts.size(); ++k) {
-    // The weakest shrinkage tried is 1e-5 of the mean eigenvalue; the smallest is about a hundredth of the mean, so 1e-3 relative is left.
+    // The weakest shrinkage tried is 1e-5 of the mean eigenvalue; the smallest is about a hundredth of the mean,
+    // so 1e-3 relative is left.
     EXPECT_NEAR(std::exp(compact.bias[k]), r.counts[k], 2e-3 * r.counts[k]);
-    for (int64_t c = 0; c < 32; ++c) EXPECT_NEAR(compact.values(static_cast<int64_t>(k), c), r.mean_values(static_cast<int64_t>(k), c), 5e-3);
+    for (int64_t c = 0; c < 32; ++c)
+      EXPECT_NEAR(compact.values(static_cast<int64_t>(k), c), r.mean_values(static_cast<int64_t>(k), c), 5e-3);
   }
   // And so for every query, also next to other live rows.
   const Head fresh = with_queries(r.head, repeated_head(22).head);
   EXPECT_LT(worst_of(oracle_errors(fresh, compact)), 5e-3);
-  EXPECT_GT(worst_of(oracle_errors(fresh, fit_head(r.head.problem(), r.first_rows, scores, Fit::none, {}, kernel_set()))), 0.3);
+  EXPECT_GT(worst_of(oracle_errors(fresh,
+                                   fit_head(r.head.problem(), r.first_rows, scores, Fit::none, {}, kernel_set()))),
+            0.3);
 }
 
 TEST(Fit, KeepingEverythingIsExact) {
@@ -130,7 +140,8 @@ TEST(Fit, AddingOneVectorToEveryKeyChangesNothing) {
   ASSERT_TRUE(a.report.is_fit_accepted);
   ASSERT_TRUE(b.report.is_fit_accepted);
   ASSERT_EQ(a.report.value_ridge, b.report.value_ridge);
-  // f32 scores of other size: relative errors of shares near 1e-6, amplified by the condition of the ridged system.
+  // f32 scores of other size: relative errors of shares near 1e-6, amplified by the condition of the ridged
+  // system.
   for (size_t j = 0; j < rows.size(); ++j) EXPECT_NEAR(a.bias[j], b.bias[j], 5e-3);
   for (size_t i = 0; i < a.values.data.size(); ++i) EXPECT_NEAR(a.values.data[i], b.values.data[i], 5e-3);
 }
@@ -160,7 +171,8 @@ TEST(Fit, PermutingRowsPermutesTheAnswer) {
   const CompactHead a = fit_best(head, 30, Fit::both), b = fit_best(permuted, 30, Fit::both);
   ASSERT_TRUE(a.report.is_fit_accepted);
   for (size_t j = 0; j < a.source_rows.size(); ++j) {
-    const auto found = std::find(b.source_rows.begin(), b.source_rows.end(), static_cast<int32_t>(place(a.source_rows[j])));
+    const auto found =
+        std::find(b.source_rows.begin(), b.source_rows.end(), static_cast<int32_t>(place(a.source_rows[j])));
     ASSERT_NE(found, b.source_rows.end());
     const auto k = found - b.source_rows.begin();
     EXPECT_NEAR(a.bias[j], b.bias[static_cast<size_t>(k)], 5e-3);
@@ -168,29 +180,60 @@ TEST(Fit, PermutingRowsPermutesTheAnswer) {
   }
 }
 
-TEST(Fit, ReportedErrorsAreThoseOfWhatIsReturned) {
-  const Head head = clustered_head(5, 256, 1200);
-  for (const Fit fit : {Fit::none, Fit::biases, Fit::values, Fit::both}) {
-    const CompactHead compact = fit_best(head, 50, fit);
-    const CompactHead plain = fit_best(head, 50, Fit::none);
-    std::vector<int64_t> all(1200);
-    std::iota(all.begin(), all.end(), int64_t{0});
-    const QuerySplit split = split_queries(all, 5);
-    const auto fitted_errors = oracle_errors(head, compact), plain_errors = oracle_errors(head, plain);
-    std::vector<double> fitted_heldout, plain_heldout;
-    for (size_t i = static_cast<size_t>(split.n_fit); i < split.queries.size(); ++i) {
-      fitted_heldout.push_back(fitted_errors[static_cast<size_t>(split.queries[i])]);
-      plain_heldout.push_back(plain_errors[static_cast<size_t>(split.queries[i])]);
-    }
-    // The report's mean norm is over the queries of the report, the oracle's over all: for no fit those are the held-out ones.
-    const double tolerance = fit == Fit::none ? 0.1 : 1e-4;
-    EXPECT_NEAR(compact.report.heldout_fitted, mean_of(fitted_heldout), tolerance * mean_of(fitted_heldout));
-    EXPECT_NEAR(compact.report.heldout_plain, mean_of(plain_heldout), tolerance * mean_of(plain_heldout));
-    EXPECT_NEAR(compact.report.heldout_fitted_worst, worst_of(fitted_heldout), tolerance * worst_of(fitted_heldout));
-    EXPECT_NEAR(compact.report.heldout_plain_worst, worst_of(plain_heldout), tolerance * worst_of(plain_heldout));
-    EXPECT_EQ(compact.report.n_heldout_queries, 240);
-    EXPECT_EQ(compact.report.n_fit_queries, fit == Fit::none ? 0 : 960);
+// The head with the queries that a fit holds out, and no others.
+Head heldout_part(const Head& head) {
+  std::vector<int64_t> all(static_cast<size_t>(head.queries.rows));
+  std::iota(all.begin(), all.end(), int64_t{0});
+  const QuerySplit split = split_queries(all, SolveOptions{}.holdout_every);
+  Head part = head;
+  part.queries = Mat<float>(static_cast<int64_t>(all.size()) - split.n_fit, head.queries.cols);
+  part.query_pos.clear();
+  part.live_shift.clear();
+  for (int64_t i = 0; i < part.queries.rows; ++i) {
+    const int64_t query = split.queries[static_cast<size_t>(split.n_fit + i)];
+    std::copy_n(head.queries.row(query), head.queries.cols, part.queries.row(i));
+    part.query_pos.push_back(head.query_pos[static_cast<size_t>(query)]);
+    part.live_shift.push_back(head.live_shift[static_cast<size_t>(query)]);
   }
+  testing::finish(part);
+  return part;
+}
+
+TEST(Fit, ReportedErrorsAreThoseOfWhatIsReturned) {
+  const Head head = clustered_head(5, 256, 1200), heldout = heldout_part(head);
+  for (const Fit fit : {Fit::none, Fit::biases, Fit::values, Fit::both}) {
+    const CompactHead compact = fit_best(head, 50, fit), plain = fit_best(head, 50, Fit::none);
+    const auto fitted_errors = oracle_errors(heldout, compact), plain_errors = oracle_errors(heldout, plain);
+    const FitReport& report = compact.report;
+    // f32 sums of some hundred terms.
+    EXPECT_NEAR(report.heldout_fitted, mean_of(fitted_errors), 1e-4 * mean_of(fitted_errors));
+    EXPECT_NEAR(report.heldout_plain, mean_of(plain_errors), 1e-4 * mean_of(plain_errors));
+    EXPECT_NEAR(report.heldout_fitted_worst, worst_of(fitted_errors), 1e-4 * worst_of(fitted_errors));
+    EXPECT_NEAR(report.heldout_plain_worst, worst_of(plain_errors), 1e-4 * worst_of(plain_errors));
+    EXPECT_EQ(report.n_heldout_queries, 240);
+    EXPECT_EQ(report.n_fit_queries, fit == Fit::none ? 0 : 960);
+    for (size_t i = 0; i < plain_errors.size(); ++i)
+      EXPECT_LE(std::min(fitted_errors[i], 1.0) - plain_errors[i], report.worst_regret + 1e-4);
+  }
+}
+
+TEST(Fit, TheLimitsOfAcceptanceAreHonoured) {
+  const Head head = clustered_head(12, 256, 1200);
+  SolveOptions loose, strict, never;
+  loose.accept_max_regret = loose.accept_worst_factor = 100;
+  strict.accept_max_regret = 0.1f;
+  never.accept_worst_factor = 1e-3f;
+  const FitReport all = fit_best(head, 40, Fit::both, loose).report,
+                  some = fit_best(head, 40, Fit::both, strict).report;
+  ASSERT_TRUE(all.is_fit_accepted);
+  EXPECT_GT(all.worst_regret, 0.1);
+  EXPECT_LE(some.worst_regret, 0.1);
+  EXPECT_LE(all.heldout_fitted, some.heldout_fitted);
+  EXPECT_LE(some.heldout_fitted_worst, 1.05 * some.heldout_plain_worst);
+  const CompactHead refused = fit_best(head, 40, Fit::both, never);
+  EXPECT_FALSE(refused.report.is_fit_accepted);
+  EXPECT_EQ(refused.values.rows, 0);
+  EXPECT_EQ(refused.report.heldout_fitted, refused.report.heldout_plain);
 }
 
 TEST(Fit, MixedOutputIsTheOracle) {
@@ -206,8 +249,9 @@ TEST(Fit, MixedOutputIsTheOracle) {
   for (int64_t q = 0; q < 40; ++q) {
     int64_t n_seen = 0;
     while (n_seen < 5 && pos[static_cast<size_t>(n_seen)] <= head.query_pos[static_cast<size_t>(q)]) ++n_seen;
-    const auto expected = testing::merge(testing::attend(head.queries.row(q), keys.view(), bias, values.view(), head.scale, 0, n_seen),
-                                         testing::attend_live(head, q));
+    const auto expected = testing::merge(
+        testing::attend(head.queries.row(q), keys.view(), bias, values.view(), head.scale, 0, n_seen),
+        testing::attend_live(head, q));
     // lse and out are f32: 1e-6, divided by the rest's share where that is small.
     for (int64_t c = 0; c < 16; ++c) EXPECT_NEAR(mixed(q, c), expected.out[static_cast<size_t>(c)], 1e-4);
   }
@@ -216,12 +260,17 @@ TEST(Fit, MixedOutputIsTheOracle) {
 TEST(Fit, EveryKindOfFitChangesWhatItShould) {
   const Repeated r = repeated_head(31);
   const auto scores = scores_of(r.head);
-  const auto fit = [&](Fit kind) { return fit_head(r.head.problem(), r.first_rows, scores, kind, {}, kernel_set()); };
+  const auto fit = [&](Fit kind) {
+    return fit_head(r.head.problem(), r.first_rows, scores, kind, {}, kernel_set());
+  };
   const CompactHead none = fit(Fit::none), values = fit(Fit::values), both = fit(Fit::both);
   // Biases alone multiply the value of one copy: of use only where the copies agree.
   const Repeated agreeing = repeated_head(31, true);
-  const CompactHead biases = fit_head(agreeing.head.problem(), agreeing.first_rows, scores, Fit::biases, {}, kernel_set());
-  const auto has_bias = [](const CompactHead& c) { return std::any_of(c.bias.begin(), c.bias.end(), [](float b) { return b != 0; }); };
+  const CompactHead biases =
+      fit_head(agreeing.head.problem(), agreeing.first_rows, scores, Fit::biases, {}, kernel_set());
+  const auto has_bias = [](const CompactHead& c) {
+    return std::any_of(c.bias.begin(), c.bias.end(), [](float b) { return b != 0; });
+  };
   EXPECT_FALSE(has_bias(none));
   EXPECT_EQ(none.values.rows, 0);
   EXPECT_TRUE(has_bias(biases));
@@ -250,7 +299,8 @@ TEST(Fit, BoundsOfBiasesAreHonoured) {
     EXPECT_GE(bias, -0.5f);
   }
   EXPECT_GT(compact.report.n_bias_at_bound, 0);
-  EXPECT_EQ(compact.report.n_bias_at_bound, std::count_if(compact.bias.begin(), compact.bias.end(), [](float b) { return b > 0.9998f || b < -0.4998f; }));
+  EXPECT_EQ(compact.report.n_bias_at_bound, std::count_if(compact.bias.begin(), compact.bias.end(),
+                                                          [](float b) { return b > 0.9998f || b < -0.4998f; }));
 }
 
 TEST(Fit, ASecondCompactionBuildsOnTheBiasesOfTheFirst) {
@@ -274,8 +324,10 @@ TEST(Fit, FewQueriesAreNeverWorseThanPlainRowsOnFreshOnes) {
       const Head fresh = with_queries(head, clustered_head(seed, 1024, 600 + n));
       const CompactHead plain = fit_best(head, 200, Fit::none), both = fit_best(head, 200, Fit::both);
       ASSERT_TRUE(is_finite(both));
-      // Never worse than 2 %: what a handful of held-out queries can mistake. An unshrunk fit is 3 times worse here.
-      EXPECT_LE(mean_of(oracle_errors(fresh, both)), 1.02 * mean_of(oracle_errors(fresh, plain))) << n << " queries, seed " << seed;
+      // Never worse than 2 %: what a handful of held-out queries can mistake. An unshrunk fit is 3 times worse
+      // here.
+      EXPECT_LE(mean_of(oracle_errors(fresh, both)), 1.02 * mean_of(oracle_errors(fresh, plain)))
+          << n << " queries, seed " << seed;
     }
   }
 }
@@ -294,18 +346,14 @@ TEST(Fit, RowsBeyondTheFitLimitStayAsTheyAre) {
     EXPECT_EQ(compact.bias[j], 0);
     for (int64_t c = 0; c < 64; ++c) ASSERT_EQ(values(static_cast<int64_t>(j), c), head.values(rows[j], c));
   }
-  std::vector<double> heldout;
-  std::vector<int64_t> all(2000);
-  std::iota(all.begin(), all.end(), int64_t{0});
-  const QuerySplit split = split_queries(all, 5);
-  const auto errors = oracle_errors(head, compact);
-  for (size_t i = static_cast<size_t>(split.n_fit); i < 2000; ++i) heldout.push_back(errors[static_cast<size_t>(split.queries[i])]);
-  EXPECT_NEAR(compact.report.heldout_fitted, mean_of(heldout), 1e-4 * mean_of(heldout));
+  const auto errors = oracle_errors(heldout_part(head), compact);
+  EXPECT_NEAR(compact.report.heldout_fitted, mean_of(errors), 1e-4 * mean_of(errors));
 }
 
 TEST(Fit, AQueryWhoseMassIsAllDroppedGivesNoNaN) {
   Head head = clustered_head(9, 64, 200, 32, false);
-  // Row 0 is what query 3 and the held-out query 0 look at, by 400 nats; it is not kept. Nothing else is there to attend.
+  // Row 0 is what query 3 and the held-out query 0 look at, by 400 nats; it is not kept. Nothing else is there to
+  // attend.
   for (int64_t c = 0; c < 32; ++c)
     for (const int64_t q : {0, 3}) {
       head.keys(0, c) = 9.0f;
@@ -325,9 +373,10 @@ TEST(Fit, SegmentsMergedByLogSumExpAreOneBlock) {
   const Head head = clustered_head(10, 100, 20);
   for (int64_t q = 0; q < 20; ++q) {
     const auto whole = testing::attend(head.queries.row(q), head.keys.view(), {}, head.values.view(), head.scale);
-    const auto merged = testing::merge(
-        testing::attend(head.queries.row(q), head.keys.view().slice(0, 33), {}, head.values.view().slice(0, 33), head.scale),
-        testing::attend(head.queries.row(q), head.keys.view().slice(33, 67), {}, head.values.view().slice(33, 67), head.scale));
+    const auto merged = testing::merge(testing::attend(head.queries.row(q), head.keys.view().slice(0, 33), {},
+                                                       head.values.view().slice(0, 33), head.scale),
+                                       testing::attend(head.queries.row(q), head.keys.view().slice(33, 67), {},
+                                                       head.values.view().slice(33, 67), head.scale));
     EXPECT_NEAR(merged.lse, whole.lse, 1e-12);
     for (size_t c = 0; c < 64; ++c) EXPECT_NEAR(merged.out[c], whole.out[c], 1e-12);
   }
@@ -349,20 +398,51 @@ TEST(Fit, DegenerateInputsGiveFiniteRowsThatAreNoWorse) {
       {"one query", 40, 1, 10, nothing},
       {"five queries", 40, 5, 10, nothing},
       {"zero values", 40, 100, 10, [](Head& h) { h.values = Mat<float>(40, 32); }},
-      {"the same key everywhere", 40, 100, 10, [](Head& h) { for (int64_t r = 1; r < 40; ++r) std::copy_n(h.keys.row(0), 32, h.keys.row(r)); }},
+      {"the same key everywhere", 40, 100, 10,
+       [](Head& h) {
+         for (int64_t r = 1; r < 40; ++r) std::copy_n(h.keys.row(0), 32, h.keys.row(r));
+       }},
       {"zero queries", 40, 100, 10, [](Head& h) { h.queries = Mat<float>(100, 32); }},
-      {"huge keys", 40, 100, 10, [](Head& h) { for (float& x : h.keys.data) x *= 1e30f; }},
-      {"huge values", 40, 100, 10, [](Head& h) { for (float& x : h.values.data) x *= 1e18f; }},
-      {"tiny values", 40, 100, 10, [](Head& h) { for (float& x : h.values.data) x *= 1e-25f; }},
+      {"huge keys", 40, 100, 10,
+       [](Head& h) {
+         for (float& x : h.keys.data) x *= 1e30f;
+       }},
+      {"huge values", 40, 100, 10,
+       [](Head& h) {
+         for (float& x : h.values.data) x *= 1e18f;
+       }},
+      {"tiny values", 40, 100, 10,
+       [](Head& h) {
+         for (float& x : h.values.data) x *= 1e-25f;
+       }},
       {"a NaN in a key", 40, 100, 10, [](Head& h) { h.keys(3, 1) = std::nanf(""); }},
       {"an infinity in a value", 40, 100, 10, [](Head& h) { h.values(5, 1) = INFINITY; }},
-      {"all keys NaN", 40, 100, 10, [](Head& h) { for (float& x : h.keys.data) x = std::nanf(""); }},
-      {"all queries NaN", 40, 100, 10, [](Head& h) { for (float& x : h.queries.data) x = std::nanf(""); }},
-      {"a row hidden by its bias", 40, 100, 10, [](Head& h) { h.bias.assign(40, 0.0f); h.bias[4] = -INFINITY; }},
-      {"queries that see no row", 40, 100, 10, [](Head& h) { for (int32_t& pos : h.query_pos) pos = 0; }},
+      {"all keys NaN", 40, 100, 10,
+       [](Head& h) {
+         for (float& x : h.keys.data) x = std::nanf("");
+       }},
+      {"all queries NaN", 40, 100, 10,
+       [](Head& h) {
+         for (float& x : h.queries.data) x = std::nanf("");
+       }},
+      {"a row hidden by its bias", 40, 100, 10,
+       [](Head& h) {
+         h.bias.assign(40, 0.0f);
+         h.bias[4] = -INFINITY;
+       }},
+      {"queries that see no row", 40, 100, 10,
+       [](Head& h) {
+         for (int32_t& pos : h.query_pos) pos = 0;
+       }},
       {"the rest's output missing", 40, 100, 10, [](Head& h) { h.out = Mat<float>(); }},
-      {"log-sum-exps too small", 40, 100, 10, [](Head& h) { for (float& x : h.lse) x -= 30; }},
-      {"log-sum-exps far too large", 40, 100, 10, [](Head& h) { for (float& x : h.lse) x += 300; }},
+      {"log-sum-exps too small", 40, 100, 10,
+       [](Head& h) {
+         for (float& x : h.lse) x -= 30;
+       }},
+      {"log-sum-exps far too large", 40, 100, 10,
+       [](Head& h) {
+         for (float& x : h.lse) x += 300;
+       }},
   };
   for (const Case& c : cases)
     for (const bool has_rest : {false, true}) {
@@ -385,6 +465,28 @@ TEST(Fit, DegenerateInputsGiveFiniteRowsThatAreNoWorse) {
         }
       }
     }
+}
+
+TEST(Fit, RandomlySpoiltHeadsGiveFiniteRowsThatAreNoWorse) {
+  const float bad[] = {0.0f, 1e-38f, 1e10f, 1e30f, -1e30f, INFINITY, -INFINITY, std::nanf("")};
+  for (uint64_t seed = 0; seed < 150; ++seed) {
+    SCOPED_TRACE(seed);
+    Rng rng(seed);
+    const int64_t n_rows = 1 + static_cast<int64_t>(rng.next_below(70)),
+                  n_queries = 1 + static_cast<int64_t>(rng.next_below(90));
+    Head head = clustered_head(seed, n_rows, n_queries, 16, rng.next_unit() < 0.7);
+    if (rng.next_unit() < 0.5) head.bias.assign(static_cast<size_t>(n_rows), 0.5f);
+    for (std::vector<float>* field :
+         {&head.keys.data, &head.values.data, &head.queries.data, &head.out.data, &head.lse, &head.bias})
+      for (uint64_t n_bad = rng.next_below(4); n_bad > 0 && !field->empty(); --n_bad)
+        (*field)[rng.next_below(field->size())] = bad[rng.next_below(std::size(bad))];
+    const Fit fits[] = {Fit::none, Fit::biases, Fit::values, Fit::both};
+    const int64_t n_kept = static_cast<int64_t>(rng.next_below(static_cast<uint64_t>(n_rows) + 1));
+    const CompactHead compact = fit_best(head, n_kept, fits[seed % 4]);
+    EXPECT_TRUE(is_finite(compact));
+    EXPECT_LE(compact.report.heldout_fitted, compact.report.heldout_plain);
+    EXPECT_LE(static_cast<int64_t>(compact.source_rows.size()), n_kept);
+  }
 }
 
 TEST(Split, OneInFiveIsHeldOutWhateverTheGroup) {

@@ -40,7 +40,8 @@ double slope(const BoxLeastSquares& problem, std::span<const double> w, int64_t 
 TEST(BoxLeastSquares, MeetsTheOptimalityConditionsWithinTheBox) {
   for (const double ridge : {0.0, 1.0, 100.0}) {
     const System system = random_system(3, 60, 20);
-    const BoxLeastSquares problem{.gram = system.gram.view(), .rhs = system.rhs, .ridge = ridge, .lower = 0.3, .upper = 1.2};
+    const BoxLeastSquares problem{
+        .gram = system.gram.view(), .rhs = system.rhs, .ridge = ridge, .lower = 0.3, .upper = 1.2};
     std::vector<double> w(20, 1.0);
     const BoxSolution solution = solve_box_least_squares(problem, 1e-10, 2000, w);
     EXPECT_LE(solution.kkt_residual, 1e-10);
@@ -50,7 +51,8 @@ TEST(BoxLeastSquares, MeetsTheOptimalityConditionsWithinTheBox) {
       const double weight = w[static_cast<size_t>(j)];
       ASSERT_GE(weight, 0.3);
       ASSERT_LE(weight, 1.2);
-      // At a bound the slope points outwards, inside it is 0: within the tolerance times the largest curvature (~100 + ridge).
+      // At a bound the slope points outwards, inside it is 0: within the tolerance times the largest curvature
+      // (~100 + ridge).
       const double s = slope(problem, w, j), tolerance = 1e-10 * (200 + ridge) * 20;
       if (weight > 0.3) {
         EXPECT_LE(s, tolerance);
@@ -69,7 +71,8 @@ TEST(BoxLeastSquares, MeetsTheOptimalityConditionsWithinTheBox) {
 TEST(BoxLeastSquares, AStrongRidgeKeepsOnes) {
   const System system = random_system(4, 30, 8);
   std::vector<double> w(8, 0.1);
-  solve_box_least_squares({.gram = system.gram.view(), .rhs = system.rhs, .ridge = 1e9, .lower = 0.05, .upper = 20}, 1e-12, 500, w);
+  solve_box_least_squares(
+      {.gram = system.gram.view(), .rhs = system.rhs, .ridge = 1e9, .lower = 0.05, .upper = 20}, 1e-12, 500, w);
   for (const double weight : w) EXPECT_NEAR(weight, 1.0, 1e-6);  // |rhs|/ridge is below 1e-6
 }
 
@@ -78,7 +81,8 @@ TEST(BoxLeastSquares, SingularSystemsStayFinite) {
   gram(0, 0) = gram(0, 1) = gram(1, 0) = gram(1, 1) = 2;
   const std::vector<double> rhs = {6, 6, 0};
   std::vector<double> w(3, 1.0);
-  const auto solution = solve_box_least_squares({.gram = gram.view(), .rhs = rhs, .ridge = 0, .lower = 0, .upper = 20}, 1e-9, 500, w);
+  const auto solution = solve_box_least_squares(
+      {.gram = gram.view(), .rhs = rhs, .ridge = 0, .lower = 0, .upper = 20}, 1e-9, 500, w);
   EXPECT_LE(solution.kkt_residual, 1e-9);
   EXPECT_NEAR(w[0] + w[1], 3.0, 1e-6);
   EXPECT_EQ(w[2], 1.0);
@@ -97,12 +101,16 @@ TEST(NormalEquations, EqualThePlainSumsForSizesAroundTheTiles) {
       for (int64_t j = 0; j < t; j += 7)
         for (int64_t k = 0; k < t; k += 5) {
           double sum = 0;
-          for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(weight[static_cast<size_t>(i)]) * weight[static_cast<size_t>(i)] * rows(i, j) * rows(i, k);
+          for (int64_t i = 0; i < n; ++i)
+            sum += static_cast<double>(weight[static_cast<size_t>(i)]) * weight[static_cast<size_t>(i)] *
+                   rows(i, j) * rows(i, k);
           ASSERT_NEAR(system.gram(j, k), sum, tolerance) << n << " " << t;
         }
       for (int64_t j = 0; j < t; j += 7) {
         double sum = 0;
-        for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(weight[static_cast<size_t>(i)]) * weight[static_cast<size_t>(i)] * rows(i, j) * targets(i, 2);
+        for (int64_t i = 0; i < n; ++i)
+          sum += static_cast<double>(weight[static_cast<size_t>(i)]) * weight[static_cast<size_t>(i)] *
+                 rows(i, j) * targets(i, 2);
         ASSERT_NEAR(system.rhs(j, 2), sum, tolerance);
       }
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Does the fit do what it is for? On heads of a known kind: clustered keys, peaked queries with a background, live rows beside the region.
+// Does the fit do what it is for? On heads of a known kind: clustered keys, peaked queries with a background, live
+// rows beside the region.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -39,12 +40,14 @@ TEST(Quality, FitBeatsPlainRowsOnQueriesThatItNeverSaw) {
       const Trial trial = compact(head, 1024 * percent / 100, Fit::both, score);
       const FitReport& report = trial.fitted.report;
       const auto plain = oracle_errors(fresh, trial.plain), fitted = oracle_errors(fresh, trial.fitted);
-      std::printf("t/T %2d %% %s: held-out plain %.4f fitted %.4f (worst %.3f %.3f) fresh plain %.4f fitted %.4f (worst %.3f %.3f) "
-                  "log mass %.3f %.3f, ridges %g %g, sweeps %d\n",
-                  percent, score == RowScore::max ? "max" : "rms", report.heldout_plain, report.heldout_fitted,
-                  report.heldout_plain_worst, report.heldout_fitted_worst, mean_of(plain), mean_of(fitted), worst_of(plain),
-                  worst_of(fitted), report.log_mass_plain, report.log_mass_fitted, report.bias_ridge, report.value_ridge,
-                  report.n_nnls_sweeps);
+      std::printf(
+          "t/T %2d %% %s: held-out plain %.4f fitted %.4f (worst %.3f %.3f) fresh plain %.4f fitted %.4f (worst "
+          "%.3f %.3f) "
+          "log mass %.3f %.3f, ridges %g %g, sweeps %d\n",
+          percent, score == RowScore::max ? "max" : "rms", report.heldout_plain, report.heldout_fitted,
+          report.heldout_plain_worst, report.heldout_fitted_worst, mean_of(plain), mean_of(fitted),
+          worst_of(plain), worst_of(fitted), report.log_mass_plain, report.log_mass_fitted, report.bias_ridge,
+          report.value_ridge, report.n_nnls_sweeps);
       EXPECT_TRUE(report.is_fit_accepted);
       EXPECT_LT(report.heldout_fitted, report.heldout_plain);
       EXPECT_LT(mean_of(fitted), mean_of(plain));

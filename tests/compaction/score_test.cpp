@@ -16,20 +16,23 @@ namespace {
 using testing::clustered_head;
 using testing::kernel_set;
 
-// Attention of each region row by the oracle, [n, T]; divided by the region's sum or by everything the query attends.
+// Attention of each region row by the oracle, [n, T]; divided by the region's sum or by everything the query
+// attends.
 Mat<double> oracle_attention(const testing::Head& head, Weighting weighting, float softcap = 0) {
   Mat<double> a(head.queries.rows, head.keys.rows);
   for (int64_t q = 0; q < a.rows; ++q) {
     double sum = 0;
     for (int64_t row = 0; row < testing::n_visible(head, q); ++row) {
       double dot = 0;
-      for (int64_t c = 0; c < head.keys.cols; ++c) dot += static_cast<double>(head.queries(q, c)) * head.keys(row, c);
+      for (int64_t c = 0; c < head.keys.cols; ++c)
+        dot += static_cast<double>(head.queries(q, c)) * head.keys(row, c);
       double score = dot * head.scale;
       if (softcap > 0) score = softcap * std::tanh(score / softcap);
       a(q, row) = std::exp(score + (head.bias.empty() ? 0 : head.bias[static_cast<size_t>(row)]));
       sum += a(q, row);
     }
-    if (weighting == Weighting::attention_share) sum = std::exp(static_cast<double>(head.lse[static_cast<size_t>(q)]));
+    if (weighting == Weighting::attention_share)
+      sum = std::exp(static_cast<double>(head.lse[static_cast<size_t>(q)]));
     for (int64_t row = 0; row < a.cols && sum > 0; ++row) a(q, row) /= sum;
   }
   return a;
@@ -38,8 +41,10 @@ Mat<double> oracle_attention(const testing::Head& head, Weighting weighting, flo
 double aggregate(const Mat<double>& a, int64_t row, RowScore score) {
   double result = 0;
   for (int64_t q = 0; q < a.rows; ++q) {
-    if (score == RowScore::max) result = std::max(result, a(q, row));
-    else result += score == RowScore::mean ? a(q, row) : a(q, row) * a(q, row);
+    if (score == RowScore::max)
+      result = std::max(result, a(q, row));
+    else
+      result += score == RowScore::mean ? a(q, row) : a(q, row) * a(q, row);
   }
   if (score == RowScore::max) return result;
   result /= static_cast<double>(a.rows);
@@ -63,11 +68,14 @@ void expect_oracle(const testing::Head& head, float softcap = 0) {
   }
 }
 
-TEST(Score, EqualsTheOracle) { expect_oracle(clustered_head(1, 131, 300)); }
+TEST(Score, EqualsTheOracle) {
+  expect_oracle(clustered_head(1, 131, 300));
+}
 
 TEST(Score, HonoursPositionsOfQueriesInsideTheRegion) {
   testing::Head head = clustered_head(2, 90, 200);
-  for (size_t q = 0; q < head.query_pos.size(); ++q) head.query_pos[q] = static_cast<int32_t>(q % 100);  // some see nothing: rows start at 4
+  for (size_t q = 0; q < head.query_pos.size(); ++q)
+    head.query_pos[q] = static_cast<int32_t>(q % 100);  // some see nothing: rows start at 4
   testing::finish(head);
   expect_oracle(head);
 }
@@ -86,7 +94,8 @@ TEST(Score, HonoursTheSoftcap) {
   HeadProblem problem = head.problem();
   problem.softcap = 3.0f;
   const auto scores = score_rows(problem, RowScore::mean, Weighting::none, {}, kernel_set());
-  for (int64_t row = 0; row < 64; ++row) EXPECT_NEAR(scores[static_cast<size_t>(row)], aggregate(a, row, RowScore::mean), 1e-6);
+  for (int64_t row = 0; row < 64; ++row)
+    EXPECT_NEAR(scores[static_cast<size_t>(row)], aggregate(a, row, RowScore::mean), 1e-6);
 }
 
 TEST(Score, RecencyPrefersTheEndAndNeedsNoQueries) {
@@ -124,7 +133,8 @@ TEST(Score, AConstantShiftOfAllScoresChangesNothing) {
   shifted.bias.assign(100, 50.0f);
   for (float& lse : shifted.lse) lse += 50.0f;
   const auto again = score_rows(shifted.problem(), RowScore::rms, Weighting::attention_share, {}, kernel_set());
-  for (size_t row = 0; row < 100; ++row) EXPECT_NEAR(again[row], scores[row], 3e-5f * scores[row] + 1e-9f);  // 60 · 2^-24 in the exponent
+  for (size_t row = 0; row < 100; ++row)
+    EXPECT_NEAR(again[row], scores[row], 3e-5f * scores[row] + 1e-9f);  // 60 · 2^-24 in the exponent
 }
 
 TEST(Score, WeightingLowersHeadsThatTheQueryHardlyLooksAt) {
@@ -149,7 +159,9 @@ TEST(Queries, ThinningTakesOneOfEachStretchAndNoHeadAlone) {
       ++of_head[static_cast<size_t>(picked[i] % group)];
     }
     // Binomial: mean 1000/G, standard deviation below sqrt(1000/G); five of them.
-    for (const int n : of_head) EXPECT_NEAR(n, 1000.0 / static_cast<double>(group), group == 1 ? 0 : 5 * std::sqrt(1000.0 / static_cast<double>(group)));
+    for (const int n : of_head)
+      EXPECT_NEAR(n, 1000.0 / static_cast<double>(group),
+                  group == 1 ? 0 : 5 * std::sqrt(1000.0 / static_cast<double>(group)));
   }
   EXPECT_EQ(pick_queries(head.problem(), 1000), pick_queries(head.problem(), 1000));
   EXPECT_EQ(pick_queries(head.problem(), 5000).size(), 4000u);

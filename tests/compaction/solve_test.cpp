@@ -23,7 +23,8 @@ std::vector<Head> some_heads(int64_t n_queries = 400) {
   const int64_t lengths[] = {200, 64, 130, 1};
   for (size_t i = 0; i < 4; ++i) {
     heads.push_back(clustered_head(100 + i, lengths[i], n_queries, 32));
-    for (float& shift : heads.back().live_shift) shift += 2.0f * static_cast<float>(i);  // later heads look at the region less
+    for (float& shift : heads.back().live_shift)
+      shift += 2.0f * static_cast<float>(i);  // later heads look at the region less
     testing::finish(heads.back());
   }
   return heads;
@@ -39,14 +40,16 @@ std::vector<HeadProblem> problems_of(const std::vector<Head>& heads) {
   return problems;
 }
 
-Result<Solution> solve_with(const CompactionMethod& method, const std::vector<Head>& heads, const BudgetLimits& limits, int n_threads = 1,
-                            const SolveOptions& options = {}) {
+Result<Solution> solve_with(const CompactionMethod& method, const std::vector<Head>& heads,
+                            const BudgetLimits& limits, int n_threads = 1, const SolveOptions& options = {}) {
   ThreadPool pool(n_threads);
   const auto problems = problems_of(heads);
   return solve(method, problems, limits, options, {.pool = &pool, .kernels = &kernel_set()});
 }
 
-const CompactionMethod& solver() { return **find_method("solver"); }
+const CompactionMethod& solver() {
+  return **find_method("solver");
+}
 
 TEST(Solve, ResultDoesNotDependOnTheNumberOfThreads) {
   const auto heads = some_heads();
@@ -74,12 +77,14 @@ TEST(Solve, EveryHeadHasItsOwnRowsAndTheTotalIsTheBudget) {
     const CompactHead& compact = solution.heads[h];
     n_rows += static_cast<int64_t>(compact.source_rows.size());
     EXPECT_TRUE(std::is_sorted(compact.source_rows.begin(), compact.source_rows.end()));
-    EXPECT_EQ(std::set<int32_t>(compact.source_rows.begin(), compact.source_rows.end()).size(), compact.source_rows.size());
+    EXPECT_EQ(std::set<int32_t>(compact.source_rows.begin(), compact.source_rows.end()).size(),
+              compact.source_rows.size());
     if (!compact.source_rows.empty()) {
       EXPECT_LT(compact.source_rows.back(), heads[h].keys.rows);
     }
     EXPECT_EQ(compact.bias.size(), compact.source_rows.size());
-    EXPECT_TRUE(compact.values.rows == 0 || compact.values.rows == static_cast<int64_t>(compact.source_rows.size()));
+    EXPECT_TRUE(compact.values.rows == 0 ||
+                compact.values.rows == static_cast<int64_t>(compact.source_rows.size()));
   }
   EXPECT_EQ(n_rows, 90);
 }
@@ -97,7 +102,10 @@ TEST(Solve, HeadsMayKeepDisjointRows) {
       for (int64_t c = 0; c < 32; ++c) head.queries(q, c) = 8.0f * head.keys((which == 0 ? 0 : 80) + q % 20, c);
     heads.push_back(std::move(head));
   }
-  const Solution solution = solve_with(method_with(RowScore::max, Weighting::none, Fit::none, BudgetPolicy::uniform), heads, {.max_region_rows = 40}).value();
+  const Solution solution =
+      solve_with(method_with(RowScore::max, Weighting::none, Fit::none, BudgetPolicy::uniform), heads,
+                 {.max_region_rows = 40})
+          .value();
   for (int32_t row = 0; row < 20; ++row) {
     EXPECT_EQ(solution.heads[0].source_rows[static_cast<size_t>(row)], row);
     EXPECT_EQ(solution.heads[1].source_rows[static_cast<size_t>(row)], 80 + row);
@@ -131,7 +139,8 @@ TEST(Solve, ABudgetForEverythingReturnsEverythingExactly) {
 TEST(Solve, EveryAxisChangesTheOutputInTheExpectedDirection) {
   const auto heads = some_heads(1000);
   const BudgetLimits limits{.max_region_rows = 60};
-  const CompactionMethod base = method_with(RowScore::rms, Weighting::attention_share, Fit::none, BudgetPolicy::global);
+  const CompactionMethod base =
+      method_with(RowScore::rms, Weighting::attention_share, Fit::none, BudgetPolicy::global);
   const auto rows = [&](CompactionMethod method) {
     std::vector<std::vector<int32_t>> result;
     const Solution solution = solve_with(method, heads, limits).value();
@@ -147,7 +156,8 @@ TEST(Solve, EveryAxisChangesTheOutputInTheExpectedDirection) {
   CompactionMethod unweighted = base;
   unweighted.weighting = Weighting::none;
   const auto without = rows(unweighted);
-  EXPECT_GT(chosen[0].size(), without[0].size());  // the first head looks at the region most, so the share moves rows to it
+  EXPECT_GT(chosen[0].size(),
+            without[0].size());  // the first head looks at the region most, so the share moves rows to it
   EXPECT_LT(chosen[2].size(), without[2].size());
   CompactionMethod uniform = base;
   uniform.budget = BudgetPolicy::uniform;
@@ -159,7 +169,8 @@ TEST(Solve, EveryAxisChangesTheOutputInTheExpectedDirection) {
 
 TEST(Solve, TheFitLowersTheErrorOfTheSameRows) {
   const auto heads = some_heads(2000);
-  CompactionMethod method = method_with(RowScore::rms, Weighting::attention_share, Fit::none, BudgetPolicy::global);
+  CompactionMethod method =
+      method_with(RowScore::rms, Weighting::attention_share, Fit::none, BudgetPolicy::global);
   const Solution plain = solve_with(method, heads, {.max_region_rows = 80}).value();
   method.fit = Fit::both;
   const Solution fitted = solve_with(method, heads, {.max_region_rows = 80}).value();
@@ -169,7 +180,8 @@ TEST(Solve, TheFitLowersTheErrorOfTheSameRows) {
     EXPECT_LE(fitted.heads[h].report.heldout_fitted, fitted.heads[h].report.heldout_plain);
   }
   EXPECT_TRUE(fitted.heads[0].report.is_fit_accepted);
-  EXPECT_LT(testing::mean_of(testing::oracle_errors(heads[0], fitted.heads[0])), testing::mean_of(testing::oracle_errors(heads[0], plain.heads[0])));
+  EXPECT_LT(testing::mean_of(testing::oracle_errors(heads[0], fitted.heads[0])),
+            testing::mean_of(testing::oracle_errors(heads[0], plain.heads[0])));
 }
 
 TEST(Solve, CancelIsHonouredInEveryPhase) {
@@ -179,11 +191,12 @@ TEST(Solve, CancelIsHonouredInEveryPhase) {
     ThreadPool pool(2);
     std::atomic<bool> cancel{when == 0.0};
     double last = 0;
-    const auto result = solve(solver(), problems, {.max_region_rows = 50}, {},
-                              {.pool = &pool, .kernels = &kernel_set(), .cancel = &cancel, .on_progress = [&](double fraction) {
-                                 last = fraction;
-                                 if (fraction >= when) cancel = true;
-                               }});
+    const auto result =
+        solve(solver(), problems, {.max_region_rows = 50}, {},
+              {.pool = &pool, .kernels = &kernel_set(), .cancel = &cancel, .on_progress = [&](double fraction) {
+                 last = fraction;
+                 if (fraction >= when) cancel = true;
+               }});
     ASSERT_FALSE(result.ok());
     EXPECT_EQ(result.error().kind, ErrorKind::cancelled);
     EXPECT_LT(last, 1.0);
@@ -206,22 +219,31 @@ TEST(Solve, ProgressGrowsToOne) {
 
 TEST(Solve, BadProblemsAndOptionsAreErrorsThatSayWhere) {
   auto heads = some_heads();
-  const auto kind_of = [&](const CompactionMethod& method, auto&& change, const char* expected, const SolveOptions& options = {}) {
+  const auto kind_of = [&](const CompactionMethod& method, auto&& change, const char* expected,
+                           const SolveOptions& options = {}) {
     auto problems = problems_of(heads);
     change(problems[1]);
     ThreadPool pool(1);
-    const auto result = solve(method, problems, {.max_region_rows = 50}, options, {.pool = &pool, .kernels = &kernel_set()});
+    const auto result =
+        solve(method, problems, {.max_region_rows = 50}, options, {.pool = &pool, .kernels = &kernel_set()});
     ASSERT_FALSE(result.ok()) << expected;
     EXPECT_EQ(result.error().kind, ErrorKind::invalid_argument);
     EXPECT_NE(result.error().message.find(expected), std::string::npos) << result.error().message;
   };
   const auto same = [](HeadProblem&) {};
-  kind_of(solver(), [](HeadProblem& p) { p.queries = {}, p.query_pos = {}, p.lse = {}, p.out = {}; }, "KV head 1 has none");
-  kind_of(solver(), [](HeadProblem& p) { p.values = p.values.slice(0, 3); }, "64 keys but 3 values");
-  kind_of(solver(), [](HeadProblem& p) { p.lse = p.lse.first(2); }, "400 queries but 2 log-sum-exps");
-  kind_of(solver(), [](HeadProblem& p) { p.lse = {}; }, "without log-sum-exps");
-  kind_of(solver(), [](HeadProblem& p) { p.pos = p.pos.first(1); }, "64 keys but 1 positions");
-  kind_of(solver(), [](HeadProblem& p) { p.queries.cols = 16; }, "width 16");
+  kind_of(
+      solver(), [](HeadProblem& p) { p.queries = {}, p.query_pos = {}, p.lse = {}, p.out = {}; },
+      "KV head 1 has none");
+  kind_of(
+      solver(), [](HeadProblem& p) { p.values = p.values.slice(0, 3); }, "64 keys but 3 values");
+  kind_of(
+      solver(), [](HeadProblem& p) { p.lse = p.lse.first(2); }, "400 queries but 2 log-sum-exps");
+  kind_of(
+      solver(), [](HeadProblem& p) { p.lse = {}; }, "without log-sum-exps");
+  kind_of(
+      solver(), [](HeadProblem& p) { p.pos = p.pos.first(1); }, "64 keys but 1 positions");
+  kind_of(
+      solver(), [](HeadProblem& p) { p.queries.cols = 16; }, "width 16");
   kind_of(solver(), same, "holdout_every", {.holdout_every = 0});
   kind_of(solver(), same, "max_queries", {.max_queries_per_head = 0});
   kind_of(solver(), same, "min_bias", {.min_bias = 1.0f});
@@ -237,13 +259,16 @@ TEST(Solve, RatiosFromOneToAThousandOnATinyModel) {
     size_t n_rows = 0;
     for (size_t h = 0; h < 2; ++h) {
       n_rows += solution.heads[h].source_rows.size();
-      for (const double error : testing::oracle_errors(heads[h], solution.heads[h])) EXPECT_TRUE(std::isfinite(error));
+      for (const double error : testing::oracle_errors(heads[h], solution.heads[h]))
+        EXPECT_TRUE(std::isfinite(error));
     }
     EXPECT_EQ(n_rows, static_cast<size_t>(48 / ratio));
   }
 }
 
-TEST(Solve, NoHeadsIsAnEmptySolution) { EXPECT_TRUE(solve_with(solver(), {}, {.max_region_rows = 5}).value().heads.empty()); }
+TEST(Solve, NoHeadsIsAnEmptySolution) {
+  EXPECT_TRUE(solve_with(solver(), {}, {.max_region_rows = 5}).value().heads.empty());
+}
 
 TEST(Methods, AreFoundByNameAndPublicNamesWithoutCodeSayWhatThereIs) {
   for (const char* name : {"select", "solver", "self_study", "truncate", "streaming"}) {
@@ -254,9 +279,11 @@ TEST(Methods, AreFoundByNameAndPublicNamesWithoutCodeSayWhatThereIs) {
     EXPECT_GT(std::string_view((*method)->source).size(), 5u);
   }
   EXPECT_EQ(methods().size(), 5u);
-  for (const char* name : {"omp", "nonuniform", "chunked", "chunked_self_study", "on_policy", "sequential_on_policy", "sequential", "context_prefill", "snapkv"}) {
+  for (const char* name : {"omp", "nonuniform", "chunked", "chunked_self_study", "on_policy",
+                           "sequential_on_policy", "sequential", "context_prefill", "snapkv"}) {
     EXPECT_EQ(find_method(name).error().kind, ErrorKind::unsupported) << name;
-    EXPECT_NE(find_method(name).error().message.find("select, self_study, solver, streaming, truncate"), std::string::npos);
+    EXPECT_NE(find_method(name).error().message.find("select, self_study, solver, streaming, truncate"),
+              std::string::npos);
   }
   EXPECT_EQ(find_method("Select").error().kind, ErrorKind::not_found);
   EXPECT_EQ(find_method("").error().kind, ErrorKind::not_found);

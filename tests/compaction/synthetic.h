@@ -31,7 +31,8 @@ inline Mat<float> random_mat(Rng& rng, int64_t rows, int64_t cols, double scale 
 struct Head {
   Mat<float> keys, values, queries;
   Mat<float> live_keys, live_values;
-  std::vector<float> bias, live_shift;  // live_shift [n]: added to all live scores of a query, so that π differs between queries
+  std::vector<float> bias,
+      live_shift;  // live_shift [n]: added to all live scores of a query, so that π differs between queries
   std::vector<int32_t> pos, query_pos;
   std::vector<float> lse;
   Mat<float> out;
@@ -57,8 +58,8 @@ struct Attended {
   double lse = -std::numeric_limits<double>::infinity();
   std::vector<double> out;
 };
-inline Attended attend(const float* query, MatView<const float> keys, std::span<const float> bias, MatView<const float> values,
-                       double scale, double shift = 0, int64_t n_visible = -1) {
+inline Attended attend(const float* query, MatView<const float> keys, std::span<const float> bias,
+                       MatView<const float> values, double scale, double shift = 0, int64_t n_visible = -1) {
   if (n_visible < 0) n_visible = keys.rows;
   std::vector<double> score;
   double highest = -std::numeric_limits<double>::infinity();
@@ -110,16 +111,18 @@ inline void finish(Head& head) {
   head.lse.resize(static_cast<size_t>(n));
   head.out = Mat<float>(n, head.values.cols);
   for (int64_t query = 0; query < n; ++query) {
-    const Attended region = attend(head.queries.row(query), head.keys.view(), head.bias, head.values.view(), head.scale, 0,
-                                   n_visible(head, query));
+    const Attended region = attend(head.queries.row(query), head.keys.view(), head.bias, head.values.view(),
+                                   head.scale, 0, n_visible(head, query));
     const Attended all = merge(region, attend_live(head, query));
     head.lse[static_cast<size_t>(query)] = static_cast<float>(all.lse);
-    for (int64_t c = 0; c < head.values.cols; ++c) head.out(query, c) = static_cast<float>(all.out[static_cast<size_t>(c)]);
+    for (int64_t c = 0; c < head.values.cols; ++c)
+      head.out(query, c) = static_cast<float>(all.out[static_cast<size_t>(c)]);
   }
 }
 
 /// Keys in clusters, some popular; queries that look for one key, with a background. Entropy of about 1.7 nats.
-inline Head clustered_head(uint64_t seed, int64_t n_rows, int64_t n_queries, int64_t d = 64, bool has_rest = true) {
+inline Head clustered_head(uint64_t seed, int64_t n_rows, int64_t n_queries, int64_t d = 64,
+                           bool has_rest = true) {
   Rng rng(seed);
   Head head;
   head.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
@@ -181,7 +184,8 @@ inline Mat<float> values_of(const Head& head, const CompactHead& compact) {
   return compact.values.rows > 0 ? compact.values : gather_rows(head.values, compact.source_rows);
 }
 
-/// ‖mixed output with the compact rows - exact‖ per query, by the oracle, relative to the mean norm of the exact ones.
+/// ‖mixed output with the compact rows - exact‖ per query, by the oracle, relative to the mean norm of the exact
+/// ones.
 inline std::vector<double> oracle_errors(const Head& head, const CompactHead& compact) {
   const Mat<float> keys = gather_rows(head.keys, compact.source_rows), values = values_of(head, compact);
   std::vector<double> errors;
@@ -191,10 +195,11 @@ inline std::vector<double> oracle_errors(const Head& head, const CompactHead& co
     const int64_t n_region = n_visible(head, query);
     while (n_seen < keys.rows && compact.source_rows[static_cast<size_t>(n_seen)] < n_region) ++n_seen;
     const Attended live = attend_live(head, query);
-    const Attended exact =
-        merge(attend(head.queries.row(query), head.keys.view(), head.bias, head.values.view(), head.scale, 0, n_region), live);
-    const Attended got =
-        merge(attend(head.queries.row(query), keys.view(), compact.bias, values.view(), head.scale, 0, n_seen), live);
+    const Attended exact = merge(
+        attend(head.queries.row(query), head.keys.view(), head.bias, head.values.view(), head.scale, 0, n_region),
+        live);
+    const Attended got = merge(
+        attend(head.queries.row(query), keys.view(), compact.bias, values.view(), head.scale, 0, n_seen), live);
     double square = 0, exact_square = 0;
     for (size_t c = 0; c < exact.out.size(); ++c) {
       square += (got.out[c] - exact.out[c]) * (got.out[c] - exact.out[c]);
@@ -220,8 +225,14 @@ inline double worst_of(std::span<const double> x) {
 }
 
 inline CompactionMethod method_with(RowScore score, Weighting weighting, Fit fit, BudgetPolicy budget) {
-  return {.name = "test", .summary = "", .source = "", .queries = QuerySource::repeat_prefill, .score = score,
-          .weighting = weighting, .fit = fit, .budget = budget};
+  return {.name = "test",
+          .summary = "",
+          .source = "",
+          .queries = QuerySource::repeat_prefill,
+          .score = score,
+          .weighting = weighting,
+          .fit = fit,
+          .budget = budget};
 }
 
 }  // namespace sh::compaction::testing

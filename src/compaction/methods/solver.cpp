@@ -6,7 +6,8 @@ namespace sh::compaction {
 extern const CompactionMethod methods_solver;
 const CompactionMethod methods_solver = {
     .name = "solver",
-    .summary = "Repeats the text once to learn what is attended, keeps those rows and fits biases and values to them.",
+    .summary =
+        "Repeats the text once to learn what is attended, keeps those rows and fits biases and values to them.",
     .source = "Attention Matching, arXiv 2602.16284, with highest-attention rows and repeat-prefill queries",
     .queries = QuerySource::repeat_prefill,
     .score = RowScore::max,
