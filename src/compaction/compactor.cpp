@@ -23,6 +23,8 @@ Result<void> check_options(const SolveOptions& options) {
   const char* what = nullptr;
   if (options.max_queries_per_head < 1)
     what = "max_queries_per_head must be at least 1";
+  else if (options.max_score_queries_per_head < 1)
+    what = "max_score_queries_per_head must be at least 1";
   else if (options.max_fit_rows < 1)
     what = "max_fit_rows must be at least 1";
   else if (options.holdout_every < 2)

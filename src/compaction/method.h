@@ -43,7 +43,8 @@ std::string_view name_of(BudgetPolicy v);
 
 /// Numbers of the solver.
 struct SolveOptions {
-  int32_t max_queries_per_head = 4096;  // pooled over the group; more are thinned evenly
+  int32_t max_queries_per_head = 4096;  // of a fit, pooled over the group; more are thinned evenly
+  int32_t max_score_queries_per_head = 32768;  // of row scores: a fact may be asked for by one query of many thousands
   int32_t max_fit_rows = 1024;  // of more kept rows in a head, the best scored; the others stay as they are
   int32_t holdout_every = 5;    // one query of so many is held out of the fit
   float min_bias = -3.0f, max_bias = 3.0f;  // of a fit's change to a row's bias

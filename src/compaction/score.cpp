@@ -25,7 +25,7 @@ std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weight
   const int64_t n_rows = problem.keys.rows;
   std::vector<double> total(static_cast<size_t>(n_rows), 0.0);
   std::vector<float> tile(static_cast<size_t>(n_rows));
-  const std::vector<int64_t> queries = pick_queries(problem, options.max_queries_per_head);
+  const std::vector<int64_t> queries = pick_queries(problem, options.max_score_queries_per_head);
   const int64_t n_queries = static_cast<int64_t>(queries.size());
   for (int64_t begin = 0; begin < n_queries; begin += softmax.max_tile()) {
     const int64_t m = std::min(softmax.max_tile(), n_queries - begin);

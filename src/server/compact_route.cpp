@@ -54,7 +54,7 @@ Result<ParsedCompaction> parse_compaction(const Json& body, int32_t n_slots) {
   int32_t max_queries = 0, n_sweeps = -1;
   fields.read("max_queries", max_queries, 0);
   fields.read("max_queries_per_kv_head", max_queries, 0);
-  if (max_queries > 0) request.solve.max_queries_per_head = max_queries;
+  if (max_queries > 0) request.solve.max_queries_per_head = request.solve.max_score_queries_per_head = max_queries;
   fields.read("nnls_iters", n_sweeps, -1);
   if (n_sweeps > 0) request.solve.max_nnls_sweeps = n_sweeps;
   bool reclaims = true;
