@@ -231,7 +231,7 @@ class Runner {
       Subject subject{.context = label, .id = document.id, .cache = SequenceCache(engine_.block_pool())};
       SH_ASSIGN(subject.ids, document_tokens(engine_, document.context));
       if (!fits(subject.ids.size())) {
-        log_warning("{}: {} tokens do not fit the context of {}; left out (-c sets the cache's size)", document.id, subject.ids.size(), engine_.n_ctx());
+        log_warning("{}: {} tokens do not fit the context of {}; left out (-c sets the cache's size)", document.id, subject.ids.size(), options_.max_context_tokens);
         continue;
       }
       SH_RETURN_IF_ERROR(read_subject(subject));
@@ -290,8 +290,7 @@ class Runner {
   }
 
   bool fits(size_t n_tokens) const {
-    const int64_t limit = options_.max_context_tokens > 0 ? options_.max_context_tokens : engine_.n_ctx();
-    return static_cast<int64_t>(n_tokens) + 2 * kMaxAnswerTokens <= limit;
+    return static_cast<int64_t>(n_tokens) + 2 * kMaxAnswerTokens <= options_.max_context_tokens;
   }
 
   Result<void> read_subject(Subject& subject) {

@@ -30,7 +30,7 @@ struct EvalOptions {
   std::vector<MethodSpec> methods;
   std::vector<double> ratios = {2, 4, 8, 16};
   int64_t n_documents = 10;
-  int64_t max_context_tokens = 0;  // longer documents are left out; 0: what the model and cache can hold
+  int64_t max_context_tokens = 0;  // longer documents are left out
   uint64_t seed = 1;
   bool has_progress = true;
 };

@@ -58,6 +58,14 @@ Result<EvalOptions> eval_options(engine::ProgramParams& params) {
   return options;
 }
 
+/// The context that documents must fit: what -c says, else what the model was trained for.
+Result<int64_t> context_length(const engine::ProgramParams& params) {
+  if (params.engine.n_ctx > 0) return params.engine.n_ctx;
+  SH_ASSIGN(const gguf::File file, gguf::File::open(params.engine.model_path));
+  SH_ASSIGN(const std::string arch, file.require_string("general.architecture"));
+  return file.require_int(arch + ".context_length");
+}
+
 Result<std::string> file_hash(const std::string& path) {
   SH_ASSIGN(const MappedFile file, MappedFile::open(path));
   const XXH128_hash_t hash = XXH3_128bits(file.bytes().data(), file.bytes().size());
@@ -72,6 +80,9 @@ std::string command_line(Arguments arguments) {
 
 Result<void> run(engine::ProgramParams& params, Arguments arguments) {
   SH_ASSIGN(EvalOptions options, eval_options(params));
+  SH_ASSIGN(options.max_context_tokens, context_length(params));
+  // The document, the same again for memory and capture, and forks of both for the questions are held at once.
+  params.engine.n_ctx = 3 * options.max_context_tokens;
   params.engine.n_parallel = 1;
   SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));
   for (const std::string& line : engine->describe()) log_info("{}", line);
