@@ -127,20 +127,31 @@ HeadRows assemble(const Engine& engine, const SequenceCache& sequence, const Hea
   return rows;
 }
 
+/// Bytes of the blocks of a layer, as kv::CacheUsage counts them.
+double layer_bytes(const Engine& engine, const SequenceCache& sequence, int32_t layer) {
+  int64_t bytes = 0;
+  for (int32_t h = 0; h < engine.kv_layout().layers[static_cast<size_t>(layer)].n_heads; ++h)
+    for (const kv::BlockEntry& entry : sequence.head(layer, h).blocks)
+      bytes += sequence.pool().block_bytes(entry.block.arena) + (entry.is_annotated ? kv::BlockPool::kAnnotationBytes : 0);
+  return static_cast<double>(bytes);
+}
+
 compaction::BudgetLimits limits_of(Engine& engine, const SequenceCache& sequence, const std::vector<HeadPlan>& plans, const CompactionRequest& request) {
   compaction::BudgetLimits limits{.block_rows = kv::kBlockRows};
   int64_t n_region_rows = 0;
   for (const HeadPlan& plan : plans) n_region_rows += plan.n_region();
   const auto n_heads = static_cast<int64_t>(plans.size());
   if (request.target_tokens > 0) {
-    limits.max_region_rows = request.target_tokens * n_heads;
+    limits.max_region_rows = std::min(request.target_tokens, n_region_rows) * n_heads;
   } else if (request.of_whole_cache) {
     // A compacted block costs its annotation too. Layers may differ in row size: count in the mean block.
-    double block_bytes = 0;
+    double block_bytes = 0, fixed_bytes = 0;
+    for (size_t l = 0; l < engine.kv_layout().layers.size(); ++l)
+      if (engine.kv_layout().layers[l].window > 0) fixed_bytes += layer_bytes(engine, sequence, static_cast<int32_t>(l));
     for (const HeadPlan& plan : plans)
       block_bytes += static_cast<double>(engine.block_pool().block_bytes(engine.block_pool().arena_of_layer(plan.layer)) + kv::BlockPool::kAnnotationBytes);
     block_bytes /= static_cast<double>(n_heads);
-    limits.max_blocks = static_cast<int64_t>(static_cast<double>(sequence.usage().bytes) / request.ratio / block_bytes);
+    limits.max_blocks = static_cast<int64_t>(std::max(0.0, static_cast<double>(sequence.usage().bytes) / request.ratio - fixed_bytes) / block_bytes);
   } else {
     const double mean_rows = static_cast<double>(n_region_rows) / static_cast<double>(n_heads);
     limits.max_region_rows = std::max<int64_t>(2, static_cast<int64_t>(std::ceil(mean_rows / request.ratio))) * n_heads;
@@ -249,7 +260,7 @@ Result<CompactionReport> compact_sequence(Engine& engine, SequenceCache& sequenc
     const HeadPlan& plan = plans[static_cast<size_t>(i)];
     rows[static_cast<size_t>(plan.layer)][static_cast<size_t>(plan.head)] = assemble(engine, sequence, plan, solution.heads[static_cast<size_t>(i)]);
   });
-  SH_RETURN_IF_ERROR(sequence.replace(rows, region.end));
+  SH_RETURN_IF_ERROR(sequence.replace(rows, std::max(region.end, sequence.compacted_end())));
 
   const kv::CacheUsage after = sequence.usage();
   report.rows_after = after.n_physical;

@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <limits>
 
 #include "base/env.h"
 #include "engine/vocabulary.h"
@@ -36,10 +38,13 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
     return Error{ErrorKind::invalid_argument, fmt::format("-np: expected 1 to 256 conversations, got {}", options.n_parallel)};
   if (options.n_ubatch < 1 || options.n_batch < 1)
     return Error{ErrorKind::invalid_argument, fmt::format("-b and -ub: expected at least 1 token, got {} and {}", options.n_batch, options.n_ubatch)};
-  if (options.compact_threshold < 0 || options.compact_threshold > 1)
+  if (options.n_ctx > std::numeric_limits<int32_t>::max())
+    return Error{ErrorKind::invalid_argument, fmt::format("-c: expected at most {} tokens, which positions can number, got {}",
+                                                          std::numeric_limits<int32_t>::max(), options.n_ctx)};
+  if (!(options.compact_threshold >= 0 && options.compact_threshold <= 1))
     return Error{ErrorKind::invalid_argument, fmt::format("--compact-threshold: expected a fraction from 0 (off) to 1, got {}", options.compact_threshold)};
   if (options.compact_threshold > 0) {
-    if (options.compact_ratio <= 1)
+    if (!(options.compact_ratio > 1) || !std::isfinite(options.compact_ratio))
       return Error{ErrorKind::invalid_argument, fmt::format("--compact-ratio: expected more than 1, got {}", options.compact_ratio)};
     SH_RETURN_IF_ERROR(compaction::find_method(options.compact_method));
   }

@@ -18,11 +18,13 @@ struct QueryCapture::State {
   int64_t max_rows = 0;
   int64_t stride = 1;
   int64_t n_seen = 0;            // tokens announced so far: the next token's ordinal
+  int64_t n_seen_before = 0;     // the same before the forward that runs
   std::vector<float> rows;       // [n_rows, row_floats]
   std::vector<int32_t> row_pos;  // [n_rows]
   std::vector<int64_t> ordinal;  // [n_rows]
   std::vector<std::pair<int32_t, int64_t>> pending;  // (row of the batch, ordinal; then row of the store) of the forward that runs
 
+  int64_t row_bytes() const { return row_floats * static_cast<int64_t>(sizeof(float)) + static_cast<int64_t>(sizeof(int32_t) + sizeof(int64_t)); }
   void drop_every_second() {
     stride *= 2;
     size_t kept = 0;
@@ -57,9 +59,11 @@ QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layou
     s.row_floats += int64_t{layer.n_heads} * (layer.key_width + 1 + layer.value_width);
     s.layers.push_back(layer);
   }
-  s.max_rows = s.row_floats == 0 ? 0 : max_bytes / (s.row_floats * static_cast<int64_t>(sizeof(float)));
+  s.max_rows = s.row_floats == 0 ? 0 : max_bytes / s.row_bytes();
   // Address space only: a vector that doubles would hold up to twice the bound while it grows.
   s.rows.reserve(static_cast<size_t>(s.max_rows * s.row_floats));
+  s.row_pos.reserve(static_cast<size_t>(s.max_rows));
+  s.ordinal.reserve(static_cast<size_t>(s.max_rows));
 }
 
 QueryCapture::~QueryCapture() = default;
@@ -67,6 +71,7 @@ QueryCapture::~QueryCapture() = default;
 void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted) {
   State& s = *state_;
   s.pending.clear();
+  s.n_seen_before = s.n_seen;
   if (s.max_rows < 1) return;
   for (size_t i = 0; i < pos.size(); ++i) {
     if (!is_wanted.empty() && !is_wanted[i]) continue;
@@ -86,6 +91,14 @@ void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const boo
   // From ordinals to rows of the store, now that nothing moves any more.
   for (auto& [batch_row, target] : s.pending)
     target = std::lower_bound(s.ordinal.begin(), s.ordinal.end(), target) - s.ordinal.begin();
+}
+
+void QueryCapture::abort_batch() {
+  State& s = *state_;
+  // Its tokens are the last rows of the store; a stride that doubled for them stays.
+  s.resize(s.row_pos.size() - s.pending.size());
+  s.pending.clear();
+  s.n_seen = s.n_seen_before;
 }
 
 void QueryCapture::on_attention(int32_t layer_index, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) {
@@ -122,7 +135,10 @@ void QueryCapture::truncate(kv::Pos end) {
 }
 
 int64_t QueryCapture::n_tokens() const { return static_cast<int64_t>(state_->row_pos.size()); }
-int64_t QueryCapture::n_bytes() const { return static_cast<int64_t>(state_->rows.capacity() * sizeof(float)); }
+int64_t QueryCapture::n_bytes() const {
+  const State& s = *state_;
+  return static_cast<int64_t>(s.rows.capacity() * sizeof(float) + s.row_pos.capacity() * sizeof(int32_t) + s.ordinal.capacity() * sizeof(int64_t));
+}
 
 QuerySets QueryCapture::take() const {
   const State& s = *state_;

@@ -74,15 +74,16 @@ Result<Mat<float>> run_step(Engine& engine, std::span<const StepItem> items, Que
   return logits;
 }
 
-/// How many study conversations may run side by side: each needs copies of the tail blocks and blocks for its own tokens.
+/// How many study conversations may run side by side: each needs in every head a copy of the tail block and blocks for its own tokens.
 int64_t conversations_that_fit(const Engine& engine, const kv::BlockPool& pool, int64_t tokens_each) {
-  int64_t available = INT64_MAX;
+  int64_t bytes_each = 0;
   for (size_t l = 0; l < engine.kv_layout().layers.size(); ++l) {
     const int32_t arena = pool.arena_of_layer(static_cast<int32_t>(l));
-    if (arena >= 0) available = std::min(available, pool.n_available(arena));
+    if (arena < 0) continue;
+    const int64_t head_bytes = (2 + tokens_each / kv::kBlockRows) * pool.block_bytes(arena) + kv::BlockPool::kAnnotationBytes;
+    bytes_each += engine.kv_layout().layers[l].n_heads * head_bytes;
   }
-  const int64_t blocks_each = engine.kv_layout().n_heads_total() * (2 + tokens_each / kv::kBlockRows);
-  return available / std::max<int64_t>(1, blocks_each);
+  return pool.bytes_available() / std::max<int64_t>(1, bytes_each);
 }
 
 /// One conversation of the study.
@@ -108,9 +109,13 @@ Result<TurnTokens> turn_tokens(const Engine& engine) {
     return Error{ErrorKind::unsupported, "the model's chat template does not show where a user turn begins and ends, so no study conversation can be "
                                          "opened; use another source of reference queries"};
   const std::string close = two.substr(b_in_two + b.size());
-  std::string open = three.substr(b_in_three + b.size(), c_in_three - b_in_three - b.size());
-  if (open.starts_with(close)) open.erase(0, close.size());
-  return TurnTokens{.close_turn = encode(engine, close), .user_open = encode(engine, open), .user_close = encode(engine, three.substr(c_in_three + c.size()))};
+  const std::string between = three.substr(b_in_three + b.size(), c_in_three - b_in_three - b.size());
+  const std::vector<int32_t> user_close = encode(engine, three.substr(c_in_three + c.size()));
+  if (between.starts_with(close)) return TurnTokens{encode(engine, close), encode(engine, between.substr(close.size())), user_close};
+  // The template ends the last turn differently (Phi 3.5, Command R): what closes an open turn is what both have in common.
+  const std::vector<int32_t> close_ids = encode(engine, close), between_ids = encode(engine, between);
+  const auto open_begin = std::mismatch(close_ids.begin(), close_ids.end(), between_ids.begin(), between_ids.end()).second;
+  return TurnTokens{{between_ids.begin(), open_begin}, {open_begin, between_ids.end()}, user_close};
 }
 
 Result<QuerySets> repeat_prefill(Engine& engine, const SequenceCache& sequence, std::span<const int32_t> ids, int64_t max_bytes,
@@ -171,12 +176,23 @@ void advance(Engine& engine, Conversation& c, std::span<const float> logits, con
   c.next = {best};
 }
 
+Result<void> check_study(const SelfStudyOptions& options) {
+  const auto check = [](const char* name, int64_t value, int64_t lowest, int64_t highest) -> Result<void> {
+    if (value >= lowest && value <= highest) return {};
+    return Error{ErrorKind::invalid_argument, fmt::format("self-study: {}: expected {} to {}, got {}", name, lowest, highest, value)};
+  };
+  SH_RETURN_IF_ERROR(check("n_conversations", options.n_conversations, 1, 65536));
+  SH_RETURN_IF_ERROR(check("max_question_tokens", options.max_question_tokens, 1, 4096));
+  return check("max_answer_tokens", options.max_answer_tokens, 0, 4096);
+}
+
 }  // namespace
 
 Result<QuerySets> self_study(Engine& engine, const SequenceCache& sequence, std::span<const int32_t> ids, const SelfStudyOptions& options,
                              int64_t max_bytes, const std::atomic<bool>* cancel, const std::function<void(double)>& on_progress,
                              StudyStats* stats) {
   const Stopwatch watch;
+  SH_RETURN_IF_ERROR(check_study(options));
   SH_ASSIGN(const TurnTokens turn, turn_tokens(engine));
   QueryCapture capture(engine.model(), engine.kv_layout(), max_bytes);
   SequenceCache base = sequence.fork();
@@ -206,7 +222,8 @@ Result<QuerySets> self_study(Engine& engine, const SequenceCache& sequence, std:
       std::vector<Conversation*> stepping;
       int64_t n_step = 0;
       for (Conversation& c : wave) {
-        if (c.is_done || n_step + static_cast<int64_t>(c.next.size()) > engine.options().n_ubatch) continue;
+        const bool is_too_much = !items.empty() && n_step + static_cast<int64_t>(c.next.size()) > engine.options().n_ubatch;
+        if (c.is_done || is_too_much) continue;
         n_step += static_cast<int64_t>(c.next.size());
         items.push_back({&c.cache, c.next});
         stepping.push_back(&c);

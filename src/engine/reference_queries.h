@@ -35,6 +35,8 @@ class QueryCapture : public ops::AttentionTap {
   /// Announces the tokens of the next forward: row i of the batch has position pos[i]. Rows with `is_wanted[i] == false` are not sampled;
   /// an empty span wants all.
   void begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted = {});
+  /// The announced forward did not run: its tokens are forgotten.
+  void abort_batch();
   void on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) override;
   bool wants_layer(int32_t layer) const override;
 
@@ -78,6 +80,7 @@ Result<QuerySets> repeat_prefill(Engine& engine, const kv::SequenceCache& sequen
                                  const std::atomic<bool>* cancel, StudyStats* stats);
 /// Opens user turns after the conversation, samples questions until the turn ends, answers them greedily; all conversations decode as
 /// one batch over the shared rows. Captures the queries of questions and answers.
+/// Errors: invalid_argument (options), out_of_memory, cancelled, unsupported (chat template).
 Result<QuerySets> self_study(Engine& engine, const kv::SequenceCache& sequence, std::span<const int32_t> ids, const SelfStudyOptions& options,
                              int64_t max_bytes, const std::atomic<bool>* cancel, const std::function<void(double)>& on_progress,
                              StudyStats* stats);

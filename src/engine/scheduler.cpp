@@ -21,6 +21,8 @@ using kv::Pos;
 
 // A slot whose cache shares less than this part of a prompt is not worth keeping for it: the least recently used one is taken instead.
 constexpr double kMinSimilarity = 0.1;
+// Part of its rows that a conversation gains between two attempts of an automatic compaction.
+constexpr double kCompactionGap = 1.0 / 16;
 
 /// Hands each slot's rows of a batch to the slot's own capture.
 class SlotTap : public ops::AttentionTap {
@@ -94,11 +96,13 @@ struct Scheduler::State {
   struct Command {
     int32_t id_slot;
     std::function<void(Slot&)> run;
+    std::function<void(const Error&)> refuse;
   };
   std::deque<Command> commands;
   std::vector<SlotStatus> published_slots;
   SchedulerTotals published_totals;
   uint64_t next_id = 1;
+  uint64_t compacting_task = 0;  // whose automatic compaction runs; 0: none
 
   // The scheduler thread's own.
   Engine& engine;
@@ -128,7 +132,16 @@ struct Scheduler::State {
     }
     for (auto& slot : slots)
       if (slot->run) finish(*slot, StopReason::cancelled);
+    std::deque<Task> unseen;
+    std::deque<Command> unanswered;
+    {
+      std::lock_guard lock(mutex);
+      unseen.swap(incoming);
+      unanswered.swap(commands);
+    }
     for (Task& task : deferred) end_unstarted(task, StopReason::cancelled, std::nullopt);
+    for (Task& task : unseen) end_unstarted(task, StopReason::cancelled, std::nullopt);
+    for (Command& command : unanswered) command.refuse({ErrorKind::cancelled, "the scheduler is shutting down; nothing has changed"});
   }
 
   bool any_running() const {
@@ -186,7 +199,7 @@ struct Scheduler::State {
     double best_similarity = kMinSimilarity;
     for (const auto& slot : slots) {
       if (slot->is_busy()) continue;
-      const double similarity = static_cast<double>(slot->common_prefix(task.request.prompt)) / static_cast<double>(task.request.prompt.size());
+      const double similarity = static_cast<double>(slot->usable_prefix(task.request.prompt)) / static_cast<double>(task.request.prompt.size());
       if (similarity > best_similarity) {
         best = slot.get();
         best_similarity = similarity;
@@ -228,9 +241,11 @@ struct Scheduler::State {
   // ---- one step ----
 
   void step() {
-    if (engine.compacts_automatically())
+    if (engine.compacts_automatically()) {
       for (auto& slot : slots)
         if (slot->run) compact_if_full(*slot);
+      apply_cancellations();
+    }
     StepBatch batch = plan_step();
     if (batch.ids.empty()) return;
     const Stopwatch watch;
@@ -243,6 +258,7 @@ struct Scheduler::State {
       }
     const auto done = engine.forward({batch.ids, batch.pos, batch.sequences, batch.logit_rows}, logits.view(), tap.parts.empty() ? nullptr : &tap);
     if (!done.ok()) {
+      for (const SlotTap::Part& part : tap.parts) part.capture->abort_batch();
       make_room(done.error());
       return;
     }
@@ -331,6 +347,7 @@ struct Scheduler::State {
     if (request.n_predict >= 0 && run.n_decoded >= request.n_predict) return finish(slot, StopReason::limit, std::move(event));
     if (is_context_full(slot)) return finish(slot, StopReason::context_full, std::move(event));
     run.next = id;
+    event.compactions.swap(run.compactions);
     run.task.on_event(event);
   }
 
@@ -347,22 +364,44 @@ struct Scheduler::State {
   int64_t rows_until_full(const Slot& slot) const {
     return std::max<int64_t>(0, static_cast<int64_t>(static_cast<double>(engine.n_ctx_slot()) - slot.n_physical()));
   }
-  bool is_context_full(const Slot& slot) const { return slot.n_logical() + 1 > engine.n_ctx_logical() || rows_until_full(slot) < 1; }
+  bool is_context_full(const Slot& slot) const {
+    if (slot.n_logical() + 1 > engine.n_ctx_logical()) return true;
+    return !engine.compacts_automatically() && rows_until_full(slot) < 1;  // else the next step compacts first
+  }
 
   void compact_if_full(Slot& slot) {
-    const double fill = slot.n_physical() / static_cast<double>(engine.n_ctx_slot());
-    if (fill < engine.options().compact_threshold) return;
-    const auto report = compact_slot(slot, automatic_request(engine, slot.run->task.request));
-    if (report.ok()) {
+    const auto n_ctx_slot = static_cast<double>(engine.n_ctx_slot());
+    const double n_rows = slot.n_physical();
+    const bool is_due = n_rows >= engine.options().compact_threshold * n_ctx_slot && n_rows >= slot.run->compact_again_at;
+    if (!is_due && rows_until_full(slot) >= 1) return;
+    const auto report = compact_for_task(slot);
+    if (!report.ok() && report.error().kind == ErrorKind::cancelled) return;
+    // Neither a failure nor a compaction that freed little is repeated for every token.
+    slot.run->compact_again_at = slot.n_physical() + n_ctx_slot * kCompactionGap;
+    if (report.ok())
       slot.run->compactions.push_back({.report = *report, .is_automatic = true});
-      return;
+    else
+      log_warning("slot {}: automatic compaction failed: {}", slot.id(), report.error().message);
+    if (rows_until_full(slot) >= 1) return;
+    if (slot.run->is_prompt_done()) return finish(slot, StopReason::context_full);
+    fail(slot, Error{ErrorKind::context_exceeded,
+                     fmt::format("the conversation fills its {} rows and {}", engine.n_ctx_slot(),
+                                 report.ok() ? "a compaction freed none; raise -c or --compact-ratio" : "could not be compacted: " + report.error().message)});
+  }
+
+  /// The automatic compaction of the request that runs on the slot; cancel() of the request stops it.
+  Result<CompactionReport> compact_for_task(Slot& slot) {
+    {
+      std::lock_guard lock(mutex);
+      compacting_task = slot.run->task.id;
     }
-    // Below the hard limit a failed compaction is no reason to stop; it is tried again as the conversation grows.
-    if (rows_until_full(slot) < 1) {
-      fail(slot, Error{ErrorKind::context_exceeded, fmt::format("the conversation fills its {} rows and could not be compacted: {}", engine.n_ctx_slot(), report.error().message)});
-      return;
-    }
-    log_warning("slot {}: automatic compaction failed: {}", slot.id(), report.error().message);
+    apply_cancellations();
+    Result<CompactionReport> report = Error{ErrorKind::cancelled, "the request was cancelled before its compaction began"};
+    if (slot.run) report = compact_slot(slot, automatic_request(engine, slot.run->task.request));
+    std::lock_guard lock(mutex);
+    compacting_task = 0;
+    if (!stopping) cancel_compaction.store(false);
+    return report;
   }
 
   Result<CompactionReport> compact_slot(Slot& slot, const CompactionRequest& request) {
@@ -411,8 +450,6 @@ struct Scheduler::State {
                      .prompt_ms = (run.n_decoded > 0 ? run.prompt_seconds : run.prompt_watch.seconds()) * 1e3,
                      .predicted_n = run.n_decoded,
                      .predicted_ms = run.n_decoded > 0 ? run.decode_watch.seconds() * 1e3 : 0};
-    event.compactions = std::move(run.compactions);
-    run.compactions.clear();
     return event;
   }
 
@@ -427,6 +464,7 @@ struct Scheduler::State {
     if (reason != StopReason::word) event.text += slot.run->stop.finish();
     event.is_final = true;
     event.stop_reason = reason;
+    event.compactions.swap(slot.run->compactions);
     event.is_truncated = reason == StopReason::context_full;
     event.kv_bytes = slot.cache.usage().bytes;
     const std::unique_ptr<Run> run = std::move(slot.run);
@@ -484,6 +522,7 @@ Result<uint64_t> Scheduler::submit(GenerationRequest request, std::function<void
 void Scheduler::cancel(uint64_t id_task) {
   std::lock_guard lock(state_->mutex);
   state_->cancellations.push_back(id_task);
+  if (id_task == state_->compacting_task) state_->cancel_compaction.store(true);
   state_->wake.notify_all();
 }
 
@@ -497,11 +536,13 @@ void Scheduler::compact(int32_t id_slot, CompactionRequest request, std::functio
   State& s = *state_;
   if (id_slot < 0 || id_slot >= static_cast<int32_t>(s.slots.size())) return on_done(unknown_slot(id_slot, s.slots.size()));
   std::lock_guard lock(s.mutex);
-  s.commands.push_back({id_slot, [&s, request = std::move(request), on_done = std::move(on_done)](Slot& slot) {
+  s.commands.push_back({id_slot,
+                        [&s, request = std::move(request), on_done](Slot& slot) {
                           auto report = s.compact_slot(slot, request);
                           s.publish();
                           on_done(std::move(report));
-                        }});
+                        },
+                        on_done});
   s.wake.notify_all();
 }
 
@@ -509,12 +550,14 @@ void Scheduler::erase_slot(int32_t id_slot, std::function<void(Result<int64_t>)>
   State& s = *state_;
   if (id_slot < 0 || id_slot >= static_cast<int32_t>(s.slots.size())) return on_done(unknown_slot(id_slot, s.slots.size()));
   std::lock_guard lock(s.mutex);
-  s.commands.push_back({id_slot, [&s, on_done = std::move(on_done)](Slot& slot) {
+  s.commands.push_back({id_slot,
+                        [&s, on_done](Slot& slot) {
                           const int64_t n_erased = slot.n_logical();
                           slot.clear();
                           s.publish();
                           on_done(n_erased);
-                        }});
+                        },
+                        on_done});
   s.wake.notify_all();
 }
 

@@ -96,13 +96,13 @@ class Scheduler {
   explicit Scheduler(Engine& engine);
   ~Scheduler();  // cancels what runs
 
-  /// Queues a generation. Errors before anything runs: invalid_argument (bad parameters, id_slot), context_exceeded (the prompt does not
-  /// fit; see n_prompt and n_ctx in the message).
+  /// Queues a generation; an id_slot behind the last slot wraps round, as in llama.cpp. Errors before anything runs: invalid_argument (bad
+  /// parameters), context_exceeded (the prompt does not fit; see n_prompt and n_ctx in the message).
   Result<uint64_t> submit(GenerationRequest request, std::function<void(const GenerationEvent&)> on_event);
   /// The request ends with StopReason::cancelled before its next token. Unknown ids are ignored.
   void cancel(uint64_t id_task);
   /// Compacts a slot between two steps; waits while the slot is busy generating. Errors arrive through the callback: not_found (slot),
-  /// invalid_argument (empty slot, ratio), what compact_sequence() says.
+  /// invalid_argument (empty slot, ratio), cancelled (the scheduler ends first), what compact_sequence() says.
   void compact(int32_t id_slot, CompactionRequest request, std::function<void(Result<CompactionReport>)> on_done);
   void erase_slot(int32_t id_slot, std::function<void(Result<int64_t>)> on_done);
 

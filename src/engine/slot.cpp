@@ -10,17 +10,18 @@ Slot::Slot(Engine& engine, int32_t id) : cache(engine.block_pool()), id_(id) {
     capture = std::make_unique<QueryCapture>(engine.model(), engine.kv_layout(), engine.options().capture_bytes);
 }
 
-int64_t Slot::common_prefix(const std::vector<int32_t>& prompt) const {
-  const auto n = std::min(prompt.size(), tokens.size());
-  return std::mismatch(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(n), tokens.begin()).first - prompt.begin();
+int64_t Slot::usable_prefix(const std::vector<int32_t>& prompt) const {
+  if (prompt.empty()) return 0;
+  const auto n = static_cast<std::ptrdiff_t>(std::min(prompt.size() - 1, tokens.size()));
+  const int64_t n_common = std::mismatch(prompt.begin(), prompt.begin() + n, tokens.begin()).first - prompt.begin();
+  return n_common < n_logical() && kv::Pos(n_common) < cache.compacted_end() ? 0 : n_common;
 }
 
 void Slot::start(std::unique_ptr<Run> new_run, uint64_t clock) {
   run = std::move(new_run);
   last_used = clock;
   const auto& prompt = run->task.request.prompt;
-  // The last prompt token is always evaluated: its logits are needed.
-  int64_t n_shared = run->task.request.cache_prompt ? std::min<int64_t>(common_prefix(prompt), static_cast<int64_t>(prompt.size()) - 1) : 0;
+  int64_t n_shared = run->task.request.cache_prompt ? usable_prefix(prompt) : 0;
   if (n_shared < n_logical()) {
     if (n_shared > 0 && cache.truncate(kv::Pos(n_shared)).ok()) {
       tokens.resize(static_cast<size_t>(n_shared));

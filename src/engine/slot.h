@@ -38,6 +38,7 @@ struct Run {
   double prompt_seconds = 0;
   Stopwatch decode_watch;
   std::vector<CompactionEvent> compactions;  // not yet told
+  double compact_again_at = 0;   // rows below which no further automatic compaction is tried
   bool is_prompt_done() const { return n_prompt_done == static_cast<int64_t>(task.request.prompt.size()); }
 };
 
@@ -47,8 +48,9 @@ class Slot {
 
   int32_t id() const { return id_; }
   bool is_busy() const { return run != nullptr; }
-  /// Tokens of `prompt` that this slot's cache could serve.
-  int64_t common_prefix(const std::vector<int32_t>& prompt) const;
+  /// Tokens of `prompt` that this slot's cache can serve: at most all but the last, whose logits are needed, and 0 when the cache would
+  /// have to be cut back into rows that a compaction wrote.
+  int64_t usable_prefix(const std::vector<int32_t>& prompt) const;
   /// Starts a task: cuts the cache back to what the prompt shares with it, or clears it when the shared part was compacted away.
   void start(std::unique_ptr<Run> new_run, uint64_t clock);
   void clear();

@@ -1,0 +1,756 @@
+// SPDX-License-Identifier: MIT
+#include "engine/scheduler.h"
+
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "engine/scribe.h"
+
+namespace sh::engine {
+namespace {
+
+constexpr auto kPatience = std::chrono::seconds(120);  // far above any test's work, also under a sanitizer
+
+/// The events of one request.
+class Client {
+ public:
+  std::function<void(const GenerationEvent&)> sink() {
+    return [this](const GenerationEvent& event) {
+      if (on_event) on_event(event);
+      std::lock_guard lock(mutex_);
+      EXPECT_FALSE(is_final_) << "an event behind the final one";
+      events_.push_back(event);
+      is_final_ = is_final_ || event.is_final;
+      changed_.notify_all();
+    };
+  }
+  /// Waits for the end.
+  const GenerationEvent& last() {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, kPatience, [&] { return is_final_; })) << "the request does not end";
+    return events_.back();
+  }
+  std::vector<int32_t> ids() {
+    last();
+    std::vector<int32_t> ids;
+    for (const GenerationEvent& event : events_) ids.insert(ids.end(), event.ids.begin(), event.ids.end());
+    return ids;
+  }
+  std::string text() {
+    last();
+    std::string text;
+    for (const GenerationEvent& event : events_) text += event.text;
+    return text;
+  }
+  std::vector<CompactionEvent> compactions() {
+    last();
+    std::vector<CompactionEvent> all;
+    for (const GenerationEvent& event : events_) {
+      EXPECT_TRUE(!event.is_prompt_progress || event.compactions.empty());
+      all.insert(all.end(), event.compactions.begin(), event.compactions.end());
+    }
+    return all;
+  }
+  const std::vector<GenerationEvent>& events() {
+    last();
+    return events_;
+  }
+
+  std::function<void(const GenerationEvent&)> on_event;  // on the scheduler's thread
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<GenerationEvent> events_;
+  bool is_final_ = false;
+};
+
+/// The answer of a command.
+template <typename T>
+class Answer {
+ public:
+  std::function<void(Result<T>)> sink() {
+    return [this](Result<T> result) {
+      std::lock_guard lock(mutex_);
+      EXPECT_FALSE(result_.has_value()) << "answered twice";
+      result_ = std::move(result);
+      changed_.notify_all();
+    };
+  }
+  const Result<T>& wait() {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, kPatience, [&] { return result_.has_value(); })) << "the command is not answered";
+    return *result_;
+  }
+  bool is_there() {
+    std::lock_guard lock(mutex_);
+    return result_.has_value();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<Result<T>> result_;
+};
+
+/// A scheduler with one document and its questions.
+class Bench {
+ public:
+  explicit Bench(EngineOptions options = {}, size_t i_document = 0)
+      : engine(open_scribe(std::move(options))), document(read_document("512", i_document)), ids(document_ids(*engine, document)) {
+    scheduler = std::make_unique<Scheduler>(*engine);
+  }
+  GenerationRequest greedy(std::vector<int32_t> prompt, int64_t n_predict = 24) const {
+    GenerationRequest request{.prompt = std::move(prompt), .n_predict = n_predict};
+    request.sampling.temperature = 0;
+    return request;
+  }
+  GenerationRequest asking(size_t i_question) const { return greedy(joined(ids, question_ids(*engine, document.questions[i_question].text))); }
+  uint64_t submit(GenerationRequest request, Client& client) {
+    const auto id = scheduler->submit(std::move(request), client.sink());
+    EXPECT_TRUE(id.ok()) << (id.ok() ? "" : id.error().message);
+    return id.ok() ? *id : 0;
+  }
+  /// Runs one request to its end.
+  std::vector<int32_t> run(GenerationRequest request, GenerationEvent* last = nullptr) {
+    Client client;
+    submit(std::move(request), client);
+    if (last != nullptr) *last = client.last();
+    return client.ids();
+  }
+  std::string run_text(GenerationRequest request, GenerationEvent* last = nullptr) {
+    Client client;
+    submit(std::move(request), client);
+    if (last != nullptr) *last = client.last();
+    return trimmed(client.text());
+  }
+  Result<CompactionReport> compact(CompactionRequest request, int32_t id_slot = 0) {
+    Answer<CompactionReport> answer;
+    scheduler->compact(id_slot, std::move(request), answer.sink());
+    return answer.wait();
+  }
+  /// What the conversation holds after `prompt` was answered with `generated`: the last token was never fed.
+  static std::vector<int32_t> conversation(const std::vector<int32_t>& prompt, const std::vector<int32_t>& generated) {
+    std::vector<int32_t> all = joined(prompt, generated);
+    all.pop_back();
+    return all;
+  }
+
+  std::unique_ptr<Engine> engine;
+  Document document;
+  std::vector<int32_t> ids;
+  std::unique_ptr<Scheduler> scheduler;  // ends before the engine
+};
+
+CompactionRequest small_request(const std::string& method, double ratio = 4) {
+  return {.method = method, .ratio = ratio, .self_study = {.n_conversations = 32, .max_question_tokens = 24, .max_answer_tokens = 8}};
+}
+
+// ---- generation ----
+
+TEST(Scheduler, OutputDoesNotDependOnWhatElseRuns) {
+  std::vector<std::vector<int32_t>> alone;
+  {
+    Bench bench({.n_ctx = 2048, .n_parallel = 1});
+    for (size_t i = 0; i < 4; ++i) alone.push_back(bench.run(bench.asking(i)));
+    EXPECT_EQ(trimmed(text_of(*bench.engine, std::span(alone[0]).first(alone[0].size() - 1))), bench.document.questions[0].answer);
+  }
+  for (const int32_t n_ubatch : {7, 512}) {
+    Bench bench({.n_ctx = 2048, .n_parallel = 4, .n_ubatch = n_ubatch});
+    Client clients[4];
+    for (size_t i = 0; i < 4; ++i) bench.submit(bench.asking(i), clients[i]);
+    for (size_t i = 0; i < 4; ++i) EXPECT_EQ(clients[i].ids(), alone[i]) << n_ubatch << " " << i;
+    for (Client& client : clients) EXPECT_EQ(client.last().stop_reason, StopReason::eos);
+  }
+}
+
+TEST(Scheduler, SampledOutputDependsOnTheSeedOnly) {
+  Bench bench({.n_ctx = 1024, .n_parallel = 2});
+  GenerationRequest request = bench.asking(0);
+  request.sampling.temperature = 3.0f;
+  request.sampling.seed = 7;
+  request.ignore_eos = true;
+  const auto first = bench.run(request);
+  Client a, b;
+  bench.submit(request, a);
+  bench.submit(request, b);
+  EXPECT_EQ(a.ids(), first);
+  EXPECT_EQ(b.ids(), first);
+  request.sampling.seed = 8;
+  EXPECT_NE(bench.run(request), first);
+}
+
+TEST(Scheduler, CountsAndProgress) {
+  Bench bench({.n_ctx = 1024, .n_ubatch = 100});
+  Client client;
+  const uint64_t id = bench.submit(bench.asking(0), client);
+  EXPECT_GT(id, 0u);
+  const auto n_prompt = static_cast<int64_t>(bench.asking(0).prompt.size());
+  int64_t done = -1;
+  int n_progress = 0;
+  for (const GenerationEvent& event : client.events()) {
+    EXPECT_EQ(event.id_slot, 0);
+    EXPECT_EQ(event.n_prompt, n_prompt);
+    if (!event.is_prompt_progress) continue;
+    ++n_progress;
+    EXPECT_GT(event.n_prompt_done, done);
+    done = event.n_prompt_done;
+    EXPECT_TRUE(event.ids.empty());
+  }
+  EXPECT_EQ(done, n_prompt);
+  EXPECT_EQ(n_progress, 1 + (n_prompt + 99) / 100);
+  const Timings& timings = client.last().timings;
+  EXPECT_EQ(timings.cache_n, 0);
+  EXPECT_EQ(timings.prompt_n, n_prompt);
+  EXPECT_EQ(timings.predicted_n, static_cast<int64_t>(client.ids().size()));
+  EXPECT_GT(timings.prompt_ms, 0);
+  EXPECT_GT(client.last().kv_bytes, 0);
+  EXPECT_FALSE(client.last().is_truncated);
+  const SchedulerTotals totals = bench.scheduler->totals();
+  EXPECT_EQ(totals.prompt_tokens, n_prompt);
+  EXPECT_EQ(totals.predicted_tokens, timings.predicted_n);
+  EXPECT_EQ(totals.requests_processing, 0);
+  const auto slots = bench.scheduler->slots();
+  ASSERT_EQ(slots.size(), 1u);
+  EXPECT_FALSE(slots[0].is_processing);
+  EXPECT_EQ(slots[0].n_logical, n_prompt + timings.predicted_n - 1);
+  EXPECT_EQ(slots[0].usage.n_logical, slots[0].n_logical);
+}
+
+TEST(Scheduler, PredictLimits) {
+  Bench bench;
+  GenerationEvent last;
+  EXPECT_TRUE(bench.run(bench.greedy(bench.ids, 0), &last).empty());
+  EXPECT_EQ(last.stop_reason, StopReason::limit);
+  EXPECT_EQ(last.n_logical, static_cast<int64_t>(bench.ids.size()));
+  EXPECT_EQ(bench.run(bench.greedy(bench.ids, 1), &last).size(), 1u);
+  EXPECT_EQ(last.stop_reason, StopReason::limit);
+  GenerationRequest request = bench.asking(0);
+  request.n_predict = 40;
+  request.ignore_eos = true;
+  const auto ids = bench.run(request, &last);
+  EXPECT_EQ(ids.size(), 40u);
+  for (const int32_t id : ids) EXPECT_FALSE(bench.engine->tokenizer().is_end_of_generation(id));
+}
+
+TEST(Scheduler, BadRequestsAreRefusedBeforeAnythingRuns) {
+  Bench bench({.n_ctx = 256});
+  const auto refused = [&](GenerationRequest request) {
+    const auto id = bench.scheduler->submit(std::move(request), [](const GenerationEvent&) { ADD_FAILURE() << "an event of a refused request"; });
+    EXPECT_FALSE(id.ok());
+    return id.ok() ? Error{ErrorKind::io, ""} : id.error();
+  };
+  EXPECT_EQ(refused(bench.greedy({})).kind, ErrorKind::invalid_argument);
+  EXPECT_EQ(refused(bench.greedy({5, -1})).kind, ErrorKind::invalid_argument);
+  EXPECT_EQ(refused(bench.greedy({5, 2048})).kind, ErrorKind::invalid_argument);
+  GenerationRequest bad_sampling = bench.greedy({5});
+  bad_sampling.sampling.top_p = -3;
+  EXPECT_EQ(refused(bad_sampling).kind, ErrorKind::invalid_argument);
+  const Error too_long = refused(bench.greedy(bench.ids));
+  EXPECT_EQ(too_long.kind, ErrorKind::context_exceeded);
+  EXPECT_NE(too_long.message.find(std::to_string(bench.ids.size())), std::string::npos);
+  EXPECT_NE(too_long.message.find("256"), std::string::npos);
+  EXPECT_EQ(bench.scheduler->totals().prompt_tokens, 0);
+}
+
+TEST(Scheduler, AFullContextEndsTheGeneration) {
+  Bench bench({.n_ctx = 450});
+  GenerationRequest request = bench.asking(0);
+  request.n_predict = -1;
+  request.ignore_eos = true;
+  GenerationEvent last;
+  const auto ids = bench.run(request, &last);
+  EXPECT_EQ(last.stop_reason, StopReason::context_full);
+  EXPECT_TRUE(last.is_truncated);
+  EXPECT_EQ(last.n_logical, 450);
+  EXPECT_EQ(request.prompt.size() + ids.size(), 451u);  // the last token is not fed
+}
+
+TEST(Scheduler, StopWordsMayCrossTokens) {
+  Bench bench;
+  const std::vector<int32_t> prompt = joined(bench.ids, encode(*bench.engine, "\n\nThe "));
+  GenerationRequest request = bench.greedy(prompt, 16);
+  request.ignore_eos = true;
+  const std::vector<int32_t> ids = bench.run(request);
+  ASSERT_EQ(ids.size(), 16u);
+  std::string whole;
+  for (const int32_t id : ids) whole += bench.engine->tokenizer().piece(id, false);
+  // The last byte of the sixth token and the first of the seventh, when that occurs nowhere before.
+  size_t border = 0;
+  for (int i = 0; i < 6; ++i) border += bench.engine->tokenizer().piece(ids[static_cast<size_t>(i)], false).size();
+  size_t width = 1;
+  while (whole.find(whole.substr(border - width, 2 * width)) != border - width) ++width;
+  const std::string stop = whole.substr(border - width, 2 * width);
+  request.stop = {"never said", stop};
+  Client client;
+  bench.submit(request, client);
+  EXPECT_EQ(client.text(), whole.substr(0, border - width));
+  EXPECT_EQ(client.last().stop_reason, StopReason::word);
+  EXPECT_EQ(client.last().stopping_word, stop);
+  // What was held back as a possible beginning of a stop word is told in the end.
+  request.stop = {whole.substr(whole.size() - 1) + "##"};
+  Client held;
+  bench.submit(request, held);
+  EXPECT_EQ(held.text(), whole);
+  EXPECT_EQ(held.last().stop_reason, StopReason::limit);
+}
+
+TEST(Scheduler, LogProbabilities) {
+  Bench bench;
+  GenerationRequest request = bench.asking(0);
+  request.n_probs = 5;
+  Client client;
+  bench.submit(request, client);
+  size_t n = 0;
+  for (const GenerationEvent& event : client.events()) {
+    if (event.is_prompt_progress) continue;
+    ASSERT_EQ(event.probs.size(), event.ids.size());
+    for (size_t i = 0; i < event.ids.size(); ++i, ++n) {
+      const TokenProbs& probs = event.probs[i];
+      EXPECT_EQ(probs.id, event.ids[i]);
+      ASSERT_EQ(probs.top.size(), 5u);
+      EXPECT_EQ(probs.top[0].first, probs.id);  // greedy
+      EXPECT_EQ(probs.top[0].second, probs.logprob);
+      double sum = 0;
+      for (size_t k = 0; k < 5; ++k) {
+        sum += std::exp(probs.top[k].second);
+        EXPECT_LE(probs.top[k].second, probs.top[k == 0 ? 0 : k - 1].second);
+      }
+      EXPECT_LE(sum, 1.0 + 1e-5);
+      EXPECT_GT(sum, 0.2);
+    }
+  }
+  EXPECT_EQ(n, client.ids().size());
+}
+
+// ---- prefix reuse ----
+
+TEST(Scheduler, ASecondTurnReadsOnlyWhatIsNew) {
+  Bench bench;
+  const GenerationRequest first = bench.asking(0);
+  const auto reply = bench.run(first);
+  const auto cached = Bench::conversation(first.prompt, reply);
+  const auto next = joined(encode(*bench.engine, "<|end|>"), question_ids(*bench.engine, bench.document.questions[1].text));
+  GenerationEvent last;
+  const auto second_reply = bench.run(bench.greedy(joined(cached, next)), &last);
+  EXPECT_EQ(last.timings.cache_n, static_cast<int64_t>(cached.size()));
+  EXPECT_EQ(last.timings.prompt_n, static_cast<int64_t>(next.size()));
+  Bench fresh;
+  GenerationRequest uncached = fresh.greedy(joined(cached, next));
+  EXPECT_EQ(fresh.run(uncached, &last), second_reply);
+  EXPECT_EQ(last.timings.cache_n, 0);
+  // Without cache_prompt everything is read again, with the same result.
+  uncached.cache_prompt = false;
+  EXPECT_EQ(fresh.run(uncached, &last), second_reply);
+  EXPECT_EQ(last.timings.cache_n, 0);
+}
+
+TEST(Scheduler, ADivergingPromptKeepsTheSharedStart) {
+  Bench bench;
+  bench.run(bench.asking(0));
+  GenerationEvent last;
+  const auto reply = bench.run(bench.asking(1), &last);
+  EXPECT_GE(last.timings.cache_n, static_cast<int64_t>(bench.ids.size()));
+  EXPECT_LT(last.timings.cache_n, static_cast<int64_t>(bench.asking(1).prompt.size()));
+  Bench fresh;
+  EXPECT_EQ(fresh.run(fresh.asking(1)), reply);
+  // The same prompt once more: its last token is read again, because its logits are needed.
+  EXPECT_EQ(bench.run(bench.asking(1), &last), reply);
+  EXPECT_EQ(last.timings.prompt_n, 1);
+}
+
+TEST(Scheduler, RequestsFindTheSlotThatKnowsThem) {
+  Bench bench({.n_ctx = 2048, .n_parallel = 2});
+  const Document other = read_document("512", 1);
+  const auto other_ids = document_ids(*bench.engine, other);
+  GenerationEvent last;
+  bench.run(bench.asking(0), &last);
+  const int32_t first_slot = last.id_slot;
+  bench.run(bench.greedy(joined(other_ids, question_ids(*bench.engine, other.questions[0].text))), &last);
+  EXPECT_NE(last.id_slot, first_slot);
+  bench.run(bench.asking(1), &last);
+  EXPECT_EQ(last.id_slot, first_slot);
+  EXPECT_GE(last.timings.cache_n, static_cast<int64_t>(bench.ids.size()));
+  GenerationRequest fixed = bench.asking(2);
+  fixed.id_slot = 1 - first_slot;
+  bench.run(fixed, &last);
+  EXPECT_EQ(last.id_slot, 1 - first_slot);
+  EXPECT_LT(last.timings.cache_n, 10);
+}
+
+// ---- compaction of slots ----
+
+TEST(Scheduler, TheConversationGoesOnOverCompactedRows) {
+  Bench bench;
+  const GenerationRequest first = bench.asking(1);
+  const auto cached = Bench::conversation(first.prompt, bench.run(first));
+  const auto report = bench.compact(small_request("self_study"));
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->n_logical, static_cast<int64_t>(cached.size()));
+  EXPECT_EQ(bench.scheduler->slots()[0].n_logical, static_cast<int64_t>(cached.size()));
+  EXPECT_LT(bench.scheduler->slots()[0].usage.n_physical * 3, static_cast<double>(cached.size()));
+  EXPECT_TRUE(bench.scheduler->slots()[0].last_compaction.has_value());
+  EXPECT_EQ(bench.scheduler->totals().n_compactions, 1);
+  // The fact was read once, before the compaction; the second turn reads its own tokens only.
+  const auto next = joined(encode(*bench.engine, "<|end|>"), question_ids(*bench.engine, bench.document.questions[0].text));
+  GenerationEvent last;
+  EXPECT_EQ(bench.run_text(bench.greedy(joined(cached, next)), &last), bench.document.questions[0].answer);
+  EXPECT_EQ(last.timings.cache_n, static_cast<int64_t>(cached.size()));
+  EXPECT_EQ(last.timings.prompt_n, static_cast<int64_t>(next.size()));
+  EXPECT_LT(last.n_physical * 2, static_cast<double>(last.n_logical));
+  EXPECT_FALSE(last.is_truncated);
+}
+
+TEST(Scheduler, OtherPromptsAfterACompactionAreReadAfresh) {
+  Bench fresh({.n_ctx = 1024}), bench({.n_ctx = 1024});
+  const std::vector<int32_t> bos_only = joined({bench.ids[0]}, encode(*bench.engine, "<|user|>Hello there, who are you?<|end|><|assistant|>"));
+  const auto expected_bos = fresh.run(fresh.greedy(bos_only));
+  const auto expected_all = fresh.run(fresh.asking(0));
+
+  const auto compact = [&] { ASSERT_TRUE(bench.compact(small_request("truncate", 8)).ok()); };
+  GenerationEvent last;
+  // Sharing only BOS.
+  bench.run(bench.asking(0));
+  compact();
+  EXPECT_EQ(bench.run(bench.greedy(bos_only), &last), expected_bos);
+  EXPECT_EQ(last.timings.cache_n, 0);
+  EXPECT_EQ(bench.scheduler->slots()[0].usage.n_compactions, 0);
+  // Cut back into the compacted span: the early fact must be found again.
+  bench.run(bench.asking(0));
+  compact();
+  EXPECT_EQ(bench.run(bench.asking(0), &last), expected_all);
+  EXPECT_EQ(last.timings.cache_n, 0);
+  // Sharing everything and going on.
+  const auto cached = Bench::conversation(bench.asking(0).prompt, expected_all);
+  compact();
+  bench.run(bench.greedy(joined(cached, question_ids(*bench.engine, "Who?"))), &last);
+  EXPECT_EQ(last.timings.cache_n, static_cast<int64_t>(cached.size()));
+  EXPECT_GT(bench.scheduler->slots()[0].usage.n_compactions, 0);
+}
+
+// A prompt that shares a start with a compacted slot cannot use it: it must not destroy it while another slot is free.
+TEST(Scheduler, ACompactedConversationIsNotGivenUpForAPrefixItCannotServe) {
+  Bench bench({.n_ctx = 2048, .n_parallel = 2});
+  GenerationEvent last;
+  bench.run(bench.asking(0), &last);
+  const int32_t slot = last.id_slot;
+  const int64_t n_logical = last.n_logical;
+  ASSERT_TRUE(bench.compact(small_request("select"), slot).ok());
+  bench.run(bench.asking(1), &last);
+  EXPECT_NE(last.id_slot, slot);
+  EXPECT_EQ(bench.scheduler->slots()[static_cast<size_t>(slot)].n_logical, n_logical);
+  EXPECT_EQ(bench.scheduler->slots()[static_cast<size_t>(slot)].usage.n_compactions, 1);
+}
+
+TEST(Scheduler, CompactionWaitsForTheRunningRequest) {
+  Bench bench;
+  Client client;
+  Answer<CompactionReport> answer;
+  bool was_there_early = false;
+  client.on_event = [&](const GenerationEvent& event) {
+    if (event.ids.size() == 1 && event.timings.predicted_n == 3) bench.scheduler->compact(0, small_request("select"), answer.sink());
+    was_there_early = was_there_early || answer.is_there();
+  };
+  GenerationRequest request = bench.asking(0);
+  request.n_predict = 30;
+  request.ignore_eos = true;
+  bench.submit(request, client);
+  const auto ids = client.ids();
+  const auto& report = answer.wait();
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_FALSE(was_there_early);
+  EXPECT_EQ(ids.size(), 30u);
+  EXPECT_EQ(report->n_logical, static_cast<int64_t>(request.prompt.size()) + 29);
+  EXPECT_TRUE(client.compactions().empty());
+}
+
+TEST(Scheduler, CommandsThatCannotWork) {
+  Bench bench;
+  const auto kind_of = [](const Result<CompactionReport>& result) { return result.ok() ? ErrorKind::io : result.error().kind; };
+  EXPECT_EQ(kind_of(bench.compact(small_request("select"))), ErrorKind::invalid_argument);  // an empty slot
+  EXPECT_EQ(kind_of(bench.compact(small_request("select"), 1)), ErrorKind::not_found);
+  EXPECT_EQ(kind_of(bench.compact(small_request("select"), -1)), ErrorKind::not_found);
+  bench.run(bench.greedy(bench.ids, 0));
+  EXPECT_EQ(kind_of(bench.compact(small_request("no such"))), ErrorKind::not_found);
+  EXPECT_EQ(kind_of(bench.compact(small_request("select", 0.5))), ErrorKind::invalid_argument);
+  EXPECT_EQ(bench.scheduler->totals().n_compaction_failures, 3);
+  EXPECT_EQ(bench.scheduler->totals().n_compactions, 0);
+  EXPECT_EQ(bench.scheduler->slots()[0].n_logical, static_cast<int64_t>(bench.ids.size()));
+  Answer<int64_t> erased;
+  bench.scheduler->erase_slot(7, erased.sink());
+  EXPECT_EQ(erased.wait().error().kind, ErrorKind::not_found);
+}
+
+TEST(Scheduler, EraseGivesTheMemoryBack) {
+  Bench bench;
+  bench.run(bench.greedy(bench.ids, 0));
+  EXPECT_GT(bench.engine->block_pool().stats().bytes_used, 0);
+  Answer<int64_t> erased;
+  bench.scheduler->erase_slot(0, erased.sink());
+  EXPECT_EQ(erased.wait().value(), static_cast<int64_t>(bench.ids.size()));
+  EXPECT_EQ(bench.engine->block_pool().stats().bytes_used, 0);
+  EXPECT_EQ(bench.scheduler->slots()[0].n_logical, 0);
+  GenerationEvent last;
+  EXPECT_EQ(bench.run_text(bench.asking(0), &last), bench.document.questions[0].answer);
+  EXPECT_EQ(last.timings.cache_n, 0);
+}
+
+// ---- cancelling ----
+
+TEST(Scheduler, CancelInTheMiddleOfThePrompt) {
+  Bench bench({.n_ctx = 1024, .n_ubatch = 16});
+  Client client;
+  std::atomic<uint64_t> id{0};
+  client.on_event = [&](const GenerationEvent& event) {
+    if (event.is_prompt_progress && event.n_prompt_done >= 32) bench.scheduler->cancel(id);
+  };
+  id = bench.scheduler->submit(bench.asking(0), client.sink()).value();
+  EXPECT_EQ(client.last().stop_reason, StopReason::cancelled);
+  EXPECT_LT(client.last().n_prompt_done, static_cast<int64_t>(bench.ids.size()));
+  EXPECT_TRUE(client.ids().empty());
+  // What was read stays usable.
+  GenerationEvent last;
+  EXPECT_EQ(bench.run_text(bench.asking(0), &last), bench.document.questions[0].answer);
+  EXPECT_EQ(last.timings.cache_n, client.last().n_prompt_done);
+}
+
+TEST(Scheduler, CancelWhileDecodingAndWhileWaiting) {
+  Bench bench;
+  Client running, waiting;
+  GenerationRequest request = bench.asking(0);
+  request.n_predict = -1;
+  request.ignore_eos = true;
+  std::atomic<uint64_t> id{0};
+  running.on_event = [&](const GenerationEvent& event) {
+    if (event.timings.predicted_n == 3) bench.scheduler->cancel(id);
+  };
+  id = bench.scheduler->submit(request, running.sink()).value();
+  const uint64_t id_waiting = bench.submit(bench.asking(1), waiting);
+  bench.scheduler->cancel(id_waiting);
+  bench.scheduler->cancel(123456);  // nobody's
+  EXPECT_EQ(running.last().stop_reason, StopReason::cancelled);
+  EXPECT_EQ(running.ids().size(), 3u);
+  EXPECT_EQ(waiting.last().stop_reason, StopReason::cancelled);
+  EXPECT_EQ(bench.run_text(bench.asking(1)), bench.document.questions[1].answer);
+}
+
+TEST(Scheduler, TheEndOfTheSchedulerEndsEverything) {
+  Client clients[4];
+  Answer<CompactionReport> compaction;
+  Answer<int64_t> erased;
+  {
+    Bench bench({.n_ctx = 4096, .n_parallel = 2, .n_ubatch = 64});
+    GenerationRequest request = bench.asking(0);
+    request.n_predict = -1;
+    request.ignore_eos = true;
+    std::atomic<bool> has_begun{false};
+    clients[0].on_event = [&](const GenerationEvent& event) { has_begun = has_begun || !event.ids.empty(); };
+    for (Client& client : clients) {
+      request.id_slot = 0;  // one runs, the others wait
+      bench.submit(request, client);
+    }
+    while (!has_begun) std::this_thread::yield();
+    bench.scheduler->compact(0, small_request("select"), compaction.sink());
+    bench.scheduler->erase_slot(0, erased.sink());
+    bench.scheduler.reset();
+    for (Client& client : clients) client.on_event = {};
+  }
+  for (Client& client : clients) EXPECT_EQ(client.last().stop_reason, StopReason::cancelled);
+  EXPECT_EQ(compaction.wait().error().kind, ErrorKind::cancelled);
+  EXPECT_EQ(erased.wait().error().kind, ErrorKind::cancelled);
+  // At once after submitting, before the scheduler's thread has seen anything.
+  for (int i = 0; i < 20; ++i) {
+    Client client;
+    Answer<CompactionReport> late;
+    {
+      Bench bench({.n_ctx = 512});
+      bench.submit(bench.asking(0), client);
+      bench.scheduler->compact(0, small_request("select"), late.sink());
+    }
+    EXPECT_EQ(client.last().stop_reason, StopReason::cancelled);
+    EXPECT_FALSE(late.wait().ok());
+  }
+}
+
+// ---- memory ----
+
+TEST(Scheduler, ASpentPoolEvictsIdleConversations) {
+  auto engine = open_scribe({.n_ctx = 2048, .n_parallel = 2});
+  const int64_t token_bytes = engine->kv_layout().bytes_per_token();
+  const PoolFiller filler(engine->block_pool(), 700 * token_bytes);  // one document and a half
+  Scheduler scheduler(*engine);
+  const Document documents[2] = {read_document("512", 0), read_document("512", 1)};
+  for (int i = 0; i < 2; ++i) {
+    Client client;
+    GenerationRequest request{.prompt = joined(document_ids(*engine, documents[i]), question_ids(*engine, documents[i].questions[0].text)), .n_predict = 24, .id_slot = i};
+    request.sampling.temperature = 0;
+    ASSERT_TRUE(scheduler.submit(request, client.sink()).ok());
+    EXPECT_EQ(client.last().stop_reason, StopReason::eos);
+    EXPECT_EQ(trimmed(client.text()), documents[i].questions[0].answer);
+  }
+  EXPECT_EQ(scheduler.slots()[0].n_logical, 0);
+  EXPECT_GT(scheduler.slots()[1].n_logical, 400);
+}
+
+TEST(Scheduler, APoolThatIsTooSmallFailsTheRequestAndNothingElse) {
+  auto engine = open_scribe({.n_ctx = 2048, .n_parallel = 2, .n_ubatch = 64});
+  const PoolFiller filler(engine->block_pool(), 300 * engine->kv_layout().bytes_per_token());
+  Scheduler scheduler(*engine);
+  const Document document = read_document("512", 0);
+  GenerationRequest too_long{.prompt = document_ids(*engine, document), .n_predict = 4};
+  too_long.sampling.temperature = 0;
+  GenerationRequest short_one = too_long;
+  short_one.prompt.resize(100);
+  for (int round = 0; round < 2; ++round) {
+    Client failing, fine;
+    ASSERT_TRUE(scheduler.submit(too_long, failing.sink()).ok());
+    EXPECT_EQ(failing.last().stop_reason, StopReason::failed);
+    ASSERT_TRUE(failing.last().error.has_value());
+    EXPECT_EQ(failing.last().error->kind, ErrorKind::out_of_memory);
+    ASSERT_TRUE(scheduler.submit(short_one, fine.sink()).ok());
+    EXPECT_EQ(fine.last().stop_reason, StopReason::limit);
+    EXPECT_EQ(fine.ids().size(), 4u);
+  }
+}
+
+// ---- automatic compaction ----
+
+EngineOptions automatic_options() {
+  return {.n_ctx = 512, .compact_threshold = 0.8, .compact_ratio = 3, .compact_method = "solver"};
+}
+
+TEST(Scheduler, AConversationOutgrowsItsContext) {
+  Bench bench(automatic_options());
+  std::vector<int32_t> conversation = bench.ids;
+  std::vector<CompactionEvent> compactions;
+  int n_right = 0, n_asked = 0;
+  // The first question is asked last, when its fact lies behind every compaction.
+  const size_t order[] = {1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 0};
+  std::string last_answer;
+  GenerationEvent last;
+  for (const size_t i : order) {
+    const auto next = joined(n_asked == 0 ? std::vector<int32_t>{} : encode(*bench.engine, "<|end|>"),
+                             question_ids(*bench.engine, bench.document.questions[i].text));
+    const auto n_before = static_cast<int64_t>(conversation.size());
+    conversation = joined(conversation, next);
+    Client client;
+    bench.submit(bench.greedy(conversation), client);
+    last = client.last();
+    ASSERT_EQ(last.stop_reason, StopReason::eos) << (last.error ? last.error->message : "");
+    EXPECT_FALSE(last.is_truncated);
+    EXPECT_EQ(last.timings.cache_n, n_asked == 0 ? 0 : n_before) << "nothing may be read twice";
+    for (CompactionEvent& event : client.compactions()) compactions.push_back(std::move(event));
+    conversation = Bench::conversation(conversation, client.ids());
+    last_answer = trimmed(client.text());
+    ++n_asked;
+    n_right += last_answer == bench.document.questions[i].answer;
+  }
+  EXPECT_GT(last.n_logical, 512);
+  EXPECT_LE(last.n_physical, 512);
+  EXPECT_GE(compactions.size(), 1u);
+  for (const CompactionEvent& event : compactions) {
+    EXPECT_TRUE(event.is_automatic);
+    EXPECT_EQ(event.report.method, "solver");
+    EXPECT_LT(event.report.rows_after, event.report.rows_before);
+  }
+  EXPECT_EQ(last_answer, bench.document.questions[0].answer);
+  EXPECT_GE(n_right, 10) << "of " << n_asked;
+  EXPECT_EQ(bench.scheduler->totals().n_compactions, static_cast<int64_t>(compactions.size()));
+}
+
+TEST(Scheduler, APromptLongerThanTheRowsIsCompactedWhileItIsRead) {
+  EngineOptions options = automatic_options();
+  options.compact_method = "select";
+  Bench bench(options);
+  const Document document = read_document("1024", 0);
+  const auto ids = document_ids(*bench.engine, document);
+  ASSERT_GT(ids.size(), 900u);
+  Client client;
+  bench.submit(bench.greedy(joined(ids, question_ids(*bench.engine, document.questions[0].text))), client);
+  EXPECT_EQ(client.last().stop_reason, StopReason::eos) << (client.last().error ? client.last().error->message : "");
+  EXPECT_FALSE(client.last().is_truncated);
+  EXPECT_GE(client.compactions().size(), 1u);
+  EXPECT_GT(client.last().n_logical, 900);
+  EXPECT_LE(client.last().n_physical, 512);
+}
+
+TEST(Scheduler, ProtectedPromptsAreNotCompacted) {
+  EngineOptions options = automatic_options();
+  options.compact_method = "select";
+  Bench bench(options);
+  GenerationRequest request = bench.asking(0);
+  request.n_keep = -1;
+  request.n_predict = -1;
+  request.ignore_eos = true;
+  Client client;
+  bench.submit(request, client);
+  EXPECT_EQ(client.last().stop_reason, StopReason::context_full);  // the prompt alone fills most of the rows
+  EXPECT_GE(bench.scheduler->slots()[0].usage.n_rows, static_cast<int64_t>(request.prompt.size()) * 10);
+  // Little can be gained, and it is not tried again for every token.
+  const SchedulerTotals totals = bench.scheduler->totals();
+  EXPECT_LT(totals.n_compactions + totals.n_compaction_failures, client.last().timings.predicted_n / 8);
+}
+
+// At a threshold of 1 the rows are full before the compaction is due.
+TEST(Scheduler, AThresholdOfOneStillCompacts) {
+  EngineOptions options = automatic_options();
+  options.compact_method = "streaming";
+  options.compact_threshold = 1.0;
+  Bench bench(options);
+  GenerationRequest request = bench.asking(0);
+  request.n_predict = 200;
+  request.ignore_eos = true;
+  Client client;
+  bench.submit(request, client);
+  EXPECT_EQ(client.last().stop_reason, StopReason::limit);
+  EXPECT_GE(client.compactions().size(), 1u);
+}
+
+TEST(Scheduler, CancelStopsAnAutomaticCompaction) {
+  EngineOptions options = automatic_options();
+  options.compact_method = "self_study";  // 192 conversations: long enough to be caught in it
+  Bench bench(options);
+  Client client;
+  std::atomic<uint64_t> id{0};
+  id = bench.scheduler->submit(bench.asking(0), client.sink()).value();
+  // The prompt is read in one step of at most 512 tokens; what follows is the compaction.
+  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  while (bench.scheduler->totals().prompt_tokens == 0) std::this_thread::yield();
+  bench.scheduler->cancel(id);
+  EXPECT_EQ(client.last().stop_reason, StopReason::cancelled);
+  EXPECT_EQ(bench.scheduler->totals().n_compactions, 0);
+  EXPECT_FALSE(bench.scheduler->slots()[0].is_processing);
+  // Another request is not hit by it.
+  EXPECT_TRUE(bench.compact(small_request("select")).ok());
+}
+
+TEST(Scheduler, ManyThreadsMayCall) {
+  Bench bench({.n_ctx = 2048, .n_parallel = 3, .n_ubatch = 64});
+  const auto expected = bench.run(bench.asking(0));
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 3; ++i) {
+        Client client;
+        const uint64_t id = bench.submit(bench.asking(0), client);
+        if (t == 3) bench.scheduler->cancel(id);
+        (void)bench.scheduler->slots();
+        (void)bench.scheduler->totals();
+        if (t == 2) {
+          Answer<CompactionReport> answer;
+          bench.scheduler->compact(i, small_request("truncate"), answer.sink());
+          answer.wait();
+        }
+        const GenerationEvent& last = client.last();
+        if (last.stop_reason == StopReason::cancelled) continue;
+        EXPECT_EQ(client.ids(), expected);
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace sh::engine
