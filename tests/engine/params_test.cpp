@@ -176,7 +176,9 @@ TEST(Flags, HelpListsEveryFlagOfTheCommand) {
 TEST(Flags, EachVariableBelongsToOneFlag) {
   std::set<std::string> seen;
   for (const Flag& flag : flag_table())
-    if (flag.env != nullptr) EXPECT_TRUE(seen.insert(flag.env).second) << flag.env;
+    if (flag.env != nullptr) {
+      EXPECT_TRUE(seen.insert(flag.env).second) << flag.env;
+    }
 }
 
 TEST(Flags, TheDocumentIsTheTable) {

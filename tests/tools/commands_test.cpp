@@ -164,6 +164,16 @@ TEST(Complete, ReadsAPromptLongerThanItsCache) {
   EXPECT_TRUE(contains(read.err, "answer 4 tokens")) << read.err;
 }
 
+TEST(Complete, CtrlCStopsTheAnswerAndReports) {
+  const RunningProgram program({"complete", "-m", kScribe, "--temp", "0", "--ignore-eos", "-p", "It was the best of times"});
+  program.wait_for_output();
+  program.send(SIGINT);
+  const Outcome outcome = program.finish();
+  EXPECT_EQ(outcome.status, 130) << outcome.err;
+  EXPECT_TRUE(contains(outcome.err, "| logits ")) << "stopped in order, not killed: " << outcome.err;
+  EXPECT_FALSE(outcome.out.empty());
+}
+
 TEST(Commands, BadFlagsAndFilesAreErrorsWithAMessage) {
   const std::string broken = temporary("broken.gguf");
   std::ofstream(broken) << "GGUF but not really";

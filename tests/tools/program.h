@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,29 +31,46 @@ struct Outcome {
   std::string out, err;
 };
 
-/// The program with these arguments and this standard input.
-inline Outcome run_program(const std::vector<std::string>& arguments, const std::string& input = "") {
-  const std::string in_path = temporary("in"), out_path = temporary("out"), err_path = temporary("err");
-  std::ofstream(in_path, std::ios::binary) << input;
-  std::vector<char*> argv;
-  std::string program = SH_PROGRAM;
-  argv.push_back(program.data());
-  std::vector<std::string> copies = arguments;
-  for (std::string& argument : copies) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  const pid_t child = fork();
-  if (child == 0) {
-    dup2(open(in_path.c_str(), O_RDONLY), STDIN_FILENO);
-    dup2(open(out_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
-    dup2(open(err_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
+/// The program while it runs.
+class RunningProgram {
+ public:
+  explicit RunningProgram(const std::vector<std::string>& arguments, const std::string& input = "")
+      : in_path_(temporary("in")), out_path_(temporary("out")), err_path_(temporary("err")) {
+    std::ofstream(in_path_, std::ios::binary) << input;
+    std::ofstream(out_path_, std::ios::binary);
+    std::string program = SH_PROGRAM;
+    std::vector<std::string> copies = arguments;
+    std::vector<char*> argv = {program.data()};
+    for (std::string& argument : copies) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    child_ = fork();
+    if (child_ != 0) return;
+    dup2(open(in_path_.c_str(), O_RDONLY), STDIN_FILENO);
+    dup2(open(out_path_.c_str(), O_WRONLY | O_TRUNC), STDOUT_FILENO);
+    dup2(open(err_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
     execv(argv[0], argv.data());
     _exit(127);
   }
-  int status = 0;
-  waitpid(child, &status, 0);
-  Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), slurp(out_path), slurp(err_path)};
-  for (const std::string& path : {in_path, out_path, err_path}) unlink(path.c_str());
-  return outcome;
+  void wait_for_output() const {
+    for (int i = 0; i < 6000 && slurp(out_path_).empty(); ++i) usleep(5000);
+  }
+  void send(int signal) const { kill(child_, signal); }
+  Outcome finish() const {
+    int status = 0;
+    waitpid(child_, &status, 0);
+    Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), slurp(out_path_), slurp(err_path_)};
+    for (const std::string& path : {in_path_, out_path_, err_path_}) unlink(path.c_str());
+    return outcome;
+  }
+
+ private:
+  std::string in_path_, out_path_, err_path_;
+  pid_t child_ = -1;
+};
+
+/// The program with these arguments and this standard input, run to its end.
+inline Outcome run_program(const std::vector<std::string>& arguments, const std::string& input = "") {
+  return RunningProgram(arguments, input).finish();
 }
 
 /// What a successful run prints to stdout.
