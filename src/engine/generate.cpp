@@ -123,7 +123,7 @@ Result<void> write_answer(Run& run) {
 
     SH_RETURN_IF_ERROR(compact_if_due(run));
     if (is_cancelled(run)) run.report.stop_reason = StopReason::cancelled;
-    if (run.conversation.rows_left() == 0 || run.conversation.n_tokens() + 1 >= run.engine.n_ctx_logical()) {
+    if (run.conversation.rows_left() == 0 || run.conversation.n_tokens() + 1 > run.engine.n_ctx_logical()) {
       run.report.stop_reason = StopReason::context_full;
       break;
     }

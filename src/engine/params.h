@@ -71,6 +71,7 @@ struct BenchParams {
   std::vector<DType> types_k, types_v;
   int64_t n_repeats = 5;
   bool warms_up = true;
+  bool measures_memory = true;
   std::string format = "md";
   std::string compact_method;           // "": nothing is compacted
 };

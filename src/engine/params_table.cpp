@@ -434,6 +434,8 @@ std::vector<Flag> make_table() {
   t.push_back(number(g, {"-r", "--repetitions"}, nullptr, "N", kBench, "runs of each test", [](P& p) -> auto& { return p.bench.n_repeats; }, 1, 100000));
   t.push_back(custom(g, {"-o", "--output"}, nullptr, "FORMAT", kBench, "md, csv, json or jsonl", set_bench_format, [](const P& p) { return p.bench.format; }));
   t.push_back(on_off(g, {"--warmup"}, {"--no-warmup"}, nullptr, kBench, "run each test once before it is timed", [](P& p) -> auto& { return p.bench.warms_up; }));
+  t.push_back(on_off(g, {"--memory-test"}, {"--no-memory-test"}, nullptr, kBench, "measure how fast memory can be read, to compare with (about a second)",
+                     [](P& p) -> auto& { return p.bench.measures_memory; }));
   t.push_back(text(g, {"--compact-method"}, nullptr, "NAME", kBench, "compact what -d filled and time each test before and after",
                    [](P& p) -> auto& { return p.bench.compact_method; }));
 

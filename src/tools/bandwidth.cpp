@@ -31,7 +31,7 @@ uint64_t read_piece(const uint64_t* words, int64_t n_words) {
 
 int64_t bandwidth_buffer_bytes() {
   const int64_t cache = std::max<int64_t>(0, sysconf(_SC_LEVEL3_CACHE_SIZE));
-  const int64_t bytes = std::clamp<int64_t>(4 * cache, int64_t{256} << 20, int64_t{2} << 30);
+  const int64_t bytes = std::clamp<int64_t>(2 * cache, int64_t{256} << 20, int64_t{1} << 30);
   return bytes / kPiece * kPiece;
 }
 

@@ -185,7 +185,7 @@ double Samples::deviation_rate(int64_t n_tokens) const { return deviation_of(rat
 
 Result<BenchOptions> bench_options(const engine::ProgramParams& params) {
   BenchOptions options{.setups = list_setups(params.bench), .tests = list_tests(params.bench), .n_repeats = params.bench.n_repeats,
-                       .warms_up = params.bench.warms_up, .kernels = params.engine.kernels, .compact_method = params.bench.compact_method,
+                       .warms_up = params.bench.warms_up, .measures_memory = params.bench.measures_memory, .kernels = params.engine.kernels, .compact_method = params.bench.compact_method,
                        .compact_ratio = params.engine.compact_ratio};
   if (options.setups.empty()) return Error{ErrorKind::invalid_argument, "no model given: name GGUF files with -m FILE"};
   if (options.tests.empty()) return Error{ErrorKind::invalid_argument, "nothing to run: -p and -n are 0 and there is no -pg"};
@@ -201,7 +201,7 @@ Result<void> run_bench(const BenchOptions& options, const std::function<void(con
   for (const BenchSetup& setup : options.setups) {
     SH_ASSIGN(const auto engine, engine::Engine::open(engine_options(setup, options)));
     const int n_threads = engine->thread_pool().n_threads();
-    if (bandwidths.count(n_threads) == 0) {
+    if (options.measures_memory && bandwidths.count(n_threads) == 0) {
       if (options.on_progress) options.on_progress("measuring the memory");
       bandwidths[n_threads] = measure_read_bandwidth(engine->thread_pool());
     }

@@ -55,7 +55,7 @@ struct BenchResult {
   Samples samples;
   double bytes_per_token = 0;        // that generation reads: weights, keys and values; 0 for a test with a prompt
   double flops = 0;                  // of one run of a test without generation; else 0
-  double memory_bandwidth = 0;       // of this machine with this many threads, bytes a second
+  double memory_bandwidth = 0;       // of this machine with this many threads, bytes a second; 0: not measured
   std::optional<CompactedResult> compacted;
 };
 
@@ -64,6 +64,7 @@ struct BenchOptions {
   std::vector<BenchTest> tests;
   int64_t n_repeats = 5;
   bool warms_up = true;
+  bool measures_memory = true;
   std::string kernels;
   std::string compact_method;        // "": none
   double compact_ratio = 4;

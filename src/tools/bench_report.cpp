@@ -95,17 +95,18 @@ Json bench_json(const BenchOptions& options, const BenchResult& r) {
                {"test_time", r.time}};
   add_samples(json, r.samples, n);
   const double bandwidth = generation_bandwidth(r.samples, r.bytes_per_token, r.test);
-  json["bytes_per_token"] = r.bytes_per_token;
-  json["gb_per_s"] = bandwidth * 1e-9;
-  json["memory_gb_per_s"] = r.memory_bandwidth * 1e-9;
-  json["memory_share"] = r.memory_bandwidth > 0 ? bandwidth / r.memory_bandwidth : 0;
-  json["gflop_per_s"] = r.flops * 1e-9 / r.samples.mean_seconds();
+  const auto if_known = [](double value) { return value > 0 ? Json(value) : Json(); };
+  json["bytes_per_token"] = if_known(r.bytes_per_token);
+  json["gb_per_s"] = if_known(bandwidth * 1e-9);
+  json["memory_gb_per_s"] = if_known(r.memory_bandwidth * 1e-9);
+  json["memory_share"] = if_known(r.memory_bandwidth > 0 ? bandwidth / r.memory_bandwidth : 0);
+  json["gflop_per_s"] = if_known(r.flops * 1e-9 / r.samples.mean_seconds());
   json["compaction"] = nullptr;
   if (r.compacted) {
     Json c = {{"method", options.compact_method}, {"ratio", options.compact_ratio},          {"real_ratio", r.compacted->real_ratio},
               {"seconds", r.compacted->seconds},  {"rows_before", r.compacted->rows_before}, {"rows_after", r.compacted->rows_after}};
     add_samples(c, r.compacted->samples, n);
-    c["gb_per_s"] = generation_bandwidth(r.compacted->samples, r.compacted->bytes_per_token, r.test) * 1e-9;
+    c["gb_per_s"] = if_known(generation_bandwidth(r.compacted->samples, r.compacted->bytes_per_token, r.test) * 1e-9);
     json["compaction"] = c;
   }
   return json;
@@ -160,7 +161,7 @@ std::string bench_markdown(const BenchOptions& options, const std::vector<BenchR
                       machine_name());
   std::vector<int64_t> counted;
   for (const BenchResult& r : results) {
-    if (std::find(counted.begin(), counted.end(), r.setup.n_threads) != counted.end()) continue;
+    if (r.memory_bandwidth <= 0 || std::find(counted.begin(), counted.end(), r.setup.n_threads) != counted.end()) continue;
     counted.push_back(r.setup.n_threads);
     text += fmt::format("memory: {:.1f} GB/s read with {} thread{}, measured before the tests; GB/s counts weights, keys and values of each generated token\n",
                         r.memory_bandwidth * 1e-9, r.setup.n_threads, r.setup.n_threads == 1 ? "" : "s");

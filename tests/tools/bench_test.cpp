@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+#include "tools/bench.h"
+
+#include <algorithm>
+
+#include "tools/bandwidth.h"
+#include "tools/program.h"
+
+namespace sh::tools {
+namespace {
+
+using Args = std::vector<std::string>;
+
+BenchOptions options_of(const Args& args) {
+  const auto params = engine::parse_params(engine::kBench, args);
+  EXPECT_TRUE(params.ok()) << (params.ok() ? "" : params.error().message);
+  const auto options = bench_options(*params);
+  EXPECT_TRUE(options.ok()) << (options.ok() ? "" : options.error().message);
+  return *options;
+}
+
+TEST(BenchOptions, DefaultsAreThoseOfLlamaBench) {
+  const BenchOptions options = options_of({"-m", "x.gguf"});
+  ASSERT_EQ(options.tests.size(), 2u);
+  EXPECT_EQ(options.tests[0].name(), "pp512");
+  EXPECT_EQ(options.tests[1].name(), "tg128");
+  ASSERT_EQ(options.setups.size(), 1u);
+  EXPECT_EQ(options.setups[0].n_batch, 2048);
+  EXPECT_EQ(options.setups[0].n_ubatch, 512);
+  EXPECT_EQ(options.n_repeats, 5);
+}
+
+TEST(BenchOptions, ListsRangesAndRepeatsGiveAllCombinations) {
+  const BenchOptions options = options_of({"-m", "a.gguf,b.gguf", "-p", "512", "-p", "128-512*2", "-n", "1-7+3", "-pg", "64,8", "-d", "0,4096", "-t", "1,2", "-ctk", "f16,q8_0", "-ctv", "f32"});
+  std::vector<std::string> names;
+  for (const BenchTest& test : options.tests) names.push_back(test.name());
+  EXPECT_EQ(names, (std::vector<std::string>{"pp512", "pp128", "pp256", "pp512", "tg1", "tg4", "tg7", "pp64+tg8", "pp512 @ d4096", "pp128 @ d4096",
+                                             "pp256 @ d4096", "pp512 @ d4096", "tg1 @ d4096", "tg4 @ d4096", "tg7 @ d4096", "pp64+tg8 @ d4096"}));
+  EXPECT_EQ(options.setups.size(), 2u * 2u * 2u);
+  for (const BenchSetup& setup : options.setups) EXPECT_EQ(setup.type_v, DType::f32);
+}
+
+TEST(BenchOptions, HugeRangesAreRefused) {
+  for (const char* range : {"1-1000000000", "0-8*2", "5-1x", "-3", "1-9+0", "1-9*1", ""})
+    EXPECT_FALSE(engine::parse_params(engine::kBench, Args{"-m", "x", "-n", range}).ok()) << range;
+}
+
+TEST(Samples, MeanAndDeviationOverRuns) {
+  const Samples samples{{0.5, 1.0}};  // 20 and 10 tokens a second
+  EXPECT_DOUBLE_EQ(samples.mean_seconds(), 0.75);
+  EXPECT_DOUBLE_EQ(samples.mean_rate(10), 15);
+  EXPECT_NEAR(samples.deviation_rate(10), 7.0710678, 1e-6);  // sqrt(((20-15)² + (10-15)²) / 1)
+  EXPECT_EQ(Samples{{0.5}}.deviation_rate(10), 0);
+}
+
+TEST(Bandwidth, IsAPlausibleFigureOfThisMachine) {
+  ThreadPool pool(1);
+  const double bytes_per_second = measure_read_bandwidth(pool);
+  EXPECT_GT(bytes_per_second, 1e8);  // slower than any memory in use
+  EXPECT_LT(bytes_per_second, 2e12);
+}
+
+const Args kQuick = {"bench", "-m", kScribe, "-p", "32", "-n", "4", "-pg", "16,2", "-r", "2", "--no-memory-test"};
+
+TEST(Bench, JsonHasTheFieldsThatScriptsRead) {
+  Args args = kQuick;
+  for (const char* part : {"-o", "json", "-ctk", "f16,q8_0"}) args.push_back(part);
+  const auto rows = parse_json(output_of(args));
+  ASSERT_TRUE(rows.ok()) << rows.error().message;
+  ASSERT_EQ(rows->size(), 6u);
+  for (const Json& row : *rows) {
+    for (const char* field : {"build_commit", "build_number", "cpu_info", "gpu_info", "backends", "model_filename", "model_type", "model_size", "model_n_params",
+                              "n_batch", "n_ubatch", "n_threads", "type_k", "type_v", "n_gpu_layers", "flash_attn", "n_prompt", "n_gen", "n_depth",
+                              "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts"})
+      EXPECT_TRUE(row.contains(field)) << field;
+    EXPECT_EQ(row["samples_ns"].size(), 2u);
+    EXPECT_EQ(row["model_n_params"], 3476224);
+    EXPECT_GT(row["avg_ts"].get<double>(), 0);
+    EXPECT_EQ(row["gb_per_s"].is_null(), row["n_prompt"] != 0) << "bytes are counted for generation";
+    EXPECT_EQ(row["gflop_per_s"].is_null(), row["n_gen"] != 0) << "operations are counted for prompts";
+  }
+  // Generation reads all weights (embeddings are the output matrix) and the rows of at most 4 tokens.
+  const double per_token = (*rows)[1]["bytes_per_token"].get<double>();
+  EXPECT_GT(per_token, 6958080.0);
+  EXPECT_LE(per_token, 6958080.0 + 4 * 2560);
+}
+
+TEST(Bench, CompactionIsTimedBeforeAndAfter) {
+  const auto rows = parse_json(output_of({"bench", "-m", kScribe, "-p", "0", "-n", "4", "-d", "0,256", "-r", "2", "--no-memory-test", "-o", "json", "--compact-method",
+                                          "select", "--compact-ratio", "4"}));
+  ASSERT_TRUE(rows.ok()) << rows.error().message;
+  ASSERT_EQ(rows->size(), 2u);
+  EXPECT_TRUE((*rows)[0]["compaction"].is_null()) << "there is nothing to compact at depth 0";
+  const Json& compaction = (*rows)[1]["compaction"];
+  ASSERT_TRUE(compaction.is_object());
+  EXPECT_EQ(compaction["method"], "select");
+  EXPECT_GT(compaction["real_ratio"].get<double>(), 2.0);
+  EXPECT_EQ(compaction["rows_before"], 256.0);
+  EXPECT_LT(compaction["rows_after"].get<double>(), 90.0);  // 64, and what the method leaves alone
+  EXPECT_GT(compaction["seconds"].get<double>(), 0.0);
+  EXPECT_EQ(compaction["samples_ns"].size(), 2u);
+}
+
+TEST(Bench, OtherFormats) {
+  Args md = kQuick;
+  const std::string table = output_of(md);
+  for (const char* part : {"| model ", " pp32 |", " tg4 |", " pp16+tg2 |", " ± ", "build: "}) EXPECT_TRUE(contains(table, part)) << part << " in\n" << table;
+  EXPECT_FALSE(contains(table, "n_ubatch")) << "a parameter at its default has no column";
+  md.insert(md.end(), {"-ub", "16"});
+  EXPECT_TRUE(contains(output_of(md), "n_ubatch"));
+
+  Args jsonl = kQuick;
+  jsonl.insert(jsonl.end(), {"-o", "jsonl"});
+  const std::string lines = output_of(jsonl);
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 3);
+  EXPECT_TRUE(parse_json(lines.substr(0, lines.find('\n'))).ok());
+
+  Args csv = kQuick;
+  csv.insert(csv.end(), {"-o", "csv"});
+  const std::string text = output_of(csv);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);
+  EXPECT_EQ(text.rfind("build_commit,build_number,", 0), 0u) << text;
+}
+
+}  // namespace
+}  // namespace sh::tools
