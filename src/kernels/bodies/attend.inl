@@ -225,10 +225,6 @@ inline QueryRange seeing_queries(const AttendTile& tile, const KvBlockView& bloc
   return range;
 }
 
-inline void prefetch_bytes(const std::byte* p, int64_t n) {
-  for (int64_t i = 0; i < n; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
-}
-
 inline void attend_block(const AttendTile& tile, const AttendScratch& s, const KvBlockView& block, const KvBlockView* next) {
   BlockMask mask = block_mask(block);
   const QueryRange range = seeing_queries(tile, block, mask);
