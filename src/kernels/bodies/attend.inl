@@ -41,15 +41,28 @@ inline AttendScratch attend_scratch(const AttendTile& tile) {
   return s;
 }
 
-inline void decode_rows(DType dtype, const std::byte* rows, int64_t bytes_per_row, int64_t n_rows, int64_t width, int64_t padded,
-                        float* out) {
-  for (int64_t r = 0; r < n_rows; ++r) decode_row(dtype, rows + r * bytes_per_row, width, out + r * padded);
+/// Rows as floats: decoded to `buffer`, or where they lie if they are floats that need no padding.
+struct FloatRows {
+  const float* first;
+  int64_t stride;
+};
+/// `next` is the same part of the next block, or null: its rows are fetched while these are decoded.
+inline FloatRows decode_rows(DType dtype, const std::byte* rows, const std::byte* next, int64_t n_rows, int64_t width, int64_t padded,
+                             float* buffer) {
+  const int64_t bytes = row_bytes(dtype, width);
+  if (next != nullptr && dtype == DType::f32) prefetch_bytes(next, n_rows * bytes);
+  if (dtype == DType::f32 && width == padded && n_rows == kMaxBlockRows) return {reinterpret_cast<const float*>(rows), width};
+  for (int64_t r = 0; r < n_rows; ++r) {
+    if (next != nullptr && dtype != DType::f32) prefetch_bytes(next + r * bytes, bytes);
+    decode_row(dtype, rows + r * bytes, width, buffer + r * padded);
+  }
+  return {buffer, padded};
 }
 
-inline void turn_keys(const AttendScratch& s) {
+inline void turn_keys(const FloatRows& rows, const AttendScratch& s) {
   for (int64_t r = 0; r < kMaxBlockRows; r += kLanes)
     for (int64_t i = 0; i < s.key_padded; i += kLanes)
-      transpose_words(reinterpret_cast<const std::byte*>(s.key_rows + r * s.key_padded + i), s.key_padded * 4,
+      transpose_words(reinterpret_cast<const std::byte*>(rows.first + r * rows.stride + i), rows.stride * 4,
                       reinterpret_cast<std::byte*>(s.turned_keys + i * kMaxBlockRows + r), kMaxBlockRows * 4);
 }
 
@@ -106,7 +119,8 @@ void score_tile_of(int64_t n_queries, const float* queries, int64_t query_stride
 
 /// outs = factor · outs + weights · values, for kQueries queries and kVectors vectors of the value.
 template <int kQueries, int kVectors>
-void mix_tile(const float* weights, const float* factors, const float* values, int64_t value_padded, int64_t n_rows, float* outs) {
+void mix_tile(const float* weights, const float* factors, const FloatRows& values, int64_t value_padded, int64_t n_rows,
+              float* outs) {
   F sums[kQueries][kVectors];
 #pragma GCC unroll 8
   for (int q = 0; q < kQueries; ++q) {
@@ -117,7 +131,7 @@ void mix_tile(const float* weights, const float* factors, const float* values, i
   for (int64_t r = 0; r < n_rows; ++r) {
     F row[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) row[v] = load(values + r * value_padded + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) row[v] = load(values.first + r * values.stride + v * kLanes);
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
       const F weight = set1(weights[q * kMaxBlockRows + r]);
@@ -132,11 +146,12 @@ void mix_tile(const float* weights, const float* factors, const float* values, i
 }
 
 template <int kQueries>
-void mix_rows(const float* weights, const float* factors, const float* values, int64_t value_padded, int64_t n_rows, float* outs) {
+void mix_rows(const float* weights, const float* factors, const FloatRows& values, int64_t value_padded, int64_t n_rows,
+              float* outs) {
   int64_t i = 0;
   for (; i + kMixVectors * kLanes <= value_padded; i += kMixVectors * kLanes)
-    mix_tile<kQueries, kMixVectors>(weights, factors, values + i, value_padded, n_rows, outs + i);
-  for (; i < value_padded; i += kLanes) mix_tile<kQueries, 1>(weights, factors, values + i, value_padded, n_rows, outs + i);
+    mix_tile<kQueries, kMixVectors>(weights, factors, {values.first + i, values.stride}, value_padded, n_rows, outs + i);
+  for (; i < value_padded; i += kLanes) mix_tile<kQueries, 1>(weights, factors, {values.first + i, values.stride}, value_padded, n_rows, outs + i);
 }
 
 /// What a block's rows need beyond their products.
@@ -225,31 +240,25 @@ inline QueryRange seeing_queries(const AttendTile& tile, const KvBlockView& bloc
   return range;
 }
 
-inline void prefetch_bytes(const std::byte* p, int64_t n) {
-  for (int64_t i = 0; i < n; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
-}
-
 inline void attend_block(const AttendTile& tile, const AttendScratch& s, const KvBlockView& block, const KvBlockView* next) {
   BlockMask mask = block_mask(block);
   const QueryRange range = seeing_queries(tile, block, mask);
   if (range.begin == range.end) return;
-  const int64_t key_bytes = row_bytes(tile.key_type, tile.key_width);
-  const int64_t value_bytes = row_bytes(tile.value_type, tile.value_width);
-  if (next != nullptr) prefetch_bytes(next->keys, next->n_rows * key_bytes);
-  decode_rows(tile.key_type, block.keys, key_bytes, block.n_rows, tile.key_width, s.key_padded, s.key_rows);
-  turn_keys(s);
+  turn_keys(decode_rows(tile.key_type, block.keys, next != nullptr ? next->keys : nullptr, block.n_rows, tile.key_width, s.key_padded,
+                        s.key_rows),
+            s);
   for (int32_t q = range.begin; q < range.end; q += kScoreQueries)
     score_tile_of<kScoreQueries>(smaller(kScoreQueries, range.end - q), tile.queries + q * tile.query_stride, tile.query_stride,
                                  tile.key_width, s.turned_keys, s.weights + int64_t{q} * kMaxBlockRows);
-  if (next != nullptr) prefetch_bytes(next->values, next->n_rows * value_bytes);
   for (int32_t q = range.begin; q < range.end; ++q) softmax_step(tile, s, mask, q);
-  decode_rows(tile.value_type, block.values, value_bytes, block.n_rows, tile.value_width, s.value_padded, s.values);
+  const FloatRows values = decode_rows(tile.value_type, block.values, next != nullptr ? next->values : nullptr, block.n_rows,
+                                       tile.value_width, s.value_padded, s.values);
   int32_t q = range.begin;
   for (; q + kMixQueries <= range.end; q += kMixQueries)
-    mix_rows<kMixQueries>(s.weights + int64_t{q} * kMaxBlockRows, s.factors + q, s.values, s.value_padded, block.n_rows,
+    mix_rows<kMixQueries>(s.weights + int64_t{q} * kMaxBlockRows, s.factors + q, values, s.value_padded, block.n_rows,
                           s.outs + q * s.value_padded);
   for (; q < range.end; ++q)
-    mix_rows<1>(s.weights + int64_t{q} * kMaxBlockRows, s.factors + q, s.values, s.value_padded, block.n_rows,
+    mix_rows<1>(s.weights + int64_t{q} * kMaxBlockRows, s.factors + q, values, s.value_padded, block.n_rows,
                 s.outs + q * s.value_padded);
 }
 

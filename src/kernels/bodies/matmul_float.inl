@@ -20,6 +20,7 @@ struct WeightBf16 {
 };
 
 constexpr int64_t kFloatChunk = 1024;    // a chunk of kFloatColumns columns stays in the first cache
+constexpr int64_t kFloatAhead = 1024;     // bytes that one column, which waits for memory only, prefetches in every row
 constexpr int64_t kFloatRowBlock = 32;   // rows whose chunk stays in the second cache while all columns pass
 
 /// One vector along k of every row times one of every column; the last one of a row may be partial (n lanes).
@@ -30,6 +31,11 @@ inline __attribute__((always_inline)) void float_step(const typename Weight::Ele
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
     rows[r] = kIsPart ? Weight::load_part(w + r * w_stride, n) : Weight::load_full(w + r * w_stride);
+  if constexpr (kColumns == 1 && !kIsPart) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+      _mm_prefetch(reinterpret_cast<const char*>(w + r * w_stride) + kFloatAhead, _MM_HINT_T0);
+  }
 #pragma GCC unroll 8
   for (int c = 0; c < kColumns; ++c) {
     const F column = kIsPart ? load_n(x + c * x_stride, n) : load(x + c * x_stride);
