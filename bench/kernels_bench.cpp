@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The kernels that a token's time goes to: weight products for one and for many columns, attention for one and for many queries, the
-// float products of the compaction solvers. SHORTHAND_KERNELS picks the set; read the figures against machine_bench.
+// The kernels that a token's time goes to: weight products for one and for many columns, attention for one and for
+// many queries, the float products of the compaction solvers. SHORTHAND_KERNELS picks the set; read the figures
+// against machine_bench.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -30,11 +31,14 @@ AlignedBuffer<std::byte> random_rows(DType dtype, int64_t n_elements) {
   std::vector<std::byte> stretch(static_cast<size_t>(row_bytes(dtype, 4096)));
   tensor_format(dtype).quantize(x.data(), 4096, stretch.data());
   AlignedBuffer<std::byte> rows(static_cast<size_t>(row_bytes(dtype, (n_elements + 4095) / 4096 * 4096)));
-  for (size_t at = 0; at < rows.n(); at += stretch.size()) std::memcpy(rows.data() + at, stretch.data(), stretch.size());
+  for (size_t at = 0; at < rows.n(); at += stretch.size())
+    std::memcpy(rows.data() + at, stretch.data(), stretch.size());
   return rows;
 }
 
-const float* as_floats(const AlignedBuffer<std::byte>& buffer) { return reinterpret_cast<const float*>(buffer.data()); }
+const float* as_floats(const AlignedBuffer<std::byte>& buffer) {
+  return reinterpret_cast<const float*>(buffer.data());
+}
 
 /// One product of [n_rows, n_inner] weights with n_cols columns; threads take equal parts of the rows.
 void matmul(benchmark::State& state, DType dtype, int64_t n_rows, int64_t n_inner, int64_t n_cols) {
@@ -48,8 +52,10 @@ void matmul(benchmark::State& state, DType dtype, int64_t n_rows, int64_t n_inne
     activations = AlignedBuffer<std::byte>(static_cast<size_t>(n_cols * x_bytes));
     for (int64_t c = 0; c < n_cols; ++c) {
       std::byte* row = activations.data() + c * x_bytes;
-      if (kernel.form == ActivationForm::f32) std::memcpy(row, as_floats(x) + c * n_inner, static_cast<size_t>(x_bytes));
-      else active_set().quantize_q8(as_floats(x) + c * n_inner, n_inner, row);
+      if (kernel.form == ActivationForm::f32)
+        std::memcpy(row, as_floats(x) + c * n_inner, static_cast<size_t>(x_bytes));
+      else
+        active_set().quantize_q8(as_floats(x) + c * n_inner, n_inner, row);
     }
     out = AlignedBuffer<float>(static_cast<size_t>(n_rows * n_cols));
   }
@@ -72,14 +78,17 @@ void matmul(benchmark::State& state, DType dtype, int64_t n_rows, int64_t n_inne
       static_cast<double>(state.iterations() * part * n_inner * n_cols) * 2e-9, benchmark::Counter::kIsRate);
 }
 
-/// Attention of n_queries queries of one KV head over `depth` rows. Decode: all queries stand after them, a new head each
-/// time. Prefill: the queries are the last positions of one head.
-void attend(benchmark::State& state, DType dtype, int32_t n_queries, int32_t depth, bool has_bias, bool is_prefill) {
+/// Attention of n_queries queries of one KV head over `depth` rows. Decode: all queries stand after them, a new
+/// head each time. Prefill: the queries are the last positions of one head.
+void attend(benchmark::State& state, DType dtype, int32_t n_queries, int32_t depth, bool has_bias,
+            bool is_prefill) {
   constexpr int32_t kWidth = 128;
   const int64_t bytes = row_bytes(dtype, kWidth);
-  const int32_t n_heads = is_prefill ? 1 : std::max(1, (192 << 20) / static_cast<int32_t>(2 * bytes * depth));  // beyond the caches
+  const int32_t n_heads =
+      is_prefill ? 1 : std::max(1, (192 << 20) / static_cast<int32_t>(2 * bytes * depth));  // beyond the caches
   const int64_t n_rows = int64_t{depth} * n_heads;
-  const AlignedBuffer<std::byte> keys = random_rows(dtype, n_rows * kWidth), values = random_rows(dtype, n_rows * kWidth);
+  const AlignedBuffer<std::byte> keys = random_rows(dtype, n_rows * kWidth),
+                                 values = random_rows(dtype, n_rows * kWidth);
   const AlignedBuffer<std::byte> queries = random_rows(DType::f32, n_queries * kWidth);
   std::vector<float> bias(static_cast<size_t>(depth), 0.5f), out(static_cast<size_t>(n_queries * kWidth));
   std::vector<float> lse(static_cast<size_t>(n_queries));
@@ -92,8 +101,8 @@ void attend(benchmark::State& state, DType dtype, int32_t n_queries, int32_t dep
     blocks.clear();
     for (int32_t row = 0; row < depth; row += kMaxBlockRows) {
       const int64_t at = (int64_t{head} * depth + row) * bytes;
-      blocks.push_back({keys.data() + at, values.data() + at, has_bias ? bias.data() + row : nullptr, nullptr, row, kMaxBlockRows, 0,
-                        n_queries});
+      blocks.push_back({keys.data() + at, values.data() + at, has_bias ? bias.data() + row : nullptr, nullptr, row,
+                        kMaxBlockRows, 0, n_queries});
     }
     active_set().attend({.key_type = dtype,
                          .value_type = dtype,
@@ -119,13 +128,20 @@ void attend(benchmark::State& state, DType dtype, int32_t n_queries, int32_t dep
       static_cast<double>(state.iterations()) * n_queries * depth * kWidth * 4e-9, benchmark::Counter::kIsRate);
 }
 
-void gemm(benchmark::State& state, void (*product)(const GemmArgs&), int64_t m, int64_t n, int64_t k, int64_t a_stride,
-          int64_t b_stride) {
+void gemm(benchmark::State& state, void (*product)(const GemmArgs&), int64_t m, int64_t n, int64_t k,
+          int64_t a_stride, int64_t b_stride) {
   const AlignedBuffer<std::byte> a = random_rows(DType::f32, m * k), b = random_rows(DType::f32, n * k);
   AlignedBuffer<float> c(static_cast<size_t>(m * n));
   for (auto _ : state) {
-    product({.m = m, .n = n, .k = k, .a = as_floats(a), .a_stride = a_stride, .b = as_floats(b), .b_stride = b_stride,
-             .c = c.data(), .c_stride = n});
+    product({.m = m,
+             .n = n,
+             .k = k,
+             .a = as_floats(a),
+             .a_stride = a_stride,
+             .b = as_floats(b),
+             .b_stride = b_stride,
+             .c = c.data(),
+             .c_stride = n});
     benchmark::ClobberMemory();
   }
   state.counters["GFLOP/s"] =
@@ -137,27 +153,36 @@ void register_all() {
     const std::string name = format->name;
     const DType dtype = format->dtype;
     for (int threads : {1, 2})
-      benchmark::RegisterBenchmark(("decode/" + name).c_str(), [dtype](benchmark::State& s) { matmul(s, dtype, 32768, 4096, 1); })
+      benchmark::RegisterBenchmark(("decode/" + name).c_str(),
+                                   [dtype](benchmark::State& s) { matmul(s, dtype, 32768, 4096, 1); })
           ->Threads(threads)
           ->UseRealTime();
-    benchmark::RegisterBenchmark(("decode4/" + name).c_str(), [dtype](benchmark::State& s) { matmul(s, dtype, 16384, 4096, 4); });
-    benchmark::RegisterBenchmark(("prefill/" + name).c_str(), [dtype](benchmark::State& s) { matmul(s, dtype, 1024, 4096, 512); });
+    benchmark::RegisterBenchmark(("decode4/" + name).c_str(),
+                                 [dtype](benchmark::State& s) { matmul(s, dtype, 16384, 4096, 4); });
+    benchmark::RegisterBenchmark(("prefill/" + name).c_str(),
+                                 [dtype](benchmark::State& s) { matmul(s, dtype, 1024, 4096, 512); });
   }
   for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0})
     for (bool has_bias : {false, true}) {
       const std::string tail = std::string(tensor_format(dtype).name) + (has_bias ? "/bias" : "/plain");
       for (int32_t group : {1, 4, 8})
-        benchmark::RegisterBenchmark(("attend_decode/" + std::to_string(group) + "/" + tail).c_str(),
-                                     [=](benchmark::State& s) { attend(s, dtype, group, 16384, has_bias, false); });
+        benchmark::RegisterBenchmark(
+            ("attend_decode/" + std::to_string(group) + "/" + tail).c_str(),
+            [=](benchmark::State& s) { attend(s, dtype, group, 16384, has_bias, false); });
       benchmark::RegisterBenchmark(("attend_prefill/64/" + tail).c_str(),
                                    [=](benchmark::State& s) { attend(s, dtype, 64, 4096, has_bias, true); });
     }
-  benchmark::RegisterBenchmark("gemm_nt/4096x1024x64", [](benchmark::State& s) { gemm(s, active_set().gemm_nt, 4096, 1024, 64, 64, 64); });
-  benchmark::RegisterBenchmark("gemm_nt/1024x1024x1024",
-                               [](benchmark::State& s) { gemm(s, active_set().gemm_nt, 1024, 1024, 1024, 1024, 1024); });
-  benchmark::RegisterBenchmark("gemm_nn/1024x1024x1024",
-                               [](benchmark::State& s) { gemm(s, active_set().gemm_nn, 1024, 1024, 1024, 1024, 1024); });
-  benchmark::RegisterBenchmark("gemm_tn/512x512x4096", [](benchmark::State& s) { gemm(s, active_set().gemm_tn, 512, 512, 4096, 512, 512); });
+  benchmark::RegisterBenchmark("gemm_nt/4096x1024x64",
+                               [](benchmark::State& s) { gemm(s, active_set().gemm_nt, 4096, 1024, 64, 64, 64); });
+  benchmark::RegisterBenchmark("gemm_nt/1024x1024x1024", [](benchmark::State& s) {
+    gemm(s, active_set().gemm_nt, 1024, 1024, 1024, 1024, 1024);
+  });
+  benchmark::RegisterBenchmark("gemm_nn/1024x1024x1024", [](benchmark::State& s) {
+    gemm(s, active_set().gemm_nn, 1024, 1024, 1024, 1024, 1024);
+  });
+  benchmark::RegisterBenchmark("gemm_tn/512x512x4096", [](benchmark::State& s) {
+    gemm(s, active_set().gemm_tn, 512, 512, 4096, 512, 512);
+  });
 }
 
 [[maybe_unused]] const bool is_registered = (register_all(), true);

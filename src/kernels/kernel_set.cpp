@@ -22,7 +22,8 @@ std::span<const KernelSet* const> kernel_sets() {
 #include "targets_list.inc"
 #undef SH_PLUGIN
     };
-    std::stable_sort(all.begin(), all.end(), [](const KernelSet* a, const KernelSet* b) { return a->rank > b->rank; });
+    std::stable_sort(all.begin(), all.end(),
+                     [](const KernelSet* a, const KernelSet* b) { return a->rank > b->rank; });
     return all;
   }();
   return sets;
@@ -44,9 +45,10 @@ Result<const KernelSet*> choose_kernels(std::string_view forced) {
     if (!forced.empty() && forced != set->name) continue;
     if (set->supported()) return set;
     if (!forced.empty())
-      return Error{ErrorKind::unsupported,
-                   fmt::format("kernel set '{}' needs {}, which this CPU or operating system lacks; choose one of: {}", set->name,
-                               set->needs, supported_names())};
+      return Error{
+          ErrorKind::unsupported,
+          fmt::format("kernel set '{}' needs {}, which this CPU or operating system lacks; choose one of: {}",
+                      set->name, set->needs, supported_names())};
   }
   return Error{ErrorKind::not_found,
                fmt::format("no kernel set is named '{}'; this machine can run: {}", forced, supported_names())};
@@ -54,8 +56,10 @@ Result<const KernelSet*> choose_kernels(std::string_view forced) {
 
 std::string describe_choice(const KernelSet& chosen, std::string_view forced) {
   std::string text = fmt::format("{} (", chosen.name);
-  if (chosen.needs[0] != '\0') text += fmt::format("this CPU has {}", chosen.needs);
-  else text += "runs on any CPU";
+  if (chosen.needs[0] != '\0')
+    text += fmt::format("this CPU has {}", chosen.needs);
+  else
+    text += "runs on any CPU";
   if (!forced.empty()) return text + "; forced by SHORTHAND_KERNELS)";
   for (const KernelSet* set : kernel_sets())
     if (set->rank > chosen.rank) text += fmt::format("; not {}: needs {}", set->name, set->needs);
@@ -64,8 +68,10 @@ std::string describe_choice(const KernelSet& chosen, std::string_view forced) {
 
 int64_t attend_scratch_floats(int32_t n_queries, int32_t key_width, int32_t value_width) {
   const auto padded = [](int64_t n) { return (n + 15) / 16 * 16; };
-  const int64_t rows = kMaxBlockRows * (2 * padded(key_width) + padded(value_width));  // a block decoded, its keys also transposed
-  const int64_t per_query = padded(value_width) + 2 * kMaxBlockRows + 4;   // output, weights, lanes of the sum, maximum, factor
+  const int64_t rows =
+      kMaxBlockRows * (2 * padded(key_width) + padded(value_width));  // a block decoded, its keys also transposed
+  const int64_t per_query =
+      padded(value_width) + 2 * kMaxBlockRows + 4;  // output, weights, lanes of the sum, maximum, factor
   return rows + n_queries * per_query + 64;
 }
 
@@ -74,6 +80,8 @@ std::byte* thread_scratch(size_t n_bytes) {
   return buffer.grow(n_bytes);
 }
 
-bool is_kv_dtype(DType dtype) { return tensor_format(dtype).block_elements <= 32 && dtype != DType::mxfp4; }
+bool is_kv_dtype(DType dtype) {
+  return tensor_format(dtype).block_elements <= 32 && dtype != DType::mxfp4;
+}
 
 }  // namespace sh::kernels

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
-// Raw loops behind function pointers: one KernelSet a CPU target, chosen once at start. Kernels know no cache, no model and no
-// threads: the caller splits the work. Every kernel handles any length and any alignment of the natural element size.
+// Raw loops behind function pointers: one KernelSet a CPU target, chosen once at start. Kernels know no cache, no
+// model and no threads: the caller splits the work. Every kernel handles any length and any alignment of the
+// natural element size.
 //
-// Determinism: a result element is summed in an order that depends only on the inner dimension, never on how many rows, columns or
-// queries a call has, so batching does not change a conversation. Different targets may differ in the last bits.
+// Determinism: a result element is summed in an order that depends only on the inner dimension, never on how many
+// rows, columns or queries a call has, so batching does not change a conversation. Different targets may differ in
+// the last bits.
 #pragma once
 
 #include <cstddef>
@@ -28,15 +30,15 @@ enum class ActivationForm {
 
 /// out[c * out_stride + r] = Σ_k W[r, k] · x[c, k] for r in [row_begin, row_end), c in [0, n_cols).
 struct MatmulArgs {
-  const std::byte* weights;      // row 0 of W; rows of `weight_row_bytes`
+  const std::byte* weights;  // row 0 of W; rows of `weight_row_bytes`
   int64_t weight_row_bytes;
   int64_t n_inner;               // k; a multiple of the weight format's block
   int64_t row_begin, row_end;    // output features to compute
   const std::byte* activations;  // n_cols rows of `activation_row_bytes`, in the kernel's ActivationForm
   int64_t activation_row_bytes;
-  int64_t n_cols;                // tokens
-  float* out;                    // indexed by absolute row r
-  int64_t out_stride;            // floats from one token to the next
+  int64_t n_cols;      // tokens
+  float* out;          // indexed by absolute row r
+  int64_t out_stride;  // floats from one token to the next
 };
 
 struct WeightKernel {
@@ -59,43 +61,44 @@ struct GemmArgs {
 
 /// Rows of one KV head in one block, as attention reads them, and which queries of the tile see the block.
 struct KvBlockView {
-  const std::byte* keys;         // [n_rows] rows of row_bytes(key_type, key_width)
-  const std::byte* values;       // [n_rows] rows of row_bytes(value_type, value_width)
-  const float* bias;             // [n_rows] added to the scaled score, or null for zeros; -inf hides a row
-  const int32_t* pos;            // [n_rows] positions, or null: row r has position first_pos + r
+  const std::byte* keys;    // [n_rows] rows of row_bytes(key_type, key_width)
+  const std::byte* values;  // [n_rows] rows of row_bytes(value_type, value_width)
+  const float* bias;        // [n_rows] added to the scaled score, or null for zeros; -inf hides a row
+  const int32_t* pos;       // [n_rows] positions, or null: row r has position first_pos + r
   int32_t first_pos;
-  int32_t n_rows;                // 1 to kMaxBlockRows
+  int32_t n_rows;                  // 1 to kMaxBlockRows
   int32_t query_begin, query_end;  // queries of the tile whose sequence holds this block
 };
 
 /// Attention of a tile of queries over the blocks of one KV head, in one pass (running maximum, sum and output).
-/// score = softcap(scale · q·k) + bias; visible when pos(row) <= query_pos and, with a window, query_pos - pos(row) < window.
-/// A query that sees no row gets out = 0 and lse = -inf.
+/// score = softcap(scale · q·k) + bias; visible when pos(row) <= query_pos and, with a window, query_pos -
+/// pos(row) < window. A query that sees no row gets out = 0 and lse = -inf.
+///
 /// Precision: products and sums in f32; rows are decoded to f32.
 /// Source:  Dao et al., FlashAttention, arXiv 2205.14135; bias as in arXiv 2602.16284.
 struct AttendTile {
   DType key_type, value_type;
   int32_t key_width, value_width;
   int32_t n_queries;
-  const float* queries;      // [n_queries, key_width], unscaled, query_stride floats apart
+  const float* queries;  // [n_queries, key_width], unscaled, query_stride floats apart
   int64_t query_stride;
   const int32_t* query_pos;  // [n_queries]
   float scale;
-  float softcap;             // 0: none; else softcap · tanh(score / softcap)
-  int32_t window;            // 0: none
+  float softcap;   // 0: none; else softcap · tanh(score / softcap)
+  int32_t window;  // 0: none
   std::span<const KvBlockView> blocks;
-  float* out;                // [n_queries, value_width], normalised, out_stride floats apart
+  float* out;  // [n_queries, value_width], normalised, out_stride floats apart
   int64_t out_stride;
-  float* lse;                // [n_queries] log-sum-exp of the visible scores, or null
-  float* scratch;            // attend_scratch_floats(...) floats
+  float* lse;      // [n_queries] log-sum-exp of the visible scores, or null
+  float* scratch;  // attend_scratch_floats(...) floats
 };
 
 /// One CPU target. One file each in kernels/targets/.
 struct KernelSet {
   const char* name;
-  int rank;                // the supported set with the highest rank is chosen
-  const char* needs;       // CPU features, for messages
-  bool (*supported)();     // asks the CPU and the operating system
+  int rank;             // the supported set with the highest rank is chosen
+  const char* needs;    // CPU features, for messages
+  bool (*supported)();  // asks the CPU and the operating system
 
   /// The product for a weight format; every DType has one in every set.
   WeightKernel (*weight_kernel)(DType dtype);

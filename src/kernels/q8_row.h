@@ -11,8 +11,8 @@ inline constexpr int64_t kQ8Group = 32;      // activations that share a scale
 inline constexpr int64_t kQ8HalfGroup = 16;  // weights of some formats change their scale every 16
 inline constexpr float kQ8MinAmax = 1e-35f;  // below, 127 / amax would overflow: the group counts as zeros
 
-/// A row of n activations: x[i] ≈ scale[i / 32] · q[i]. The sums serve weights that carry an offset or a minimum a group:
-/// Σ (s·(u - offset) + m)·x = s·scale·(Σ u·q + offset·negative_sum) + m·scaled_sum.
+/// A row of n activations: x[i] ≈ scale[i / 32] · q[i]. Sums serve weights that carry an offset or a minimum a
+/// group: Σ (s·(u - offset) + m)·x = s·scale·(Σ u·q + offset·negative_sum) + m·scaled_sum.
 struct Q8Row {
   const int8_t* q;                 // [n]
   const float* scale;              // [n / 32]
@@ -27,7 +27,12 @@ struct Q8Row {
     const auto floats = [&](int64_t offset) { return reinterpret_cast<const float*>(end_of_q + offset); };
     const auto ints = [&](int64_t offset) { return reinterpret_cast<const int32_t*>(end_of_q + offset); };
     const int64_t step = n / 8;  // bytes of one value a group of 32
-    return {reinterpret_cast<const int8_t*>(row), floats(0), ints(step), floats(2 * step), ints(3 * step), floats(5 * step)};
+    return {reinterpret_cast<const int8_t*>(row),
+            floats(0),
+            ints(step),
+            floats(2 * step),
+            ints(3 * step),
+            floats(5 * step)};
   }
 };
 
@@ -42,8 +47,11 @@ struct Q8RowOut {
 
   static Q8RowOut at(std::byte* row, int64_t n) {
     const Q8Row view = Q8Row::at(row, n);
-    return {const_cast<int8_t*>(view.q), const_cast<float*>(view.scale), const_cast<int32_t*>(view.negative_sum),
-            const_cast<float*>(view.scaled_sum), const_cast<int32_t*>(view.negative_sum_16),
+    return {const_cast<int8_t*>(view.q),
+            const_cast<float*>(view.scale),
+            const_cast<int32_t*>(view.negative_sum),
+            const_cast<float*>(view.scaled_sum),
+            const_cast<int32_t*>(view.negative_sum_16),
             const_cast<float*>(view.scaled_sum_16)};
   }
   /// Writes the sums of group g, whose q and scale are there.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Opens and closes a stretch of a file that is compiled for more than the baseline CPU. Every file is built with the same flags, so
-// code outside such a stretch (inline functions of standard headers above all) never holds an instruction that a CPU may lack:
-// include all headers before the stretch, and keep its functions in a namespace of the target.
+// Opens and closes a stretch of a file that is compiled for more than the baseline CPU. Every file is built with
+// the same flags, so code outside such a stretch (inline functions of standard headers above all) never holds an
+// instruction that a CPU may lack: include all headers before the stretch, and keep its functions in a namespace
+// of the target.
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -32,13 +33,15 @@ constexpr KernelSet absent_set(const char* name, int rank, const char* needs) {
 }
 
 #if defined(__x86_64__)
-// Source:  Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, CPUID; volume 1, chapter 13 (XCR0).
-inline constexpr uint32_t kCpuFma = 1u << 12, kCpuOsxsave = 1u << 27, kCpuF16c = 1u << 29;                    // leaf 1, ECX
-inline constexpr uint32_t kCpuAvx2 = 1u << 5, kCpuAvx512f = 1u << 16, kCpuAvx512dq = 1u << 17;                // leaf 7, EBX
+// Source:  Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, CPUID; volume 1, chapter 13
+// (XCR0).
+inline constexpr uint32_t kCpuFma = 1u << 12, kCpuOsxsave = 1u << 27, kCpuF16c = 1u << 29;      // leaf 1, ECX
+inline constexpr uint32_t kCpuAvx2 = 1u << 5, kCpuAvx512f = 1u << 16, kCpuAvx512dq = 1u << 17;  // leaf 7, EBX
 inline constexpr uint32_t kCpuAvx512bw = 1u << 30, kCpuAvx512vl = 1u << 31;
-inline constexpr uint32_t kCpuAvx512vnni = 1u << 11;                                                          // leaf 7, ECX
-inline constexpr uint32_t kCpuAvx512bf16 = 1u << 5;                                                           // leaf 7.1, EAX
-inline constexpr uint32_t kSavedAvx = 0x06, kSavedAvx512 = 0xE6;  // register files in XCR0 that a context switch keeps
+inline constexpr uint32_t kCpuAvx512vnni = 1u << 11;  // leaf 7, ECX
+inline constexpr uint32_t kCpuAvx512bf16 = 1u << 5;   // leaf 7.1, EAX
+// Register files in XCR0 that a context switch keeps.
+inline constexpr uint32_t kSavedAvx = 0x06, kSavedAvx512 = 0xE6;
 
 struct CpuidBits {
   uint32_t ecx_1 = 0, ebx_7 = 0, ecx_7 = 0, eax_7_1 = 0;
@@ -64,7 +67,8 @@ inline bool x86_has(const CpuidBits& needed, uint32_t saved) {
 
 #define SH_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
-#define SH_TARGET_BEGIN(features) SH_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define SH_TARGET_BEGIN(features) \
+  SH_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define SH_TARGET_END SH_PRAGMA(clang attribute pop)
 #else
 #define SH_TARGET_BEGIN(features) SH_PRAGMA(GCC push_options) SH_PRAGMA(GCC target(features))

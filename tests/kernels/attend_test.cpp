@@ -17,13 +17,13 @@ struct Options {
   int32_t n_queries = 4;
   int32_t n_blocks = 5;
   bool has_bias = false;
-  bool has_pos = false;       // explicit, shuffled positions
+  bool has_pos = false;          // explicit, shuffled positions
   bool has_hidden_rows = false;  // some biases are -inf, those of block 1 all
-  bool is_partial = false;    // blocks of 1 to 16 rows
+  bool is_partial = false;       // blocks of 1 to 16 rows
   float softcap = 0.0f;
   int32_t window = 0;
-  int32_t query_step = 0;     // position from one query to the next, from the middle of the rows on
-  bool has_ranges = false;    // blocks seen by parts of the tile only
+  int32_t query_step = 0;   // position from one query to the next, from the middle of the rows on
+  bool has_ranges = false;  // blocks seen by parts of the tile only
 };
 
 /// Owns everything that a tile views.
@@ -56,10 +56,13 @@ struct Scene {
       KvBlockView view{};
       view.first_pos = next_pos;
       view.n_rows = n_rows;
-      view.query_begin = o.has_ranges ? static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(o.n_queries))) : 0;
-      view.query_end = o.has_ranges ? view.query_begin + static_cast<int32_t>(rng.next_below(
-                                                             static_cast<uint64_t>(o.n_queries - view.query_begin + 1)))
-                                    : o.n_queries;
+      view.query_begin =
+          o.has_ranges ? static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(o.n_queries))) : 0;
+      view.query_end =
+          o.has_ranges
+              ? view.query_begin +
+                    static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(o.n_queries - view.query_begin + 1)))
+              : o.n_queries;
       blocks.push_back(view);
       next_pos += n_rows;
     }
@@ -116,7 +119,9 @@ Attended run(const KernelSet& set, Scene& scene, int32_t first, int32_t count) {
               .scratch = scene.scratch.data()});
   return result;
 }
-Attended run(const KernelSet& set, Scene& scene) { return run(set, scene, 0, scene.options.n_queries); }
+Attended run(const KernelSet& set, Scene& scene) {
+  return run(set, scene, 0, scene.options.n_queries);
+}
 
 /// One softmax over all visible rows in double.
 struct Exact {
@@ -134,11 +139,14 @@ Exact exact_attention(const Scene& scene, int32_t query) {
     for (int32_t r = 0; r < block.n_rows; ++r) {
       const int32_t distance = scene.query_pos[static_cast<size_t>(query)] - scene.pos[b][static_cast<size_t>(r)];
       if (distance < 0 || (o.window != 0 && distance >= o.window)) continue;
-      tensor_format(o.key_type).dequantize(block.keys + r * row_bytes(o.key_type, o.key_width), o.key_width, key.data());
-      tensor_format(o.value_type).dequantize(block.values + r * row_bytes(o.value_type, o.value_width), o.value_width, value.data());
+      tensor_format(o.key_type)
+          .dequantize(block.keys + r * row_bytes(o.key_type, o.key_width), o.key_width, key.data());
+      tensor_format(o.value_type)
+          .dequantize(block.values + r * row_bytes(o.value_type, o.value_width), o.value_width, value.data());
       double score = 0;
       for (int32_t i = 0; i < o.key_width; ++i)
-        score += static_cast<double>(scene.queries[static_cast<size_t>(query * scene.query_stride + i)]) * key[static_cast<size_t>(i)];
+        score += static_cast<double>(scene.queries[static_cast<size_t>(query * scene.query_stride + i)]) *
+                 key[static_cast<size_t>(i)];
       score *= static_cast<double>(1.0f / std::sqrt(static_cast<float>(o.key_width)));
       if (o.softcap > 0.0f) score = o.softcap * std::tanh(score / o.softcap);
       if (block.bias != nullptr) score += block.bias[r];
@@ -162,8 +170,9 @@ void expect_exact(const Scene& scene, const Attended& got, const char* what) {
   const Options& o = scene.options;
   for (int32_t q = 0; q < o.n_queries; ++q) {
     const Exact exact = exact_attention(scene, q);
-    // Scores of about |q| |k| / sqrt(width) ~ sqrt(width) carry a relative error of some eps · sqrt(width); it moves weights by as
-    // much, and values of size 1 to 4 carry it on. With softcap tanh has an absolute error of 2e-7 · softcap on top.
+    // Scores of about |q| |k| / sqrt(width) ~ sqrt(width) carry a relative error of some eps · sqrt(width); it
+    // moves weights by as much, and values of size 1 to 4 carry it on. With softcap tanh has an absolute error of
+    // 2e-7 · softcap on top.
     const double tolerance = 40 * kEps * std::sqrt(o.key_width) + 4e-7 * o.softcap;
     if (exact.lse == -kInf) {
       EXPECT_EQ(got.lse[static_cast<size_t>(q)], -kInf) << what << " query " << q;
@@ -172,7 +181,8 @@ void expect_exact(const Scene& scene, const Attended& got, const char* what) {
     }
     const float* out = got.out.data() + q * (o.value_width + 1);
     for (int32_t i = 0; i < o.value_width; ++i)
-      EXPECT_NEAR(out[i], exact.out[static_cast<size_t>(i)], 4 * tolerance) << what << " query " << q << " value " << i;
+      EXPECT_NEAR(out[i], exact.out[static_cast<size_t>(i)], 4 * tolerance)
+          << what << " query " << q << " value " << i;
     EXPECT_EQ(out[o.value_width], 9.0f) << "written past the row";
   }
 }
@@ -186,7 +196,8 @@ class Attend : public EverySet {};
 SH_FOR_EVERY_SET(Attend);
 
 TEST_P(Attend, QueriesAndGroupsOfAnyNumber) {
-  for (int32_t n_queries : {1, 2, 3, 4, 5, 6, 7, 8, 13, 33, 64}) check(set(), {.n_queries = n_queries}, "n_queries");
+  for (int32_t n_queries : {1, 2, 3, 4, 5, 6, 7, 8, 13, 33, 64})
+    check(set(), {.n_queries = n_queries}, "n_queries");
 }
 
 TEST_P(Attend, WidthsAreFree) {
@@ -208,7 +219,8 @@ TEST_P(Attend, PartialBlocksBiasesAndShuffledPositions) {
   for (bool has_bias : {false, true})
     for (bool has_pos : {false, true})
       for (int32_t n_queries : {1, 3, 9}) {
-        const Options options{.n_queries = n_queries, .n_blocks = 9, .has_bias = has_bias, .has_pos = has_pos, .is_partial = true};
+        const Options options{
+            .n_queries = n_queries, .n_blocks = 9, .has_bias = has_bias, .has_pos = has_pos, .is_partial = true};
         check(set(), options, "partial");
       }
 }
@@ -216,7 +228,14 @@ TEST_P(Attend, PartialBlocksBiasesAndShuffledPositions) {
 TEST_P(Attend, CausalTilesSeeTheirPast) {
   for (int32_t step : {1, 3, -2, 11}) {
     check(set(), {.n_queries = 17, .n_blocks = 8, .query_step = step}, "causal");
-    check(set(), {.n_queries = 17, .n_blocks = 8, .has_bias = true, .has_pos = true, .is_partial = true, .query_step = step}, "causal");
+    check(set(),
+          {.n_queries = 17,
+           .n_blocks = 8,
+           .has_bias = true,
+           .has_pos = true,
+           .is_partial = true,
+           .query_step = step},
+          "causal");
   }
 }
 
@@ -224,7 +243,14 @@ TEST_P(Attend, Windows) {
   for (int32_t window : {1, 5, 16, 40, 1000})
     for (int32_t step : {0, 1, 5}) {
       check(set(), {.n_queries = 9, .n_blocks = 8, .window = window, .query_step = step}, "window");
-      check(set(), {.n_queries = 9, .n_blocks = 8, .has_pos = true, .is_partial = true, .window = window, .query_step = step}, "window");
+      check(set(),
+            {.n_queries = 9,
+             .n_blocks = 8,
+             .has_pos = true,
+             .is_partial = true,
+             .window = window,
+             .query_step = step},
+            "window");
     }
 }
 
@@ -257,9 +283,11 @@ TEST_P(Attend, LargeScoresNeitherOverflowNorVanish) {
   for (int32_t q = 0; q < 4; ++q) {
     const Attended got = run(set(), scene);
     const Exact exact = exact_attention(scene, q);
-    // Scores around 20 sqrt(width) = 160 carry an absolute error of some 160 sqrt(width) eps = 8e-5 in the weights.
+    // Scores around 20 sqrt(width) = 160 carry an absolute error of some 160 sqrt(width) eps = 8e-5 in the
+    // weights.
     EXPECT_NEAR(got.lse[static_cast<size_t>(q)], exact.lse, 3e-4);
-    for (size_t i = 0; i < exact.out.size(); ++i) EXPECT_NEAR(got.out[static_cast<size_t>(q) * 65 + i], exact.out[i], 1e-3);
+    for (size_t i = 0; i < exact.out.size(); ++i)
+      EXPECT_NEAR(got.out[static_cast<size_t>(q) * 65 + i], exact.out[i], 1e-3);
   }
 }
 
@@ -271,11 +299,24 @@ TEST_P(Attend, QueriesOfSeveralSequencesSeeTheirOwnBlocks) {
 }
 
 TEST_P(Attend, AQueryHasTheSameBitsWhateverElseIsInTheTile) {
-  const std::vector<Options> cases = {
-      {.n_queries = 23, .n_blocks = 9},
-      {.key_type = DType::f16, .value_type = DType::q8_0, .key_width = 96, .value_width = 160, .n_queries = 23, .n_blocks = 9,
-       .has_bias = true, .has_pos = true, .is_partial = true, .query_step = 3},
-      {.n_queries = 23, .n_blocks = 9, .has_hidden_rows = true, .softcap = 20.0f, .window = 50, .query_step = 2, .has_ranges = true}};
+  const std::vector<Options> cases = {{.n_queries = 23, .n_blocks = 9},
+                                      {.key_type = DType::f16,
+                                       .value_type = DType::q8_0,
+                                       .key_width = 96,
+                                       .value_width = 160,
+                                       .n_queries = 23,
+                                       .n_blocks = 9,
+                                       .has_bias = true,
+                                       .has_pos = true,
+                                       .is_partial = true,
+                                       .query_step = 3},
+                                      {.n_queries = 23,
+                                       .n_blocks = 9,
+                                       .has_hidden_rows = true,
+                                       .softcap = 20.0f,
+                                       .window = 50,
+                                       .query_step = 2,
+                                       .has_ranges = true}};
   for (const Options& options : cases) {
     Scene scene(options);
     const Attended all = run(set(), scene);
@@ -286,7 +327,8 @@ TEST_P(Attend, AQueryHasTheSameBitsWhateverElseIsInTheTile) {
         for (size_t q = 0; q < static_cast<size_t>(count); ++q) {
           const size_t in_all = static_cast<size_t>(first) + q;
           EXPECT_EQ(some.lse[q], all.lse[in_all]) << count << " queries from " << first;
-          EXPECT_EQ(0, std::memcmp(some.out.data() + q * stride, all.out.data() + in_all * stride, stride * sizeof(float)))
+          EXPECT_EQ(0, std::memcmp(some.out.data() + q * stride, all.out.data() + in_all * stride,
+                                   stride * sizeof(float)))
               << count << " queries from " << first;
         }
       }

@@ -30,8 +30,10 @@ TEST(ChooseKernels, TheEnvironmentForcesIt) {
   }
   setenv("SHORTHAND_KERNELS", "generic", 1);
   EXPECT_EQ(choose_kernels(env::kernels().value_or("")).value(), &generic_set());
-  if (forced.empty()) unsetenv("SHORTHAND_KERNELS");
-  else setenv("SHORTHAND_KERNELS", forced.c_str(), 1);
+  if (forced.empty())
+    unsetenv("SHORTHAND_KERNELS");
+  else
+    setenv("SHORTHAND_KERNELS", forced.c_str(), 1);
 }
 
 TEST(ChooseKernels, AnUnknownNameIsAnErrorThatNamesTheChoices) {
@@ -72,7 +74,8 @@ TEST(KernelSets, RanksFallAndEverySetIsWhole) {
 }
 
 TEST(KvTypes, AreTheFormatsOfSmallBlocks) {
-  for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::iq4_nl})
+  for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1, DType::q5_0,
+                      DType::q5_1, DType::iq4_nl})
     EXPECT_TRUE(is_kv_dtype(dtype));
   for (DType dtype : {DType::q4_k, DType::q6_k, DType::iq4_xs, DType::mxfp4}) EXPECT_FALSE(is_kv_dtype(dtype));
 }

@@ -15,7 +15,9 @@ namespace sh::kernels {
 
 constexpr double kEps = 0x1.0p-24;  // largest relative error of one rounding to f32
 
-inline const KernelSet& generic_set() { return *choose_kernels("generic").value(); }
+inline const KernelSet& generic_set() {
+  return *choose_kernels("generic").value();
+}
 
 inline std::vector<const KernelSet*> supported_sets() {
   std::vector<const KernelSet*> sets;
@@ -29,8 +31,11 @@ class EverySet : public testing::TestWithParam<const KernelSet*> {
  protected:
   const KernelSet& set() const { return *GetParam(); }
 };
-inline std::string name_of_set(const testing::TestParamInfo<const KernelSet*>& info) { return info.param->name; }
-#define SH_FOR_EVERY_SET(suite) INSTANTIATE_TEST_SUITE_P(Sets, suite, testing::ValuesIn(supported_sets()), name_of_set)
+inline std::string name_of_set(const testing::TestParamInfo<const KernelSet*>& info) {
+  return info.param->name;
+}
+#define SH_FOR_EVERY_SET(suite) \
+  INSTANTIATE_TEST_SUITE_P(Sets, suite, testing::ValuesIn(supported_sets()), name_of_set)
 
 inline std::vector<float> random_floats(int64_t n, uint64_t seed, float scale = 1.0f) {
   Rng rng(seed);
@@ -40,6 +45,8 @@ inline std::vector<float> random_floats(int64_t n, uint64_t seed, float scale = 
 }
 
 /// Around the vector widths, primes, and sizes of real rows.
-inline std::vector<int64_t> edge_sizes() { return {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 101, 127, 257, 1031}; }
+inline std::vector<int64_t> edge_sizes() {
+  return {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 101, 127, 257, 1031};
+}
 
 }  // namespace sh::kernels

@@ -13,13 +13,18 @@ struct Product {
   const KernelSet& set;
   const TensorFormat& format;
   int64_t n_rows, n_inner, n_cols;
-  std::vector<float> x;               // [n_cols, n_inner]
-  std::vector<std::byte> weights;     // [n_rows] rows
-  std::vector<std::byte> activations; // [n_cols] rows
+  std::vector<float> x;                // [n_cols, n_inner]
+  std::vector<std::byte> weights;      // [n_rows] rows
+  std::vector<std::byte> activations;  // [n_cols] rows
   int64_t activation_row_bytes;
 
   Product(const KernelSet& set_, const TensorFormat& format_, int64_t n_rows_, int64_t n_inner_, int64_t n_cols_)
-      : set(set_), format(format_), n_rows(n_rows_), n_inner(n_inner_), n_cols(n_cols_), x(random_floats(n_cols * n_inner, 21)) {
+      : set(set_),
+        format(format_),
+        n_rows(n_rows_),
+        n_inner(n_inner_),
+        n_cols(n_cols_),
+        x(random_floats(n_cols * n_inner, 21)) {
     const auto w = random_floats(n_rows * n_inner, 20, 0.5f);
     weights.resize(static_cast<size_t>(n_rows * row_bytes(format.dtype, n_inner)));
     format.quantize(w.data(), n_rows * n_inner, weights.data());
@@ -28,8 +33,10 @@ struct Product {
     activations.resize(static_cast<size_t>(n_cols * activation_row_bytes));
     for (int64_t c = 0; c < n_cols; ++c) {
       std::byte* row = activations.data() + c * activation_row_bytes;
-      if (is_float) std::memcpy(row, x.data() + c * n_inner, static_cast<size_t>(activation_row_bytes));
-      else set.quantize_q8(x.data() + c * n_inner, n_inner, row);
+      if (is_float)
+        std::memcpy(row, x.data() + c * n_inner, static_cast<size_t>(activation_row_bytes));
+      else
+        set.quantize_q8(x.data() + c * n_inner, n_inner, row);
     }
   }
 
@@ -71,8 +78,9 @@ struct Product {
           exact += product;
           magnitude += std::fabs(product);
         }
-        // Sums of n_inner terms (n eps of their magnitude, met only in theory). Codes and minimum are summed apart, so that the
-        // parts of a group may be larger than its sum: at most 16 times for these formats and inputs.
+        // Sums of n_inner terms (n eps of their magnitude, met only in theory). Codes and minimum are summed
+        // apart, so that the parts of a group may be larger than its sum: at most 16 times for these formats and
+        // inputs.
         const double bound = (static_cast<double>(n_inner) / 4 + 64) * kEps * magnitude;
         EXPECT_NEAR(out[static_cast<size_t>(c * (n_rows + 3) + r)], exact, bound)
             << set.name << ' ' << format.name << " row " << r << " column " << c << " n_inner " << n_inner;
@@ -112,7 +120,8 @@ TEST_P(Matmul, WritesOnlyTheRowsAsked) {
       for (size_t i = 0; i < part.size(); ++i) {
         const int64_t row = static_cast<int64_t>(i) % 73;
         const bool is_asked = i + 1 < part.size() && row >= begin && row < end;
-        EXPECT_EQ(part[i], is_asked ? whole[i] : Product::untouched) << "rows " << begin << " to " << end << " at " << i;
+        EXPECT_EQ(part[i], is_asked ? whole[i] : Product::untouched)
+            << "rows " << begin << " to " << end << " at " << i;
       }
     }
   }
@@ -120,7 +129,8 @@ TEST_P(Matmul, WritesOnlyTheRowsAsked) {
 
 TEST_P(Matmul, AColumnHasTheSameBitsWhateverElseIsInTheCall) {
   for (const TensorFormat* format : tensor_formats()) {
-    const int64_t n_inner = 2304;  // 9 superblocks: more than one chunk of every kernel, and no whole number of them
+    const int64_t n_inner =
+        2304;  // 9 superblocks: more than one chunk of every kernel, and no whole number of them
     const Product product(set(), *format, 35, n_inner, 14);
     const auto all = product.run(0, 35, 0, 14);
     const int64_t stride = 38;
@@ -128,7 +138,8 @@ TEST_P(Matmul, AColumnHasTheSameBitsWhateverElseIsInTheCall) {
       for (int64_t first : {int64_t{0}, 14 - count}) {
         const auto some = product.run(0, 35, first, count);
         for (int64_t c = 0; c < count; ++c)
-          EXPECT_EQ(0, std::memcmp(some.data() + c * stride, all.data() + (first + c) * stride, 35 * sizeof(float)))
+          EXPECT_EQ(0,
+                    std::memcmp(some.data() + c * stride, all.data() + (first + c) * stride, 35 * sizeof(float)))
               << set().name << ' ' << format->name << ' ' << count << " columns from " << first;
       }
     const auto one_row = product.run(20, 21, 6, 1);

@@ -60,7 +60,8 @@ TEST_P(VectorKernels, RmsNormWithAndWithoutWeightAndInPlace) {
     std::vector<float> y = guarded(x), plain = guarded(x);
     set().rms_norm(y.data(), weight.data(), 1e-5f, y.data(), n);
     set().rms_norm(x.data(), nullptr, 1e-5f, plain.data(), n);
-    // The squares are all positive, so their sum has a relative error of n eps at most; half of it reaches the root.
+    // The squares are all positive, so their sum has a relative error of n eps at most; half of it reaches the
+    // root.
     const double tolerance = (0.5 * static_cast<double>(n) + 6) * kEps;
     for (size_t i = 0; i < x.size(); ++i) {
       EXPECT_NEAR(y[i], x[i] * factor * weight[i], tolerance * std::fabs(x[i] * factor * weight[i]));
@@ -192,11 +193,14 @@ std::vector<float> codec_input(const TensorFormat& format, int64_t n) {
   auto x = random_floats(n, 11 + static_cast<uint64_t>(format.dtype), 2.0f);
   if (n >= 8 * format.block_elements && n >= 8) {
     std::fill_n(x.begin(), format.block_elements, 0.0f);
-    for (int64_t i = format.block_elements; i < 2 * format.block_elements; ++i) x[static_cast<size_t>(i)] *= 1e-39f;
-    for (int64_t i = 2 * format.block_elements; i < 3 * format.block_elements; ++i) x[static_cast<size_t>(i)] *= 1e6f;
+    for (int64_t i = format.block_elements; i < 2 * format.block_elements; ++i)
+      x[static_cast<size_t>(i)] *= 1e-39f;
+    for (int64_t i = 2 * format.block_elements; i < 3 * format.block_elements; ++i)
+      x[static_cast<size_t>(i)] *= 1e6f;
     // Exact halves of the step and a tie for the largest magnitude.
     for (int64_t i = 3 * format.block_elements; i < 4 * format.block_elements; ++i)
-      x[static_cast<size_t>(i)] = (i % 2 == 0 ? 1.0f : -1.0f) * (static_cast<float>(i % 8) + 0.5f) * 127.0f / 127.0f;
+      x[static_cast<size_t>(i)] =
+          (i % 2 == 0 ? 1.0f : -1.0f) * (static_cast<float>(i % 8) + 0.5f) * 127.0f / 127.0f;
     x[static_cast<size_t>(3 * format.block_elements)] = 127.0f;
     x[static_cast<size_t>(4 * format.block_elements - 1)] = -127.0f;
   }
@@ -217,7 +221,8 @@ TEST_P(Codecs, EveryCacheFormatHasTheBitsOfItsReferenceBothWays) {
       std::vector<float> decoded(static_cast<size_t>(n) + 1, kGuard), expected = decoded;
       set().decode_row(format->dtype, reference.data(), n, decoded.data());
       format->dequantize(reference.data(), n, expected.data());
-      EXPECT_EQ(0, std::memcmp(decoded.data(), expected.data(), decoded.size() * sizeof(float))) << format->name << " n " << n;
+      EXPECT_EQ(0, std::memcmp(decoded.data(), expected.data(), decoded.size() * sizeof(float)))
+          << format->name << " n " << n;
     }
   }
 }

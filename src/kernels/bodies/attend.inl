@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT
-// Attention over blocks of at most 16 rows. A block's keys are decoded and turned so that lanes are rows, its values are decoded; then
-// every query of the tile takes one online-softmax step with it. The order of a query's sums depends on its own list of blocks only.
-// Included inside a target region and namespace.
+// Attention over blocks of at most 16 rows. A block's keys are decoded and turned so that lanes are rows, its
+// values are decoded; then every query of the tile takes one online-softmax step with it. The order of a query's
+// sums depends on its own list of blocks only. Included inside a target region and namespace.
 
 constexpr int64_t kRowVectors = kMaxBlockRows / kLanes;
 
 /// The parts of AttendTile::scratch. Widths are padded to 16 floats, so that vectors need no tails.
 struct AttendScratch {
   int64_t key_padded, value_padded;
-  float* key_rows;      // [16, key_padded] decoded
-  float* turned_keys;   // [key_padded, 16]
-  float* values;        // [16, value_padded]
-  float* outs;          // [n_queries, value_padded]
-  float* weights;       // [n_queries, 16] scores, then exp(score - maximum)
-  float* sums;          // [n_queries, 16] lanes of the sum of weights
-  float* maxima;        // [n_queries]
-  float* factors;       // [n_queries] what the step multiplies earlier sums by
+  float* key_rows;     // [16, key_padded] decoded
+  float* turned_keys;  // [key_padded, 16]
+  float* values;       // [16, value_padded]
+  float* outs;         // [n_queries, value_padded]
+  float* weights;      // [n_queries, 16] scores, then exp(score - maximum)
+  float* sums;         // [n_queries, 16] lanes of the sum of weights
+  float* maxima;       // [n_queries]
+  float* factors;      // [n_queries] what the step multiplies earlier sums by
 };
 
 inline AttendScratch attend_scratch(const AttendTile& tile) {
@@ -47,11 +47,12 @@ struct FloatRows {
   int64_t stride;
 };
 /// `next` is the same part of the next block, or null: its rows are fetched while these are decoded.
-inline FloatRows decode_rows(DType dtype, const std::byte* rows, const std::byte* next, int64_t n_rows, int64_t width, int64_t padded,
-                             float* buffer) {
+inline FloatRows decode_rows(DType dtype, const std::byte* rows, const std::byte* next, int64_t n_rows,
+                             int64_t width, int64_t padded, float* buffer) {
   const int64_t bytes = row_bytes(dtype, width);
   if (next != nullptr && dtype == DType::f32) prefetch_bytes(next, n_rows * bytes);
-  if (dtype == DType::f32 && width == padded && n_rows == kMaxBlockRows) return {reinterpret_cast<const float*>(rows), width};
+  if (dtype == DType::f32 && width == padded && n_rows == kMaxBlockRows)
+    return {reinterpret_cast<const float*>(rows), width};
   for (int64_t r = 0; r < n_rows; ++r) {
     if (next != nullptr && dtype != DType::f32) prefetch_bytes(next + r * bytes, bytes);
     decode_row(dtype, rows + r * bytes, width, buffer + r * padded);
@@ -66,9 +67,11 @@ inline void turn_keys(const FloatRows& rows, const AttendScratch& s) {
                       reinterpret_cast<std::byte*>(s.turned_keys + i * kMaxBlockRows + r), kMaxBlockRows * 4);
 }
 
-/// Products of kQueries queries with all rows of the block, unscaled. kScoreChains sums a product, by k modulo kScoreChains.
+/// Products of kQueries queries with all rows of the block, unscaled. kScoreChains sums a product, by k modulo
+/// kScoreChains.
 template <int kQueries>
-void score_tile(const float* queries, int64_t query_stride, int64_t key_width, const float* turned_keys, float* scores) {
+void score_tile(const float* queries, int64_t query_stride, int64_t key_width, const float* turned_keys,
+                float* scores) {
   constexpr int kVectors = static_cast<int>(kRowVectors);
   F sums[kScoreChains][kQueries][kVectors];
 #pragma GCC unroll 8
@@ -97,7 +100,8 @@ void score_tile(const float* queries, int64_t query_stride, int64_t key_width, c
     for (int q = 0; q < kQueries; ++q)
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v)
-        sums[0][q][v] = fma(set1(queries[q * query_stride + k]), load(turned_keys + k * kMaxBlockRows + v * kLanes), sums[0][q][v]);
+        sums[0][q][v] = fma(set1(queries[q * query_stride + k]),
+                            load(turned_keys + k * kMaxBlockRows + v * kLanes), sums[0][q][v]);
 #pragma GCC unroll 8
   for (int q = 0; q < kQueries; ++q)
 #pragma GCC unroll 8
@@ -110,17 +114,18 @@ void score_tile(const float* queries, int64_t query_stride, int64_t key_width, c
 }
 
 template <int kQueries>
-void score_tile_of(int64_t n_queries, const float* queries, int64_t query_stride, int64_t key_width, const float* turned_keys,
-                   float* scores) {
-  if (n_queries == kQueries) score_tile<kQueries>(queries, query_stride, key_width, turned_keys, scores);
+void score_tile_of(int64_t n_queries, const float* queries, int64_t query_stride, int64_t key_width,
+                   const float* turned_keys, float* scores) {
+  if (n_queries == kQueries)
+    score_tile<kQueries>(queries, query_stride, key_width, turned_keys, scores);
   else if constexpr (kQueries > 1)
     score_tile_of<kQueries - 1>(n_queries, queries, query_stride, key_width, turned_keys, scores);
 }
 
 /// outs = factor · outs + weights · values, for kQueries queries and kVectors vectors of the value.
 template <int kQueries, int kVectors>
-void mix_tile(const float* weights, const float* factors, const FloatRows& values, int64_t value_padded, int64_t n_rows,
-              float* outs) {
+void mix_tile(const float* weights, const float* factors, const FloatRows& values, int64_t value_padded,
+              int64_t n_rows, float* outs) {
   F sums[kQueries][kVectors];
 #pragma GCC unroll 8
   for (int q = 0; q < kQueries; ++q) {
@@ -146,20 +151,22 @@ void mix_tile(const float* weights, const float* factors, const FloatRows& value
 }
 
 template <int kQueries>
-void mix_rows(const float* weights, const float* factors, const FloatRows& values, int64_t value_padded, int64_t n_rows,
-              float* outs) {
+void mix_rows(const float* weights, const float* factors, const FloatRows& values, int64_t value_padded,
+              int64_t n_rows, float* outs) {
   int64_t i = 0;
   for (; i + kMixVectors * kLanes <= value_padded; i += kMixVectors * kLanes)
-    mix_tile<kQueries, kMixVectors>(weights, factors, {values.first + i, values.stride}, value_padded, n_rows, outs + i);
-  for (; i < value_padded; i += kLanes) mix_tile<kQueries, 1>(weights, factors, {values.first + i, values.stride}, value_padded, n_rows, outs + i);
+    mix_tile<kQueries, kMixVectors>(weights, factors, {values.first + i, values.stride}, value_padded, n_rows,
+                                    outs + i);
+  for (; i < value_padded; i += kLanes)
+    mix_tile<kQueries, 1>(weights, factors, {values.first + i, values.stride}, value_padded, n_rows, outs + i);
 }
 
 /// What a block's rows need beyond their products.
 struct BlockMask {
-  bool is_needed;                  // some query of the tile does not see some row
-  int32_t pos[kMaxBlockRows];      // rows past the end: INT32_MAX, so that no query sees them
+  bool is_needed;              // some query of the tile does not see some row
+  int32_t pos[kMaxBlockRows];  // rows past the end: INT32_MAX, so that no query sees them
   float bias[kMaxBlockRows];
-  int32_t first_pos, last_pos;     // smallest and largest of the rows
+  int32_t first_pos, last_pos;  // smallest and largest of the rows
 };
 
 inline BlockMask block_mask(const KvBlockView& block) {
@@ -179,7 +186,9 @@ inline BlockMask block_mask(const KvBlockView& block) {
 }
 
 /// tanh by exp: 1 - 2 / (exp(2 x) + 1), absolute error below 2e-7.
-inline F tanh_of(F x) { return sub(set1(1.0f), div(set1(2.0f), add(exp_of(add(x, x)), set1(1.0f)))); }
+inline F tanh_of(F x) {
+  return sub(set1(1.0f), div(set1(2.0f), add(exp_of(add(x, x)), set1(1.0f))));
+}
 
 /// Scores of one query to weights, and its running maximum and sum on to include them.
 inline void softmax_step(const AttendTile& tile, const AttendScratch& s, const BlockMask& mask, int32_t query) {
@@ -229,7 +238,8 @@ struct QueryRange {
 };
 inline QueryRange seeing_queries(const AttendTile& tile, const KvBlockView& block, BlockMask& mask) {
   const auto sees_none = [&](int32_t q) {
-    return tile.query_pos[q] < mask.first_pos || (tile.window != 0 && int64_t{tile.query_pos[q]} - mask.last_pos >= tile.window);
+    return tile.query_pos[q] < mask.first_pos ||
+           (tile.window != 0 && int64_t{tile.query_pos[q]} - mask.last_pos >= tile.window);
   };
   QueryRange range{block.query_begin, block.query_end};
   while (range.begin < range.end && sees_none(range.begin)) ++range.begin;
@@ -240,23 +250,25 @@ inline QueryRange seeing_queries(const AttendTile& tile, const KvBlockView& bloc
   return range;
 }
 
-inline void attend_block(const AttendTile& tile, const AttendScratch& s, const KvBlockView& block, const KvBlockView* next) {
+inline void attend_block(const AttendTile& tile, const AttendScratch& s, const KvBlockView& block,
+                         const KvBlockView* next) {
   BlockMask mask = block_mask(block);
   const QueryRange range = seeing_queries(tile, block, mask);
   if (range.begin == range.end) return;
-  turn_keys(decode_rows(tile.key_type, block.keys, next != nullptr ? next->keys : nullptr, block.n_rows, tile.key_width, s.key_padded,
-                        s.key_rows),
+  turn_keys(decode_rows(tile.key_type, block.keys, next != nullptr ? next->keys : nullptr, block.n_rows,
+                        tile.key_width, s.key_padded, s.key_rows),
             s);
   for (int32_t q = range.begin; q < range.end; q += kScoreQueries)
-    score_tile_of<kScoreQueries>(smaller(kScoreQueries, range.end - q), tile.queries + q * tile.query_stride, tile.query_stride,
-                                 tile.key_width, s.turned_keys, s.weights + int64_t{q} * kMaxBlockRows);
+    score_tile_of<kScoreQueries>(smaller(kScoreQueries, range.end - q), tile.queries + q * tile.query_stride,
+                                 tile.query_stride, tile.key_width, s.turned_keys,
+                                 s.weights + int64_t{q} * kMaxBlockRows);
   for (int32_t q = range.begin; q < range.end; ++q) softmax_step(tile, s, mask, q);
-  const FloatRows values = decode_rows(tile.value_type, block.values, next != nullptr ? next->values : nullptr, block.n_rows,
-                                       tile.value_width, s.value_padded, s.values);
+  const FloatRows values = decode_rows(tile.value_type, block.values, next != nullptr ? next->values : nullptr,
+                                       block.n_rows, tile.value_width, s.value_padded, s.values);
   int32_t q = range.begin;
   for (; q + kMixQueries <= range.end; q += kMixQueries)
-    mix_rows<kMixQueries>(s.weights + int64_t{q} * kMaxBlockRows, s.factors + q, values, s.value_padded, block.n_rows,
-                          s.outs + q * s.value_padded);
+    mix_rows<kMixQueries>(s.weights + int64_t{q} * kMaxBlockRows, s.factors + q, values, s.value_padded,
+                          block.n_rows, s.outs + q * s.value_padded);
   for (; q < range.end; ++q)
     mix_rows<1>(s.weights + int64_t{q} * kMaxBlockRows, s.factors + q, values, s.value_padded, block.n_rows,
                 s.outs + q * s.value_padded);
@@ -271,10 +283,12 @@ void attend(const AttendTile& tile) {
   fill(s.maxima, tile.n_queries, -__builtin_inff());
   const KvBlockView* blocks = tile.blocks.data();
   const int64_t n_blocks = static_cast<int64_t>(tile.blocks.size());
-  for (int64_t b = 0; b < n_blocks; ++b) attend_block(tile, s, blocks[b], b + 1 < n_blocks ? blocks + b + 1 : nullptr);
+  for (int64_t b = 0; b < n_blocks; ++b)
+    attend_block(tile, s, blocks[b], b + 1 < n_blocks ? blocks + b + 1 : nullptr);
   for (int32_t q = 0; q < tile.n_queries; ++q) {
     F lanes = load(s.sums + int64_t{q} * kMaxBlockRows);
-    for (int64_t v = 1; v < kRowVectors; ++v) lanes = add(lanes, load(s.sums + int64_t{q} * kMaxBlockRows + v * kLanes));
+    for (int64_t v = 1; v < kRowVectors; ++v)
+      lanes = add(lanes, load(s.sums + int64_t{q} * kMaxBlockRows + v * kLanes));
     const float sum = sum_lanes(lanes);
     const bool sees_any = s.maxima[q] != -__builtin_inff();
     const F inverse = set1(sees_any ? 1.0f / sum : 0.0f);

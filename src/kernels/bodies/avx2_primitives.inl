@@ -4,7 +4,8 @@
 using F = __m256;
 using I = __m256i;
 constexpr int64_t kLanes = 8;
-constexpr bool kWideDot = false;  // dot4 takes unsigned bytes up to 128: larger ones would saturate its 16-bit sums
+constexpr bool kWideDot =
+    false;  // dot4 takes unsigned bytes up to 128: larger ones would saturate its 16-bit sums
 // Register tiles: 16 vector registers.
 constexpr int kQuantPanels = 1, kQuantColumns = 4;
 constexpr int kFloatRows = 4, kFloatColumns = 2;
@@ -12,37 +13,79 @@ constexpr int kGemmRows = 6, kGemmVectors = 2;
 constexpr int kScoreQueries = 3, kScoreChains = 2;
 constexpr int kMixQueries = 2, kMixVectors = 4;
 
-inline F zero() { return _mm256_setzero_ps(); }
-inline F set1(float x) { return _mm256_set1_ps(x); }
-inline F load(const float* p) { return _mm256_loadu_ps(p); }
-inline void store(float* p, F x) { _mm256_storeu_ps(p, x); }
+inline F zero() {
+  return _mm256_setzero_ps();
+}
+inline F set1(float x) {
+  return _mm256_set1_ps(x);
+}
+inline F load(const float* p) {
+  return _mm256_loadu_ps(p);
+}
+inline void store(float* p, F x) {
+  _mm256_storeu_ps(p, x);
+}
 inline I first_lanes(int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-inline F load_n(const float* p, int64_t n) { return _mm256_maskload_ps(p, first_lanes(n)); }
-inline void store_n(float* p, F x, int64_t n) { _mm256_maskstore_ps(p, first_lanes(n), x); }
-inline F add(F a, F b) { return _mm256_add_ps(a, b); }
-inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
-inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-inline F div(F a, F b) { return _mm256_div_ps(a, b); }
-inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-inline F nfma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a b
-inline F fmaddsub(F a, F b, F c) { return _mm256_fmaddsub_ps(a, b, c); }
-inline F max(F a, F b) { return _mm256_max_ps(a, b); }  // b where either is NaN
-inline F min(F a, F b) { return _mm256_min_ps(a, b); }
-inline F round_to_int(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline F round_down_magnitude(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
+inline F load_n(const float* p, int64_t n) {
+  return _mm256_maskload_ps(p, first_lanes(n));
+}
+inline void store_n(float* p, F x, int64_t n) {
+  _mm256_maskstore_ps(p, first_lanes(n), x);
+}
+inline F add(F a, F b) {
+  return _mm256_add_ps(a, b);
+}
+inline F sub(F a, F b) {
+  return _mm256_sub_ps(a, b);
+}
+inline F mul(F a, F b) {
+  return _mm256_mul_ps(a, b);
+}
+inline F div(F a, F b) {
+  return _mm256_div_ps(a, b);
+}
+inline F fma(F a, F b, F c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline F nfma(F a, F b, F c) {
+  return _mm256_fnmadd_ps(a, b, c);
+}  // c - a b
+inline F fmaddsub(F a, F b, F c) {
+  return _mm256_fmaddsub_ps(a, b, c);
+}
+inline F max(F a, F b) {
+  return _mm256_max_ps(a, b);
+}  // b where either is NaN
+inline F min(F a, F b) {
+  return _mm256_min_ps(a, b);
+}
+inline F round_to_int(F x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline F round_down_magnitude(F x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+}
 /// magnitude with the sign of x. Needs: magnitude not negative.
-inline F with_sign_of(F magnitude, F x) { return _mm256_or_ps(magnitude, _mm256_and_ps(x, _mm256_set1_ps(-0.0f))); }
-inline F absolute(F x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+inline F with_sign_of(F magnitude, F x) {
+  return _mm256_or_ps(magnitude, _mm256_and_ps(x, _mm256_set1_ps(-0.0f)));
+}
+inline F absolute(F x) {
+  return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+}
 /// x, kept from being fused into an addition that follows: for results that must be the reference's to the bit.
 inline F unfused(F x) {
   asm("" : "+x"(x));
   return x;
 }
 /// y where x >= bound, else 0.
-inline F zero_below(F x, F bound, F y) { return _mm256_and_ps(_mm256_cmp_ps(x, bound, _CMP_NLT_UQ), y); }
-inline F power_of_two(I e) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(127)), 23)); }
+inline F zero_below(F x, F bound, F y) {
+  return _mm256_and_ps(_mm256_cmp_ps(x, bound, _CMP_NLT_UQ), y);
+}
+inline F power_of_two(I e) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(127)), 23));
+}
 /// x · 2^n for whole n in [-150, 128]; in two steps because 2^128 is no float.
 inline F scale_by_power(F x, F n) {
   const I whole = _mm256_cvtps_epi32(n);
@@ -51,18 +94,30 @@ inline F scale_by_power(F x, F n) {
 }
 
 /// The two 128-bit halves added.
-inline __m128 sum_quarters(F x) { return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)); }
-inline float first_lane(F x) { return _mm256_cvtss_f32(x); }
+inline __m128 sum_quarters(F x) {
+  return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+}
+inline float first_lane(F x) {
+  return _mm256_cvtss_f32(x);
+}
 inline float max_lane(F x) {
   const __m128 quarter = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   const __m128 pair = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
   return _mm_cvtss_f32(_mm_max_ss(pair, _mm_movehdup_ps(pair)));
 }
 
-inline I int_set1(int32_t x) { return _mm256_set1_epi32(x); }
-inline I int_load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline F to_float(I x) { return _mm256_cvtepi32_ps(x); }
-inline I to_int(F x) { return _mm256_cvtps_epi32(x); }
+inline I int_set1(int32_t x) {
+  return _mm256_set1_epi32(x);
+}
+inline I int_load(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+inline F to_float(I x) {
+  return _mm256_cvtepi32_ps(x);
+}
+inline I to_int(F x) {
+  return _mm256_cvtps_epi32(x);
+}
 template <int kBits>
 inline I shift_left(I x) {
   return _mm256_slli_epi32(x, kBits);
@@ -71,13 +126,22 @@ template <int kBits>
 inline I shift_right(I x) {
   return kBits == 0 ? x : _mm256_srli_epi32(x, kBits);
 }
-inline I int_and(I a, I b) { return _mm256_and_si256(a, b); }
-inline I int_or(I a, I b) { return _mm256_or_si256(a, b); }
-inline I int_xor(I a, I b) { return _mm256_xor_si256(a, b); }
-inline void int_store(void* p, I x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
+inline I int_and(I a, I b) {
+  return _mm256_and_si256(a, b);
+}
+inline I int_or(I a, I b) {
+  return _mm256_or_si256(a, b);
+}
+inline I int_xor(I a, I b) {
+  return _mm256_xor_si256(a, b);
+}
+inline void int_store(void* p, I x) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), x);
+}
 /// Bytes below 16 replaced by the values of a table of 16.
 inline I look_up(const int8_t* table, I codes) {
-  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), codes);
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))),
+                             codes);
 }
 /// The low 16 bits of every lane as binary16.
 inline F low_halves(I x) {
@@ -101,7 +165,9 @@ inline void load_strip(const std::byte* p, int64_t stride, I (&words)[4]) {
   words[2] = _mm256_unpacklo_epi64(ab_high, cd_high);
   words[3] = _mm256_unpackhi_epi64(ab_high, cd_high);
 }
-inline I dot4_of_pairs(I acc, I pairs) { return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
+inline I dot4_of_pairs(I acc, I pairs) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
 /// Every lane: acc + Σ over 4 bytes of unsigned · signed. Needs: unsigned bytes up to 128.
 inline I dot4(I acc, I bytes_unsigned, I bytes_signed) {
   return dot4_of_pairs(acc, _mm256_maddubs_epi16(bytes_unsigned, bytes_signed));
@@ -125,14 +191,25 @@ inline __m128i load_words_n(const uint16_t* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) words[i] = p[i];
   return _mm_load_si128(reinterpret_cast<const __m128i*>(words));
 }
-inline F load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-inline F load_half_n(const uint16_t* p, int64_t n) { return _mm256_cvtph_ps(load_words_n(p, n)); }
-inline void store_half(uint16_t* p, F x) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+inline F load_half(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-inline F widen_bf16(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
-inline F load_bf16(const uint16_t* p) { return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-inline F load_bf16_n(const uint16_t* p, int64_t n) { return widen_bf16(load_words_n(p, n)); }
+inline F load_half_n(const uint16_t* p, int64_t n) {
+  return _mm256_cvtph_ps(load_words_n(p, n));
+}
+inline void store_half(uint16_t* p, F x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline F widen_bf16(__m128i x) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+inline F load_bf16(const uint16_t* p) {
+  return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline F load_bf16_n(const uint16_t* p, int64_t n) {
+  return widen_bf16(load_words_n(p, n));
+}
 inline void store_bf16(uint16_t* p, F x) {
   const I bits = _mm256_castps_si256(x);
   const I high = _mm256_srli_epi32(bits, 16);
@@ -150,7 +227,9 @@ inline F load_doubled(const float* p) {
   const __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
   return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), twice);
 }
-inline F swap_pairs(F x) { return _mm256_permute_ps(x, 0xB1); }
+inline F swap_pairs(F x) {
+  return _mm256_permute_ps(x, 0xB1);
+}
 
 /// Rows whose position is in (after, until] keep their score, the others get -inf.
 inline F mask_by_pos(F score, const int32_t* pos, int32_t after, int32_t until) {
@@ -160,7 +239,9 @@ inline F mask_by_pos(F score, const int32_t* pos, int32_t after, int32_t until) 
   return _mm256_blendv_ps(score, _mm256_set1_ps(-__builtin_inff()), _mm256_castsi256_ps(hidden));
 }
 
-inline void store_row(std::byte* p, F x) { store(reinterpret_cast<float*>(p), x); }
+inline void store_row(std::byte* p, F x) {
+  store(reinterpret_cast<float*>(p), x);
+}
 
 /// 8 rows of 8 words -> the transposed 8 rows; strides in bytes.
 inline void transpose_words(const std::byte* in, int64_t in_stride, std::byte* out, int64_t out_stride) {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Rows of the KV cache to floats and back, to the bit as the reference codecs in tensor/formats do; formats without a fast path here
-// go through those. Included inside a target region and namespace.
+// Rows of the KV cache to floats and back, to the bit as the reference codecs in tensor/formats do; formats
+// without a fast path here go through those. Included inside a target region and namespace.
 
-inline float half_scale(uint16_t h) { return _cvtsh_ss(h); }
+inline float half_scale(uint16_t h) {
+  return _cvtsh_ss(h);
+}
 
 void decode_f16(const std::byte* row, int64_t n, float* out) {
   const uint16_t* in = reinterpret_cast<const uint16_t*>(row);
@@ -41,12 +43,24 @@ void decode_q4_0(const std::byte* row, int64_t n, float* out) {
 
 void decode_row(DType dtype, const std::byte* row, int64_t n, float* out) {
   switch (dtype) {
-    case DType::f32: __builtin_memcpy(out, row, static_cast<size_t>(n) * sizeof(float)); return;
-    case DType::f16: decode_f16(row, n, out); return;
-    case DType::bf16: decode_bf16(row, n, out); return;
-    case DType::q8_0: decode_q8_0(row, n, out); return;
-    case DType::q4_0: decode_q4_0(row, n, out); return;
-    default: tensor_format(dtype).dequantize(row, n, out); return;
+    case DType::f32:
+      __builtin_memcpy(out, row, static_cast<size_t>(n) * sizeof(float));
+      return;
+    case DType::f16:
+      decode_f16(row, n, out);
+      return;
+    case DType::bf16:
+      decode_bf16(row, n, out);
+      return;
+    case DType::q8_0:
+      decode_q8_0(row, n, out);
+      return;
+    case DType::q4_0:
+      decode_q4_0(row, n, out);
+      return;
+    default:
+      tensor_format(dtype).dequantize(row, n, out);
+      return;
   }
 }
 
@@ -70,8 +84,12 @@ inline float held_scale(float d) {
   if (d != d) return 0.0f;
   return d > kLargestHalf ? kLargestHalf : d < -kLargestHalf ? -kLargestHalf : d;
 }
-inline float inverse_or_zero(float d) { return d != 0.0f ? 1.0f / d : 0.0f; }
-inline uint16_t half_of(float x) { return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)); }
+inline float inverse_or_zero(float d) {
+  return d != 0.0f ? 1.0f / d : 0.0f;
+}
+inline uint16_t half_of(float x) {
+  return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+}
 /// x held in [low, high] and cut towards zero; NaN gives low.
 inline I truncated(F x, float low, float high) {
   const F held = min(max(x, set1(low)), set1(high));
@@ -87,7 +105,8 @@ void encode_q8_0(const float* x, int64_t n, std::byte* out) {
     const F inverse = set1(inverse_or_zero(d));
     blocks[b].d = half_of(d);
     for (int64_t i = 0; i < 32; i += kLanes) {
-      // Half away from zero: adding the largest float below 0.5 with the sign of v and cutting rounds so for all |v| < 2^22.
+      // Half away from zero: adding the largest float below 0.5 with the sign of v and cutting rounds so for all
+      // |v| < 2^22.
       const F v = unfused(mul(load(x + i), inverse));
       store_bytes(blocks[b].qs + i, truncated(add(v, with_sign_of(set1(0.49999997f), v)), -127.0f, 127.0f));
     }
@@ -115,11 +134,23 @@ void encode_q4_0(const float* x, int64_t n, std::byte* out) {
 
 void encode_row(DType dtype, const float* x, int64_t n, std::byte* out) {
   switch (dtype) {
-    case DType::f32: __builtin_memcpy(out, x, static_cast<size_t>(n) * sizeof(float)); return;
-    case DType::f16: encode_words<store_half>(x, n, out); return;
-    case DType::bf16: encode_words<store_bf16>(x, n, out); return;
-    case DType::q8_0: encode_q8_0(x, n, out); return;
-    case DType::q4_0: encode_q4_0(x, n, out); return;
-    default: tensor_format(dtype).quantize(x, n, out); return;
+    case DType::f32:
+      __builtin_memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
+      return;
+    case DType::f16:
+      encode_words<store_half>(x, n, out);
+      return;
+    case DType::bf16:
+      encode_words<store_bf16>(x, n, out);
+      return;
+    case DType::q8_0:
+      encode_q8_0(x, n, out);
+      return;
+    case DType::q4_0:
+      encode_q4_0(x, n, out);
+      return;
+    default:
+      tensor_format(dtype).quantize(x, n, out);
+      return;
   }
 }

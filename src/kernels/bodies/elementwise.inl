@@ -14,9 +14,11 @@ inline __m128 sum_lanes4(F a, F b, F c, F d) {
   return _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
 }
 
-/// exp within 2 units in the last place; 0 below the smallest normal number and for -inf, inf above the largest, NaN of NaN.
-/// Source:  Cody and Waite's range reduction x = n·ln 2 + r; the polynomial interpolates exp at the Chebyshev nodes of
-/// |r| <= ln 2 / 2 (degree 6, relative error 2.6e-9 before rounding).
+/// exp within 2 units in the last place; 0 below the smallest normal number and for -inf, inf above the largest,
+/// NaN of NaN.
+///
+/// Source:  Cody and Waite's range reduction x = n·ln 2 + r; the polynomial interpolates exp at the
+/// Chebyshev nodes of |r| <= ln 2 / 2 (degree 6, relative error 2.6e-9 before rounding).
 inline F exp_of(F x) {
   const F clamped = max(set1(-90.0f), min(set1(89.0f), x));
   const F n = round_to_int(mul(clamped, set1(1.44269504f)));
@@ -43,7 +45,9 @@ inline void over_lanes(int64_t n, Full full, Rest rest) {
 inline void fill(float* x, int64_t n, float value) {
   for (int64_t i = 0; i < n; ++i) x[i] = value;
 }
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
 float dot(const float* a, const float* b, int64_t n) {
   F sums[4] = {zero(), zero(), zero(), zero()};
@@ -65,7 +69,9 @@ void axpy(float alpha, const float* x, float* y, int64_t n) {
   const F factor = set1(alpha);
   over_lanes(
       n, [&](int64_t i) { store(y + i, fma(factor, load(x + i), load(y + i))); },
-      [&](int64_t i, int64_t rest) { store_n(y + i, fma(factor, load_n(x + i, rest), load_n(y + i, rest)), rest); });
+      [&](int64_t i, int64_t rest) {
+        store_n(y + i, fma(factor, load_n(x + i, rest), load_n(y + i, rest)), rest);
+      });
 }
 
 void rms_norm(const float* x, const float* weight, float eps, float* y, int64_t n) {
@@ -84,7 +90,9 @@ void rms_norm(const float* x, const float* weight, float eps, float* y, int64_t 
       });
 }
 
-inline F gated(F gate, F up) { return mul(div(gate, add(set1(1.0f), exp_of(sub(zero(), gate)))), up); }
+inline F gated(F gate, F up) {
+  return mul(div(gate, add(set1(1.0f), exp_of(sub(zero(), gate)))), up);
+}
 
 void swiglu(const float* gate, const float* up, float* y, int64_t n) {
   over_lanes(

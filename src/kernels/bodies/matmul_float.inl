@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Products with float weights. Lanes run along the inner dimension: no repacking, so that one column streams the weights from memory
-// as they lie, and tiles of rows and columns reuse every load. A sum is formed in chunks of kFloatChunk: lane sums, lanes added
-// (sum_lanes), chunks added in order. Included inside a target region and namespace.
+// Products with float weights. Lanes run along the inner dimension: no repacking, so that one column streams the
+// weights from memory as they lie, and tiles of rows and columns reuse every load. A sum is formed in chunks of
+// kFloatChunk: lane sums, lanes added (sum_lanes), chunks added in order. Included inside a target region and
+// namespace.
 
 struct WeightF32 {
   using Element = float;
@@ -19,14 +20,16 @@ struct WeightBf16 {
   static F load_part(const uint16_t* p, int64_t n) { return load_bf16_n(p, n); }
 };
 
-constexpr int64_t kFloatChunk = 1024;    // a chunk of kFloatColumns columns stays in the first cache
-constexpr int64_t kFloatAhead = 1024;     // bytes that one column, which waits for memory only, prefetches in every row
-constexpr int64_t kFloatRowBlock = 32;   // rows whose chunk stays in the second cache while all columns pass
+constexpr int64_t kFloatChunk = 1024;  // a chunk of kFloatColumns columns stays in the first cache
+constexpr int64_t kFloatAhead =
+    1024;  // bytes that one column, which waits for memory only, prefetches in every row
+constexpr int64_t kFloatRowBlock = 32;  // rows whose chunk stays in the second cache while all columns pass
 
 /// One vector along k of every row times one of every column; the last one of a row may be partial (n lanes).
 template <typename Weight, int kRows, int kColumns, bool kIsPart>
-inline __attribute__((always_inline)) void float_step(const typename Weight::Element* w, int64_t w_stride, const float* x,
-                                                      int64_t x_stride, int64_t n, F (&sums)[kColumns][kRows]) {
+inline __attribute__((always_inline)) void float_step(const typename Weight::Element* w, int64_t w_stride,
+                                                      const float* x, int64_t x_stride, int64_t n,
+                                                      F (&sums)[kColumns][kRows]) {
   F rows[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
@@ -46,8 +49,8 @@ inline __attribute__((always_inline)) void float_step(const typename Weight::Ele
 
 /// out[c][r] (+)= the chunk's part of the sums of kRows rows and kColumns columns.
 template <typename Weight, int kRows, int kColumns>
-void float_tile(const typename Weight::Element* w, int64_t w_stride, const float* x, int64_t x_stride, int64_t n, bool is_first,
-                float* out, int64_t out_stride) {
+void float_tile(const typename Weight::Element* w, int64_t w_stride, const float* x, int64_t x_stride, int64_t n,
+                bool is_first, float* out, int64_t out_stride) {
   F sums[kColumns][kRows];
 #pragma GCC unroll 8
   for (int c = 0; c < kColumns; ++c)
@@ -70,8 +73,8 @@ void float_tile(const typename Weight::Element* w, int64_t w_stride, const float
 
 /// float_tile for a number of columns known at run time, up to kColumns.
 template <typename Weight, int kRows, int kColumns>
-void float_tile_of(int64_t n_columns, const typename Weight::Element* w, int64_t w_stride, const float* x, int64_t x_stride,
-                   int64_t n, bool is_first, float* out, int64_t out_stride) {
+void float_tile_of(int64_t n_columns, const typename Weight::Element* w, int64_t w_stride, const float* x,
+                   int64_t x_stride, int64_t n, bool is_first, float* out, int64_t out_stride) {
   if (n_columns == kColumns) {
     float_tile<Weight, kRows, kColumns>(w, w_stride, x, x_stride, n, is_first, out, out_stride);
   } else if constexpr (kColumns > 1) {
@@ -98,11 +101,12 @@ void matmul_float(const MatmulArgs& args) {
         const float* x = activations + c * x_stride + k;
         int64_t r = row;
         for (; r + kFloatRows <= row_end; r += kFloatRows)
-          float_tile_of<Weight, kFloatRows, kFloatColumns>(n_columns, weights + r * w_stride + k, w_stride, x, x_stride, n, k == 0,
-                                                           args.out + c * args.out_stride + r, args.out_stride);
+          float_tile_of<Weight, kFloatRows, kFloatColumns>(n_columns, weights + r * w_stride + k, w_stride, x,
+                                                           x_stride, n, k == 0, args.out + c * args.out_stride + r,
+                                                           args.out_stride);
         for (; r < row_end; ++r)
-          float_tile_of<Weight, 1, kFloatColumns>(n_columns, weights + r * w_stride + k, w_stride, x, x_stride, n, k == 0,
-                                                  args.out + c * args.out_stride + r, args.out_stride);
+          float_tile_of<Weight, 1, kFloatColumns>(n_columns, weights + r * w_stride + k, w_stride, x, x_stride, n,
+                                                  k == 0, args.out + c * args.out_stride + r, args.out_stride);
       }
     }
   }

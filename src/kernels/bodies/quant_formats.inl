@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Every quantised format as groups of small integers: w = scale · (code - 2^kOffsetBits) + min. unpack() takes one block from each of
-// kLanes rows. The packed bytes are turned first (lanes become rows), for a quarter to a whole of the work of turning the codes; all
-// bit fields of these formats lie so that the same shifts and masks then give vectors of codes, 4 neighbours of a row in each lane.
-// Codes of kWide formats fill the byte: they are unsigned with offset 128 where the target's dot4 takes any byte, else signed.
-// Included inside a target region and namespace.
+// Every quantised format as groups of small integers: w = scale · (code - 2^kOffsetBits) + min. unpack() takes one
+// block from each of kLanes rows. The packed bytes are turned first (lanes become rows), for a quarter to a whole
+// of the work of turning the codes; all bit fields of these formats lie so that the same shifts and masks then
+// give vectors of codes, 4 neighbours of a row in each lane. Codes of kWide formats fill the byte: they are
+// unsigned with offset 128 where the target's dot4 takes any byte, else signed. Included inside a target region
+// and namespace.
 
 constexpr int kNoOffset = -1;
 constexpr int kWideOffsetBits = kWideDot ? 7 : kNoOffset;
@@ -39,7 +40,9 @@ struct BlockRows {
   }
 };
 
-inline I all_bytes(uint8_t value) { return int_set1(static_cast<int32_t>(value * 0x01010101u)); }
+inline I all_bytes(uint8_t value) {
+  return int_set1(static_cast<int32_t>(value * 0x01010101u));
+}
 /// The bytes of x shifted right; kMask must not reach the bits of the next byte.
 template <int kShift, int kMask>
 inline I bits(I x) {
@@ -65,9 +68,15 @@ inline void put_nibbles(const I (&packed)[4], const PanelPart& to, int64_t first
     to.put_codes(first_word + i + 4, kMap(bits<4, 15>(packed[i])));
   }
 }
-inline I as_is(I codes) { return codes; }
-inline I iq4_value(I codes) { return int_xor(look_up(kIq4Values.data(), codes), all_bytes(kWideFlip)); }
-inline I mxfp4_value(I codes) { return int_xor(look_up(kMxfp4Values.data(), codes), all_bytes(kWideFlip)); }
+inline I as_is(I codes) {
+  return codes;
+}
+inline I iq4_value(I codes) {
+  return int_xor(look_up(kIq4Values.data(), codes), all_bytes(kWideFlip));
+}
+inline I mxfp4_value(I codes) {
+  return int_xor(look_up(kMxfp4Values.data(), codes), all_bytes(kWideFlip));
+}
 
 struct CodesQ4_0 {
   using Block = BlockQ4_0;
@@ -99,7 +108,8 @@ struct CodesQ4_1 {
 /// Bits 0 to 3 of the lane to bit 4 of its bytes 0 to 3.
 inline I spread_fifth(I x) {
   const I even = int_or(int_and(shift_left<4>(x), int_set1(0x10)), int_and(shift_left<18>(x), int_set1(0x100000)));
-  const I odd = int_or(int_and(shift_left<11>(x), int_set1(0x1000)), int_and(shift_left<25>(x), int_set1(0x10000000)));
+  const I odd =
+      int_or(int_and(shift_left<11>(x), int_set1(0x1000)), int_and(shift_left<25>(x), int_set1(0x10000000)));
   return int_or(even, odd);
 }
 /// Nibbles topped by the 32 fifth bits, bit j for element j.

@@ -17,13 +17,16 @@ extern const KernelSet targets_avx2;
 #if defined(__x86_64__)
 
 namespace {
-bool supported_avx2() { return x86_has({.ecx_1 = kCpuFma | kCpuF16c, .ebx_7 = kCpuAvx2}, kSavedAvx); }
+bool supported_avx2() {
+  return x86_has({.ecx_1 = kCpuFma | kCpuF16c, .ebx_7 = kCpuAvx2}, kSavedAvx);
+}
 }  // namespace
 
 SH_TARGET_BEGIN("avx2,fma,f16c")
 namespace avx2 {
 namespace {
-// clang-format off: each body builds on those before it
+// Each body builds on those before it.
+// clang-format off
 #include "kernels/bodies/avx2_primitives.inl"
 #include "kernels/bodies/elementwise.inl"
 #include "kernels/bodies/quant_formats.inl"

@@ -29,7 +29,8 @@ bool supported_avx512() {
 SH_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")
 namespace avx512 {
 namespace {
-// clang-format off: each body builds on those before it
+// Each body builds on those before it.
+// clang-format off
 #include "kernels/bodies/avx512_primitives.inl"
 #include "kernels/bodies/elementwise.inl"
 #include "kernels/bodies/quant_formats.inl"
@@ -44,7 +45,8 @@ namespace {
 }  // namespace avx512
 SH_TARGET_END
 
-constexpr KernelSet targets_avx512 = avx512::shared_set("avx512", 20, "avx512f bw vl dq vnni bf16", supported_avx512);
+constexpr KernelSet targets_avx512 =
+    avx512::shared_set("avx512", 20, "avx512f bw vl dq vnni bf16", supported_avx512);
 #else
 constexpr KernelSet targets_avx512 = absent_set("avx512", 20, "an x86-64 CPU with avx512f bw vl dq vnni bf16");
 #endif

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The set for any CPU: plain loops over the reference codecs. Slow, short, and what the tests hold the other sets against.
+// The set for any CPU: plain loops over the reference codecs. Slow, short, and what the tests hold the other sets
+// against.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -15,7 +16,9 @@ namespace {
 constexpr int64_t kChunk = 256;  // a multiple of every format's block
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 
-bool supported() { return true; }
+bool supported() {
+  return true;
+}
 
 float dot(const float* a, const float* b, int64_t n) {
   float sum = 0.0f;
@@ -40,7 +43,8 @@ void matmul(const MatmulArgs& args) {
         const float* x = reinterpret_cast<const float*>(column) + k;
         if constexpr (kQuantised) {
           const Q8Row q8 = Q8Row::at(column, args.n_inner);
-          for (int64_t i = 0; i < n; ++i) activations[i] = q8.scale[(k + i) / kQ8Group] * static_cast<float>(q8.q[k + i]);
+          for (int64_t i = 0; i < n; ++i)
+            activations[i] = q8.scale[(k + i) / kQ8Group] * static_cast<float>(q8.q[k + i]);
           x = activations;
         }
         args.out[c * args.out_stride + r] += dot(weights, x, n);
@@ -56,27 +60,44 @@ constexpr WeightKernel quantised_kernel{ActivationForm::q8, matmul<kType, true>}
 
 WeightKernel weight_kernel(DType dtype) {
   switch (dtype) {
-    case DType::f32: return float_kernel<DType::f32>;
-    case DType::f16: return float_kernel<DType::f16>;
-    case DType::bf16: return float_kernel<DType::bf16>;
-    case DType::q4_0: return quantised_kernel<DType::q4_0>;
-    case DType::q4_1: return quantised_kernel<DType::q4_1>;
-    case DType::q5_0: return quantised_kernel<DType::q5_0>;
-    case DType::q5_1: return quantised_kernel<DType::q5_1>;
-    case DType::q8_0: return quantised_kernel<DType::q8_0>;
-    case DType::q2_k: return quantised_kernel<DType::q2_k>;
-    case DType::q3_k: return quantised_kernel<DType::q3_k>;
-    case DType::q4_k: return quantised_kernel<DType::q4_k>;
-    case DType::q5_k: return quantised_kernel<DType::q5_k>;
-    case DType::q6_k: return quantised_kernel<DType::q6_k>;
-    case DType::iq4_nl: return quantised_kernel<DType::iq4_nl>;
-    case DType::iq4_xs: return quantised_kernel<DType::iq4_xs>;
-    case DType::mxfp4: return quantised_kernel<DType::mxfp4>;
+    case DType::f32:
+      return float_kernel<DType::f32>;
+    case DType::f16:
+      return float_kernel<DType::f16>;
+    case DType::bf16:
+      return float_kernel<DType::bf16>;
+    case DType::q4_0:
+      return quantised_kernel<DType::q4_0>;
+    case DType::q4_1:
+      return quantised_kernel<DType::q4_1>;
+    case DType::q5_0:
+      return quantised_kernel<DType::q5_0>;
+    case DType::q5_1:
+      return quantised_kernel<DType::q5_1>;
+    case DType::q8_0:
+      return quantised_kernel<DType::q8_0>;
+    case DType::q2_k:
+      return quantised_kernel<DType::q2_k>;
+    case DType::q3_k:
+      return quantised_kernel<DType::q3_k>;
+    case DType::q4_k:
+      return quantised_kernel<DType::q4_k>;
+    case DType::q5_k:
+      return quantised_kernel<DType::q5_k>;
+    case DType::q6_k:
+      return quantised_kernel<DType::q6_k>;
+    case DType::iq4_nl:
+      return quantised_kernel<DType::iq4_nl>;
+    case DType::iq4_xs:
+      return quantised_kernel<DType::iq4_xs>;
+    case DType::mxfp4:
+      return quantised_kernel<DType::mxfp4>;
   }
   SH_CHECK(false, "a DType that no file can hold");
 }
 
-/// Scale amax / 127, values rounded to nearest even. A group of zeros, or of numbers too small to divide by, gets scale 0.
+/// Scale amax / 127, values rounded to nearest even. A group of zeros, or of numbers too small to divide by, gets
+/// scale 0.
 void quantize_q8(const float* x, int64_t n, std::byte* out) {
   const Q8RowOut row = Q8RowOut::at(out, n);
   for (int64_t g = 0; g < n / kQ8Group; ++g) {
@@ -104,7 +125,8 @@ void axpy(float alpha, const float* x, float* y, int64_t n) {
 void rms_norm(const float* x, const float* weight, float eps, float* y, int64_t n) {
   double squares = 0.0;
   for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[i]) * x[i];
-  const float factor = static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(std::max<int64_t>(n, 1)) + eps));
+  const float factor =
+      static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(std::max<int64_t>(n, 1)) + eps));
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor * (weight != nullptr ? weight[i] : 1.0f);
 }
 
@@ -148,18 +170,29 @@ void gemm(const GemmArgs& args, int64_t a_row, int64_t a_inner, int64_t b_column
   for (int64_t i = 0; i < args.m; ++i)
     for (int64_t j = 0; j < args.n; ++j) {
       float sum = 0.0f;
-      for (int64_t p = 0; p < args.k; ++p) sum += args.a[i * a_row + p * a_inner] * args.b[j * b_column + p * b_inner];
+      for (int64_t p = 0; p < args.k; ++p)
+        sum += args.a[i * a_row + p * a_inner] * args.b[j * b_column + p * b_inner];
       float& c = args.c[i * args.c_stride + j];
       c = (args.accumulate ? c : 0.0f) + args.alpha * sum;
     }
 }
 
-void gemm_nt(const GemmArgs& args) { gemm(args, args.a_stride, 1, args.b_stride, 1); }
-void gemm_nn(const GemmArgs& args) { gemm(args, args.a_stride, 1, 1, args.b_stride); }
-void gemm_tn(const GemmArgs& args) { gemm(args, 1, args.a_stride, 1, args.b_stride); }
+void gemm_nt(const GemmArgs& args) {
+  gemm(args, args.a_stride, 1, args.b_stride, 1);
+}
+void gemm_nn(const GemmArgs& args) {
+  gemm(args, args.a_stride, 1, 1, args.b_stride);
+}
+void gemm_tn(const GemmArgs& args) {
+  gemm(args, 1, args.a_stride, 1, args.b_stride);
+}
 
-void encode_row(DType dtype, const float* x, int64_t n, std::byte* out) { tensor_format(dtype).quantize(x, n, out); }
-void decode_row(DType dtype, const std::byte* row, int64_t n, float* out) { tensor_format(dtype).dequantize(row, n, out); }
+void encode_row(DType dtype, const float* x, int64_t n, std::byte* out) {
+  tensor_format(dtype).quantize(x, n, out);
+}
+void decode_row(DType dtype, const std::byte* row, int64_t n, float* out) {
+  tensor_format(dtype).dequantize(row, n, out);
+}
 
 struct QueryState {
   float max;
@@ -173,14 +206,15 @@ bool is_visible(const AttendTile& tile, const KvBlockView& block, int32_t row, i
 }
 
 /// One online-softmax step: the rows of a block join a query's running maximum, sum and output.
-void attend_block(const AttendTile& tile, const KvBlockView& block, const float* keys, const float* values, int32_t query,
-                  QueryState& state) {
+void attend_block(const AttendTile& tile, const KvBlockView& block, const float* keys, const float* values,
+                  int32_t query, QueryState& state) {
   float scores[kMaxBlockRows];
   float block_max = kMinusInf;
   for (int32_t r = 0; r < block.n_rows; ++r) {
     scores[r] = kMinusInf;
     if (!is_visible(tile, block, r, query)) continue;
-    float score = tile.scale * dot(tile.queries + query * tile.query_stride, keys + r * tile.key_width, tile.key_width);
+    float score =
+        tile.scale * dot(tile.queries + query * tile.query_stride, keys + r * tile.key_width, tile.key_width);
     if (tile.softcap > 0.0f) score = tile.softcap * std::tanh(score / tile.softcap);
     scores[r] = score + (block.bias != nullptr ? block.bias[r] : 0.0f);
     block_max = std::max(block_max, scores[r]);
@@ -211,7 +245,8 @@ void attend(const AttendTile& tile) {
     SH_CHECK(block.n_rows <= kMaxBlockRows, "a block has more rows than attention takes");
     decode_row(tile.key_type, block.keys, int64_t{block.n_rows} * tile.key_width, keys);
     decode_row(tile.value_type, block.values, int64_t{block.n_rows} * tile.value_width, values);
-    for (int32_t q = block.query_begin; q < block.query_end; ++q) attend_block(tile, block, keys, values, q, states[q]);
+    for (int32_t q = block.query_begin; q < block.query_end; ++q)
+      attend_block(tile, block, keys, values, q, states[q]);
   }
   for (int32_t q = 0; q < tile.n_queries; ++q) {
     const QueryState& state = states[q];
