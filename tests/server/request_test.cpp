@@ -189,17 +189,18 @@ TEST(Fields, WhatWouldChangeTheResultIsRefusedAndWhatWouldNotIsAccepted) {
 
 TEST(Prompts, AllFormsAndTheirErrors) {
   const tokenizer::Tokenizer& t = scribe_tokenizer();
+  using Prompts = std::vector<std::vector<int32_t>>;
   const auto prompts = [&](const std::string& body) { return parse_prompts(parsed(body), t); };
   const std::vector<int32_t> text = t.encode("hello", {.add_special = true, .parse_special = true});
-  EXPECT_EQ(*prompts(R"({"prompt": "hello"})"), std::vector{text});
-  EXPECT_EQ(*prompts(R"({"prompt": ["hello", "hello"]})"), (std::vector{text, text}));
-  EXPECT_EQ(*prompts(R"({"prompt": [5, 6]})"), (std::vector<std::vector<int32_t>>{{5, 6}}));
-  EXPECT_EQ(*prompts(R"({"prompt": [[5, 6], "hello"]})"), (std::vector<std::vector<int32_t>>{{5, 6}, text}));
-  EXPECT_EQ(*prompts(R"({"prompt": {"prompt_string": "hello"}})"), std::vector{text});
+  EXPECT_EQ(*prompts(R"({"prompt": "hello"})"), Prompts(1, text));
+  EXPECT_EQ(*prompts(R"({"prompt": ["hello", "hello"]})"), (Prompts{text, text}));
+  EXPECT_EQ(*prompts(R"({"prompt": [5, 6]})"), (Prompts{{5, 6}}));
+  EXPECT_EQ(*prompts(R"({"prompt": [[5, 6], "hello"]})"), (Prompts{{5, 6}, text}));
+  EXPECT_EQ(*prompts(R"({"prompt": {"prompt_string": "hello"}})"), Prompts(1, text));
   std::vector<int32_t> mixed = {7};
   const std::vector<int32_t> rest = t.encode("hello", {.add_special = false, .parse_special = true});
   mixed.insert(mixed.end(), rest.begin(), rest.end());
-  EXPECT_EQ(*prompts(R"({"prompt": [7, "hello"]})"), std::vector{mixed});
+  EXPECT_EQ(*prompts(R"({"prompt": [7, "hello"]})"), Prompts(1, mixed));
   for (const char* body : {R"({})", R"({"prompt": null})", R"({"prompt": 5})", R"({"prompt": []})", R"({"prompt": [true]})", R"({"prompt": [[1.5]]})",
                            R"({"prompt": [-1]})", R"({"prompt": [99999999]})", R"({"prompt": [5, 18446744073709551615]})", R"({"prompt": {"x": 1}})",
                            R"({"prompt": [5, {"prompt_string": "x"}]})", R"({"prompt": {"prompt_string": "x", "multimodal_data": ["y"]}})"})

@@ -146,7 +146,9 @@ TEST_F(Server_, NativeStreamsJoinToTheWholeText) {
     text += record["content"].get<std::string>();
     for (const Json& id : record["tokens"]) tokens.push_back(id);
     if (!record.contains("prompt_progress")) continue;
-    if (!has_progress) EXPECT_EQ(record["prompt_progress"]["processed"], record["prompt_progress"]["cache"]);
+    if (!has_progress) {
+      EXPECT_EQ(record["prompt_progress"]["processed"], record["prompt_progress"]["cache"]);
+    }
     has_progress = true;
   }
   EXPECT_TRUE(has_progress);
