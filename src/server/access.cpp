@@ -7,7 +7,8 @@ namespace {
 bool equals_in_constant_time(std::string_view given, std::string_view key) {
   if (given.size() != key.size()) return false;
   unsigned char difference = 0;
-  for (size_t i = 0; i < key.size(); ++i) difference = static_cast<unsigned char>(difference | (given[i] ^ key[i]));
+  for (size_t i = 0; i < key.size(); ++i)
+    difference = static_cast<unsigned char>(difference | (given[i] ^ key[i]));
   return difference == 0;
 }
 

@@ -10,8 +10,8 @@
 
 namespace sh::server {
 
-/// True when no key is set or the request carries one, as `Authorization: Bearer K` or `X-Api-Key: K`. Takes the same time for every wrong
-/// key of a length.
+/// True when no key is set or the request carries one, as `Authorization: Bearer K` or `X-Api-Key: K`. Takes the
+/// same time for every wrong key of a length.
 bool has_valid_key(const HttpRequest& request, const std::vector<std::string>& keys);
 
 /// Echoes the request's origin, credentials allowed, as llama.cpp does.

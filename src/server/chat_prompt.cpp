@@ -19,20 +19,27 @@ Result<std::string> text_of(const Json& message, size_t index) {
   if (content->is_string()) return content->get<std::string>();
   std::string text;
   for (const Json& part : *content)
-    if (part.is_object() && part.contains("text")) text += part["text"].get<std::string>();
-    else return bad_message(index, "a message that is continued must be text");
+    if (part.is_object() && part.contains("text"))
+      text += part["text"].get<std::string>();
+    else
+      return bad_message(index, "a message that is continued must be text");
   return text;
 }
 
 Result<void> check_content(const Json& content, size_t index) {
   if (content.is_string() || content.is_null()) return {};
-  if (!content.is_array()) return bad_message(index, fmt::format("content: expected a string or a list of parts, got {}", content.type_name()));
+  if (!content.is_array())
+    return bad_message(index,
+                       fmt::format("content: expected a string or a list of parts, got {}", content.type_name()));
   for (const Json& part : content) {
     if (!part.is_object() || !part.contains("type") || !part["type"].is_string())
       return bad_message(index, "content: expected parts like {\"type\": \"text\", \"text\": ...}");
     const auto& type = part["type"].get_ref<const std::string&>();
-    if (type != "text") return Error{ErrorKind::unsupported, fmt::format("messages[{}]: content of type '{}' is not supported; send text", index, type)};
-    if (!part.contains("text") || !part["text"].is_string()) return bad_message(index, "content: a part of type text needs 'text', a string");
+    if (type != "text")
+      return Error{ErrorKind::unsupported,
+                   fmt::format("messages[{}]: content of type '{}' is not supported; send text", index, type)};
+    if (!part.contains("text") || !part["text"].is_string())
+      return bad_message(index, "content: a part of type text needs 'text', a string");
   }
   return {};
 }
@@ -46,7 +53,8 @@ Result<Json> checked_messages(const Json& body) {
   for (size_t i = 0; i < found->size(); ++i) {
     Json message = (*found)[i];
     if (!message.is_object()) return bad_message(i, "expected an object");
-    if (!message.contains("role") || !message["role"].is_string()) return bad_message(i, "role: expected a string");
+    if (!message.contains("role") || !message["role"].is_string())
+      return bad_message(i, "role: expected a string");
     if (message["role"] == "developer") message["role"] = "system";
     const bool has_tool_calls = message.contains("tool_calls") && !message["tool_calls"].is_null();
     if (has_tool_calls && !message["tool_calls"].is_array()) return bad_message(i, "tool_calls: expected a list");
@@ -61,13 +69,17 @@ Result<Json> checked_messages(const Json& body) {
 Result<Json> checked_tools(const Json& body) {
   const auto found = body.find("tools");
   if (found == body.end() || found->is_null()) return Json();
-  if (!found->is_array()) return Error{ErrorKind::invalid_argument, fmt::format("tools: expected a list, got {}", found->type_name())};
+  if (!found->is_array())
+    return Error{ErrorKind::invalid_argument, fmt::format("tools: expected a list, got {}", found->type_name())};
   const auto choice = body.find("tool_choice");
   if (choice == body.end() || choice->is_null() || *choice == "auto") return found->empty() ? Json() : *found;
   if (*choice == "none") return Json();
   if (*choice == "required" || choice->is_object())
-    return Error{ErrorKind::unsupported, "tool_choice: forcing a tool call is not supported yet; use \"auto\" or \"none\""};
-  return Error{ErrorKind::invalid_argument, fmt::format("tool_choice: expected \"auto\", \"none\", \"required\" or an object, got {}", dump_json(*choice))};
+    return Error{ErrorKind::unsupported,
+                 "tool_choice: forcing a tool call is not supported yet; use \"auto\" or \"none\""};
+  return Error{ErrorKind::invalid_argument,
+               fmt::format("tool_choice: expected \"auto\", \"none\", \"required\" or an object, got {}",
+                           dump_json(*choice))};
 }
 
 std::string special_text(const tokenizer::Tokenizer& tokenizer, int32_t id) {
@@ -76,7 +88,8 @@ std::string special_text(const tokenizer::Tokenizer& tokenizer, int32_t id) {
 
 }  // namespace
 
-Result<std::string> render_chat(const Json& body, const chat::ChatTemplate& chat_template, const tokenizer::Tokenizer& tokenizer) {
+Result<std::string> render_chat(const Json& body, const chat::ChatTemplate& chat_template,
+                                const tokenizer::Tokenizer& tokenizer) {
   chat::PromptInput input;
   SH_ASSIGN(input.messages, checked_messages(body));
   SH_ASSIGN(input.tools, checked_tools(body));
@@ -93,13 +106,16 @@ Result<std::string> render_chat(const Json& body, const chat::ChatTemplate& chat
   SH_RETURN_IF_ERROR(fields.result());
   const bool asks_prompt = fields.find("add_generation_prompt") != nullptr && adds_prompt;
   if (asks_prompt && continues)
-    return Error{ErrorKind::invalid_argument, "add_generation_prompt and continue_final_message cannot both be true"};
+    return Error{ErrorKind::invalid_argument,
+                 "add_generation_prompt and continue_final_message cannot both be true"};
 
   const size_t n = input.messages.size();
-  const bool ends_with_assistant = input.messages.back()["role"] == "assistant" && !input.messages.back().contains("tool_calls");
+  const bool ends_with_assistant =
+      input.messages.back()["role"] == "assistant" && !input.messages.back().contains("tool_calls");
   const bool may_continue = continues || (fields.find("continue_final_message") == nullptr && !asks_prompt);
   if (!ends_with_assistant || !may_continue) {
-    if (continues) return Error{ErrorKind::invalid_argument, "continue_final_message: the last message is not the assistant's"};
+    if (continues)
+      return Error{ErrorKind::invalid_argument, "continue_final_message: the last message is not the assistant's"};
     input.add_generation_prompt = adds_prompt;
     return chat_template.apply(input);
   }

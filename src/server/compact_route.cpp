@@ -44,7 +44,8 @@ Result<ParsedCompaction> parse_compaction(const Json& body, int32_t n_slots) {
   engine::CompactionRequest& request = out.request;
   FieldReader fields(body);
   fields.read("id_slot", out.id_slot, std::numeric_limits<int32_t>::min());
-  if (out.id_slot < 0 || out.id_slot >= n_slots) fields.fail("id_slot", fmt::format("a slot from 0 to {}", n_slots - 1), Json(out.id_slot));
+  if (out.id_slot < 0 || out.id_slot >= n_slots)
+    fields.fail("id_slot", fmt::format("a slot from 0 to {}", n_slots - 1), Json(out.id_slot));
   fields.read("method", request.method);
   fields.read("ratio", request.ratio, 1, 1e9);
   fields.read("target_tokens", request.target_tokens, -1, kMaxTokens);
@@ -67,9 +68,11 @@ Result<ParsedCompaction> parse_compaction(const Json& body, int32_t n_slots) {
     out.unused_fields.push_back(name);
   }
   SH_RETURN_IF_ERROR(fields.result());
-  if (const auto method = compaction::find_method(request.method); !method.ok()) return as_bad_request(method.error());
+  if (const auto method = compaction::find_method(request.method); !method.ok())
+    return as_bad_request(method.error());
   if (!is_allowed(request.method))
-    return Error{ErrorKind::invalid_argument, fmt::format("method: '{}' is not in LLAMA_COMPACT_ALLOWED_METHODS", request.method)};
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("method: '{}' is not in LLAMA_COMPACT_ALLOWED_METHODS", request.method)};
   return out;
 }
 
@@ -106,11 +109,13 @@ Result<void> start_compaction(const Call& call) {
     SH_ASSIGN(body, parse_body(text));
   }
   SH_ASSIGN(const ParsedCompaction parsed, parse_compaction(body, call.state.engine->options().n_parallel));
-  call.state.scheduler->compact(parsed.id_slot, parsed.request, [exchange = call.exchange, parsed](Result<engine::CompactionReport> report) {
-    exchange->post([exchange, parsed, report = std::move(report)] {
-      exchange->respond(report.ok() ? json_response(compaction_answer(parsed, *report)) : error_response(api_error(as_bad_request(report.error()))));
-    });
-  });
+  call.state.scheduler->compact(
+      parsed.id_slot, parsed.request, [exchange = call.exchange, parsed](Result<engine::CompactionReport> report) {
+        exchange->post([exchange, parsed, report = std::move(report)] {
+          exchange->respond(report.ok() ? json_response(compaction_answer(parsed, *report))
+                                        : error_response(api_error(as_bad_request(report.error()))));
+        });
+      });
   return {};
 }
 
@@ -127,15 +132,21 @@ Result<void> erase_slot(const Call& call, int32_t id_slot) {
 Result<void> start_slot_action(const Call& call) {
   int32_t id_slot = -1;
   const auto [end, code] = std::from_chars(call.id.data(), call.id.data() + call.id.size(), id_slot);
-  if (code != std::errc() || end != call.id.data() + call.id.size() || id_slot < 0 || id_slot >= call.state.engine->options().n_parallel)
-    return Error{ErrorKind::invalid_argument, fmt::format("there is no slot '{}'; this server has slots 0 to {}", call.id.substr(0, 20), call.state.engine->options().n_parallel - 1)};
+  if (code != std::errc() || end != call.id.data() + call.id.size() || id_slot < 0 ||
+      id_slot >= call.state.engine->options().n_parallel)
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("there is no slot '{}'; this server has slots 0 to {}", call.id.substr(0, 20),
+                             call.state.engine->options().n_parallel - 1)};
   const auto& query = call.exchange->request().query;
   const auto action = query.find("action");
   const std::string name = action == query.end() ? "" : action->second;
   if (name == "erase") return erase_slot(call, id_slot);
   if (name == "save" || name == "restore")
-    return Error{ErrorKind::unsupported, "saving and restoring slots does not exist yet: there is no file format for compacted conversations"};
-  return Error{ErrorKind::invalid_argument, fmt::format("action: expected erase, save or restore, got '{}'", name.substr(0, 60))};
+    return Error{
+        ErrorKind::unsupported,
+        "saving and restoring slots does not exist yet: there is no file format for compacted conversations"};
+  return Error{ErrorKind::invalid_argument,
+               fmt::format("action: expected erase, save or restore, got '{}'", name.substr(0, 60))};
 }
 
 void answer_error(const Call& call, const Result<void>& started) {
@@ -144,7 +155,11 @@ void answer_error(const Call& call, const Result<void>& started) {
 
 }  // namespace
 
-void post_compact(Call call) { answer_error(call, start_compaction(call)); }
-void post_slot_action(Call call) { answer_error(call, start_slot_action(call)); }
+void post_compact(Call call) {
+  answer_error(call, start_compaction(call));
+}
+void post_slot_action(Call call) {
+  answer_error(call, start_slot_action(call));
+}
 
 }  // namespace sh::server

@@ -35,7 +35,8 @@ std::optional<int64_t> whole_number(const Json& value) {
 
 FieldReader::FieldReader(const Json& object, std::string path) : object_(object), path_(std::move(path)) {
   if (!object.is_object())
-    fail(Error{ErrorKind::invalid_argument, fmt::format("{}expected a JSON object, got {}", path_.empty() ? "" : path_ + " ", described(object))});
+    fail(Error{ErrorKind::invalid_argument, fmt::format("{}expected a JSON object, got {}",
+                                                        path_.empty() ? "" : path_ + " ", described(object))});
 }
 
 const Json* FieldReader::find(std::string_view name) const {
@@ -81,7 +82,8 @@ void FieldReader::read(const char* name, double& out, double min, double max) {
   const Json* value = find(name);
   if (value == nullptr) return;
   const double number = value->is_number() ? value->get<double>() : std::numeric_limits<double>::quiet_NaN();
-  if (!(number >= min && number <= max)) return fail(name, fmt::format("a number from {} to {}", min, max), *value);
+  if (!(number >= min && number <= max))
+    return fail(name, fmt::format("a number from {} to {}", min, max), *value);
   out = number;
 }
 
@@ -91,7 +93,8 @@ void FieldReader::read(const char* name, float& out, double min, double max) {
   out = static_cast<float>(wide);
 }
 
-void FieldReader::read_strings(const char* name, std::vector<std::string>& out, bool accepts_one_string, size_t max_count) {
+void FieldReader::read_strings(const char* name, std::vector<std::string>& out, bool accepts_one_string,
+                               size_t max_count) {
   const Json* value = find(name);
   if (value == nullptr) return;
   const char* expected = accepts_one_string ? "a string or a list of strings" : "a list of strings";
@@ -100,7 +103,8 @@ void FieldReader::read_strings(const char* name, std::vector<std::string>& out, 
     return;
   }
   if (!value->is_array()) return fail(name, expected, *value);
-  if (value->size() > max_count) return fail(name, fmt::format("at most {} strings", max_count), Json(value->size()));
+  if (value->size() > max_count)
+    return fail(name, fmt::format("at most {} strings", max_count), Json(value->size()));
   std::vector<std::string> strings;
   for (const Json& item : *value) {
     if (!item.is_string()) return fail(name, expected, item);
@@ -110,7 +114,8 @@ void FieldReader::read_strings(const char* name, std::vector<std::string>& out, 
 }
 
 void FieldReader::fail(std::string_view name, std::string_view expected, const Json& got) {
-  fail(Error{ErrorKind::invalid_argument, fmt::format("{}{}: expected {}, got {}", path_, name, expected, described(got))});
+  fail(Error{ErrorKind::invalid_argument,
+             fmt::format("{}{}: expected {}, got {}", path_, name, expected, described(got))});
 }
 
 void FieldReader::fail(Error error) {
@@ -125,7 +130,8 @@ Result<void> FieldReader::result() const {
 Result<Json> parse_body(std::string_view body) {
   if (body.empty()) return Error{ErrorKind::invalid_argument, "the request has no body; expected a JSON object"};
   SH_ASSIGN(Json json, parse_json(body));
-  if (!json.is_object()) return Error{ErrorKind::invalid_argument, fmt::format("expected a JSON object, got {}", described(json))};
+  if (!json.is_object())
+    return Error{ErrorKind::invalid_argument, fmt::format("expected a JSON object, got {}", described(json))};
   return json;
 }
 

@@ -13,8 +13,8 @@
 
 namespace sh::server {
 
-/// Reads fields of a JSON object into variables. An absent field, or null, leaves the variable; the first wrong one is kept as the error, naming
-/// the field, what was expected and what came.
+/// Reads fields of a JSON object into variables. An absent field, or null, leaves the variable; the first wrong
+/// one is kept as the error, naming the field, what was expected and what came.
 class FieldReader {
  public:
   /// `path` is put before names in messages: "stream_options.".

@@ -25,13 +25,27 @@ struct UnsupportedField {
   const char* name;
   bool (*is_harmless)(const Json& value);
 };
-bool is_empty(const Json& v) { return (v.is_string() && v.get_ref<const std::string&>().empty()) || (v.is_structured() && v.empty()); }
-bool is_zero(const Json& v) { return v.is_number() && v.get<double>() == 0; }
-bool is_not_positive(const Json& v) { return v.is_number() && v.get<double>() <= 0; }
-bool is_negative(const Json& v) { return v.is_number() && v.get<double>() < 0; }
-bool is_false(const Json& v) { return v.is_boolean() && !v.get<bool>(); }
-bool is_one(const Json& v) { return v.is_number() && v.get<double>() == 1; }
-bool is_plain_text(const Json& v) { return v.is_object() && v.contains("type") && v["type"] == "text"; }
+bool is_empty(const Json& v) {
+  return (v.is_string() && v.get_ref<const std::string&>().empty()) || (v.is_structured() && v.empty());
+}
+bool is_zero(const Json& v) {
+  return v.is_number() && v.get<double>() == 0;
+}
+bool is_not_positive(const Json& v) {
+  return v.is_number() && v.get<double>() <= 0;
+}
+bool is_negative(const Json& v) {
+  return v.is_number() && v.get<double>() < 0;
+}
+bool is_false(const Json& v) {
+  return v.is_boolean() && !v.get<bool>();
+}
+bool is_one(const Json& v) {
+  return v.is_number() && v.get<double>() == 1;
+}
+bool is_plain_text(const Json& v) {
+  return v.is_object() && v.contains("type") && v["type"] == "text";
+}
 
 constexpr UnsupportedField kUnsupported[] = {
     {"grammar", is_empty},
@@ -89,7 +103,8 @@ std::optional<float> bias_value(const Json& value) {
 }
 
 /// The tokens that a key of logit_bias means: an id, an id as text, or a text, each of whose tokens gets the bias.
-void add_bias(FieldReader& fields, const Json& key, const Json& value, const Tokenizer& tokenizer, std::vector<std::pair<int32_t, float>>& out) {
+void add_bias(FieldReader& fields, const Json& key, const Json& value, const Tokenizer& tokenizer,
+              std::vector<std::pair<int32_t, float>>& out) {
   const std::optional<float> bias = bias_value(value);
   if (!bias) return fields.fail("logit_bias", "a number or false as the bias", value);
   int64_t id = -1;
@@ -97,7 +112,8 @@ void add_bias(FieldReader& fields, const Json& key, const Json& value, const Tok
     const auto& text = key.get_ref<const std::string&>();
     const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), id);
     if (code != std::errc() || end != text.data() + text.size()) {
-      for (const int32_t token : tokenizer.encode(text, {.add_special = false, .parse_special = true})) out.emplace_back(token, *bias);
+      for (const int32_t token : tokenizer.encode(text, {.add_special = false, .parse_special = true}))
+        out.emplace_back(token, *bias);
       return;
     }
   } else if (key.is_number_integer()) {
@@ -110,7 +126,8 @@ void add_bias(FieldReader& fields, const Json& key, const Json& value, const Tok
   out.emplace_back(static_cast<int32_t>(id), *bias);
 }
 
-void read_logit_bias(FieldReader& fields, const Tokenizer& tokenizer, std::vector<std::pair<int32_t, float>>& out) {
+void read_logit_bias(FieldReader& fields, const Tokenizer& tokenizer,
+                     std::vector<std::pair<int32_t, float>>& out) {
   const Json* bias = fields.find("logit_bias");
   if (bias == nullptr) return;
   if (bias->is_object()) {
@@ -131,7 +148,8 @@ void read_probs(FieldReader& fields, DialectName dialect, ParsedRequest& out) {
     int32_t n_top = 0;
     fields.read("logprobs", has_logprobs);
     fields.read("top_logprobs", n_top, 0, kMaxProbs);
-    if (n_top > 0 && !has_logprobs) fields.fail(Error{ErrorKind::invalid_argument, "top_logprobs: needs logprobs to be true"});
+    if (n_top > 0 && !has_logprobs)
+      fields.fail(Error{ErrorKind::invalid_argument, "top_logprobs: needs logprobs to be true"});
     if (has_logprobs) out.n_top_probs = n_top;
   } else {
     int32_t n = -1;
@@ -144,12 +162,19 @@ void read_probs(FieldReader& fields, DialectName dialect, ParsedRequest& out) {
   if (out.n_top_probs >= 0) out.generation.n_probs = std::max(1, out.n_top_probs);
 }
 
-bool is_token_id(const Json& value) { return value.is_number_integer(); }
-bool is_prompt_part(const Json& value) { return value.is_string() || is_token_id(value); }
+bool is_token_id(const Json& value) {
+  return value.is_number_integer();
+}
+bool is_prompt_part(const Json& value) {
+  return value.is_string() || is_token_id(value);
+}
 
 Result<void> add_ids(const Json& value, const Tokenizer& tokenizer, std::vector<int32_t>& out) {
-  const bool is_inside = value.is_number_unsigned() ? value.get<uint64_t>() < static_cast<uint64_t>(tokenizer.n_vocab()) : false;
-  if (!is_inside) return Error{ErrorKind::invalid_argument, fmt::format("prompt: expected token ids from 0 to {}, got {}", tokenizer.n_vocab() - 1, dump_json(value))};
+  const bool is_inside =
+      value.is_number_unsigned() ? value.get<uint64_t>() < static_cast<uint64_t>(tokenizer.n_vocab()) : false;
+  if (!is_inside)
+    return Error{ErrorKind::invalid_argument, fmt::format("prompt: expected token ids from 0 to {}, got {}",
+                                                          tokenizer.n_vocab() - 1, dump_json(value))};
   out.push_back(value.get<int32_t>());
   return {};
 }
@@ -164,7 +189,8 @@ Result<std::vector<int32_t>> parse_prompt(const Json& value, const Tokenizer& to
     const auto text = value.find("prompt_string");
     if (text == value.end() || !text->is_string())
       return Error{ErrorKind::invalid_argument, "prompt: expected 'prompt_string' in the object"};
-    if (const auto media = value.find("multimodal_data"); media != value.end() && !is_empty(*media) && !media->is_null())
+    if (const auto media = value.find("multimodal_data");
+        media != value.end() && !is_empty(*media) && !media->is_null())
       return Error{ErrorKind::unsupported, "prompt: multimodal_data is not supported; send text"};
     return encode(*text, true);
   }
@@ -184,8 +210,8 @@ Result<std::vector<int32_t>> parse_prompt(const Json& value, const Tokenizer& to
 
 }  // namespace
 
-Result<ParsedRequest> parse_generation_request(const Json& body, DialectName dialect, const RequestDefaults& defaults,
-                                               const Tokenizer& tokenizer) {
+Result<ParsedRequest> parse_generation_request(const Json& body, DialectName dialect,
+                                               const RequestDefaults& defaults, const Tokenizer& tokenizer) {
   FieldReader fields(body);
   ParsedRequest out;
   engine::GenerationRequest& g = out.generation;
@@ -220,14 +246,17 @@ Result<ParsedRequest> parse_generation_request(const Json& body, DialectName dia
   fields.read("sse_ping_interval", out.ping_seconds, -1);
   for (const char* name : {"n", "n_cmpl"}) fields.read(name, out.n_choices, 1);
   if (out.n_choices > defaults.n_slots)
-    fields.fail(Error{ErrorKind::invalid_argument, fmt::format("n: {} choices are more than the {} slots of this server (-np)", out.n_choices, defaults.n_slots)});
+    fields.fail(Error{ErrorKind::invalid_argument,
+                      fmt::format("n: {} choices are more than the {} slots of this server (-np)", out.n_choices,
+                                  defaults.n_slots)});
   SH_RETURN_IF_ERROR(fields.result());
   return out;
 }
 
 Result<std::vector<std::vector<int32_t>>> parse_prompts(const Json& body, const Tokenizer& tokenizer) {
   const auto found = body.find("prompt");
-  if (found == body.end() || found->is_null()) return Error{ErrorKind::invalid_argument, "prompt: the field is missing"};
+  if (found == body.end() || found->is_null())
+    return Error{ErrorKind::invalid_argument, "prompt: the field is missing"};
   const Json& prompt = *found;
   std::vector<std::vector<int32_t>> prompts;
   const bool has_ids = prompt.is_array() && std::any_of(prompt.begin(), prompt.end(), is_token_id);
@@ -236,10 +265,13 @@ Result<std::vector<std::vector<int32_t>>> parse_prompts(const Json& body, const 
     if (value.is_array()) return !std::all_of(value.begin(), value.end(), is_prompt_part);
     return !value.is_string() && !value.is_object();
   };
-  if ((is_one && is_wrong(prompt)) || (!is_one && (!prompt.is_array() || std::any_of(prompt.begin(), prompt.end(), is_wrong))))
-    return Error{ErrorKind::invalid_argument, "prompt: expected a string, token ids, a list that mixes both, or a list of those"};
+  if ((is_one && is_wrong(prompt)) ||
+      (!is_one && (!prompt.is_array() || std::any_of(prompt.begin(), prompt.end(), is_wrong))))
+    return Error{ErrorKind::invalid_argument,
+                 "prompt: expected a string, token ids, a list that mixes both, or a list of those"};
   if (!is_one && prompt.size() > kMaxPrompts)
-    return Error{ErrorKind::invalid_argument, fmt::format("prompt: expected at most {} prompts, got {}", kMaxPrompts, prompt.size())};
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("prompt: expected at most {} prompts, got {}", kMaxPrompts, prompt.size())};
   if (is_one) {
     SH_ASSIGN(std::vector<int32_t> ids, parse_prompt(prompt, tokenizer));
     prompts.push_back(std::move(ids));
@@ -256,7 +288,8 @@ Result<std::vector<std::vector<int32_t>>> parse_prompts(const Json& body, const 
 Json generation_settings(const engine::GenerationRequest& request) {
   const sampling::SamplingParams& s = request.sampling;
   Json bias = Json::array();
-  for (const auto& [id, value] : s.logit_bias) bias.push_back({{"token", id}, {"bias", std::isfinite(value) ? Json(value) : Json(false)}});
+  for (const auto& [id, value] : s.logit_bias)
+    bias.push_back({{"token", id}, {"bias", std::isfinite(value) ? Json(value) : Json(false)}});
   return Json{{"seed", s.seed},
               {"temperature", s.temperature},
               {"top_k", s.top_k},

@@ -33,22 +33,24 @@ struct ParsedRequest {
   bool has_timings_per_token = false;
   bool returns_progress = false;
   bool returns_tokens = false;
-  int32_t n_choices = 1;          // for each prompt
-  int32_t n_top_probs = -1;       // alternatives to list for each token; -1: no log-probabilities
+  int32_t n_choices = 1;     // for each prompt
+  int32_t n_top_probs = -1;  // alternatives to list for each token; -1: no log-probabilities
   std::vector<std::string> response_fields;
-  int32_t ping_seconds = -1;      // -1: the server's
+  int32_t ping_seconds = -1;  // -1: the server's
 };
 
 /// Fields that are known but would change the result in a way that does not exist yet are refused, not ignored.
 /// Errors: invalid_argument naming the field, expected and got; unsupported.
-Result<ParsedRequest> parse_generation_request(const Json& body, DialectName dialect, const RequestDefaults& defaults,
+Result<ParsedRequest> parse_generation_request(const Json& body, DialectName dialect,
+                                               const RequestDefaults& defaults,
                                                const tokenizer::Tokenizer& tokenizer);
 
 /// The prompts of `prompt`: a string, ids, a mix of both, {"prompt_string"}, or a list of those.
 /// Errors: invalid_argument, unsupported (multimodal data).
 Result<std::vector<std::vector<int32_t>>> parse_prompts(const Json& body, const tokenizer::Tokenizer& tokenizer);
 
-/// The sampling fields under the names that clients know: `generation_settings`, `default_generation_settings.params`.
+/// The sampling fields under the names that clients know: `generation_settings`,
+/// `default_generation_settings.params`.
 Json generation_settings(const engine::GenerationRequest& request);
 
 }  // namespace sh::server

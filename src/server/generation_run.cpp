@@ -17,7 +17,8 @@ using engine::StopReason;
 /// Lives as long as the scheduler's callbacks and the exchange's hang-up function need it.
 class GenerationRun : public std::enable_shared_from_this<GenerationRun> {
  public:
-  GenerationRun(ServerState& state, std::shared_ptr<Exchange> exchange, const ParsedRequest& parsed, std::unique_ptr<Dialect> dialect)
+  GenerationRun(ServerState& state, std::shared_ptr<Exchange> exchange, const ParsedRequest& parsed,
+                std::unique_ptr<Dialect> dialect)
       : state_(state),
         exchange_(std::move(exchange)),
         is_stream_(parsed.is_stream),
@@ -29,16 +30,20 @@ class GenerationRun : public std::enable_shared_from_this<GenerationRun> {
     exchange_->on_hang_up([self = shared_from_this()] { self->cancel_all(); });
     for (size_t prompt = 0; prompt < prompts.size(); ++prompt)
       for (int32_t i = 0; i < parsed.n_choices; ++i) {
-        Choice choice{.index = static_cast<int32_t>(choices_.size()), .prompt_index = static_cast<int32_t>(prompt), .request = parsed.generation};
+        Choice choice{.index = static_cast<int32_t>(choices_.size()),
+                      .prompt_index = static_cast<int32_t>(prompt),
+                      .request = parsed.generation};
         choice.request.prompt = prompts[prompt];
         // Choices of one prompt with a seed must differ, and be the same when asked again.
-        if (choice.request.sampling.seed != sampling::kRandomSeed) choice.request.sampling.seed += static_cast<uint32_t>(i);
+        if (choice.request.sampling.seed != sampling::kRandomSeed)
+          choice.request.sampling.seed += static_cast<uint32_t>(i);
         choices_.push_back(std::move(choice));
       }
     pending_.resize(choices_.size());
     for (const Choice& choice : choices_) {
       const Result<uint64_t> id = state_.scheduler->submit(
-          choice.request, [self = shared_from_this(), index = static_cast<size_t>(choice.index)](const GenerationEvent& event) {
+          choice.request,
+          [self = shared_from_this(), index = static_cast<size_t>(choice.index)](const GenerationEvent& event) {
             self->exchange_->post([self, index, event] { self->on_event(index, event); });
           });
       if (!id.ok()) return fail(id.error(), choice);
@@ -51,7 +56,8 @@ class GenerationRun : public std::enable_shared_from_this<GenerationRun> {
     if (is_over_) return;
     Choice& choice = choices_[index];
     if (event.error) return fail(*event.error, choice);
-    if (event.stop_reason == StopReason::cancelled) return fail(Error{ErrorKind::cancelled, "the server is shutting down"}, choice);
+    if (event.stop_reason == StopReason::cancelled)
+      return fail(Error{ErrorKind::cancelled, "the server is shutting down"}, choice);
     Piece& pending = pending_[index];
     keep(choice, pending, event);
     if (!is_stream_) {
@@ -122,11 +128,12 @@ class GenerationRun : public std::enable_shared_from_this<GenerationRun> {
   void log_timings(const Choice& choice) const {
     const engine::Timings& t = choice.last.timings;
     const auto line = [](const char* name, double ms, int64_t n) {
-      return fmt::format("{:>16} time = {:10.2f} ms / {:5} tokens ({:8.2f} ms per token, {:8.2f} tokens per second)", name, ms, n,
-                         n > 0 ? ms / static_cast<double>(n) : 0, ms > 0 ? 1e3 * static_cast<double>(n) / ms : 0);
+      return fmt::format(
+          "{:>16} time = {:10.2f} ms / {:5} tokens ({:8.2f} ms per token, {:8.2f} tokens per second)", name, ms, n,
+          n > 0 ? ms / static_cast<double>(n) : 0, ms > 0 ? 1e3 * static_cast<double>(n) / ms : 0);
     };
-    log_info("slot print_timing: id {} | logical {} tokens, physical {:.0f} rows, {} bytes", choice.last.id_slot, choice.last.n_logical,
-             choice.last.n_physical, choice.last.kv_bytes);
+    log_info("slot print_timing: id {} | logical {} tokens, physical {:.0f} rows, {} bytes", choice.last.id_slot,
+             choice.last.n_logical, choice.last.n_physical, choice.last.kv_bytes);
     log_info("{}", line("prompt eval", t.prompt_ms, t.prompt_n));
     log_info("{}", line("eval", t.predicted_ms, t.predicted_n));
     log_info("{}", line("total", t.prompt_ms + t.predicted_ms, t.prompt_n + t.predicted_n));
@@ -144,7 +151,9 @@ class GenerationRun : public std::enable_shared_from_this<GenerationRun> {
   bool has_begun_ = false, is_over_ = false;
 };
 
-double per(double value, double count) { return count > 0 ? value / count : 0.0; }
+double per(double value, double count) {
+  return count > 0 ? value / count : 0.0;
+}
 
 }  // namespace
 
@@ -195,16 +204,23 @@ Json usage_json(const std::vector<Choice>& choices) {
 }
 
 Json progress_json(const GenerationEvent& event) {
-  return Json{{"total", event.n_prompt}, {"cache", event.timings.cache_n}, {"processed", event.n_prompt_done}, {"time_ms", event.timings.prompt_ms}};
+  return Json{{"total", event.n_prompt},
+              {"cache", event.timings.cache_n},
+              {"processed", event.n_prompt_done},
+              {"time_ms", event.timings.prompt_ms}};
 }
 
-Json probs_json(const std::vector<engine::TokenProbs>& probs, int32_t n_top, const tokenizer::Tokenizer& tokenizer) {
+Json probs_json(const std::vector<engine::TokenProbs>& probs, int32_t n_top,
+                const tokenizer::Tokenizer& tokenizer) {
   const auto entry = [&](int32_t id, float logprob) {
     const std::string piece = tokenizer.piece(id, true);
     Json bytes = Json::array();
     for (const char byte : piece) bytes.push_back(static_cast<unsigned char>(byte));
     // JSON has no infinity: a banned token gets the lowest number that clients' float32 holds.
-    return Json{{"id", id}, {"token", piece}, {"bytes", std::move(bytes)}, {"logprob", std::max(logprob, std::numeric_limits<float>::lowest())}};
+    return Json{{"id", id},
+                {"token", piece},
+                {"bytes", std::move(bytes)},
+                {"logprob", std::max(logprob, std::numeric_limits<float>::lowest())}};
   };
   Json out = Json::array();
   for (const engine::TokenProbs& token : probs) {

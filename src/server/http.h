@@ -34,8 +34,8 @@ struct HttpResponse {
 const char* reason_phrase(int status);
 
 /// One request that is being answered: either respond(), or begin_stream(), write()..., end_stream().
-/// Threads: post() from any; everything else on the connection's strand, where handlers and posted functions run. Calls after the
-/// end or after the client hung up do nothing.
+/// Threads: post() from any; everything else on the connection's strand, where handlers and posted functions run.
+/// Calls after the end or after the client hung up do nothing.
 class Exchange {
  public:
   virtual ~Exchange() = default;

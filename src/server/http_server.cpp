@@ -55,7 +55,9 @@ class ConnectionExchange : public Exchange, public std::enable_shared_from_this<
 
   const HttpRequest& request() const override { return request_; }
   void post(std::function<void()> fn) override;
-  void set_header(std::string name, std::string value) override { extra_headers_ += fmt::format("{}: {}\r\n", name, value); }
+  void set_header(std::string name, std::string value) override {
+    extra_headers_ += fmt::format("{}: {}\r\n", name, value);
+  }
   void respond(HttpResponse response) override;
   void begin_stream(std::string content_type) override;
   void write(std::string bytes) override;
@@ -118,7 +120,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     n_queued_ += bytes.size();
     if (!bytes.empty()) queue_.push_back(std::move(bytes));
     is_answer_complete_ = is_answer_complete_ || is_last;
-    if (exchange_ && exchange_->is_stream() && n_queued_ > static_cast<size_t>(shared_->options.max_queued_bytes)) {
+    if (exchange_ && exchange_->is_stream() &&
+        n_queued_ > static_cast<size_t>(shared_->options.max_queued_bytes)) {
       log_warning("srv  a client left {} bytes of its stream unread; hanging up", n_queued_);
       return hang_up();
     }
@@ -153,7 +156,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     arm(shared_->options.idle_seconds);
     http::async_read_header(socket_, buffer_, *parser_, [self = shared_from_this()](error_code error, size_t) {
       if (error) return self->refuse(error);
-      if (!self->parser_->is_done() && self->parser_->get().find(http::field::expect) != self->parser_->get().end())
+      if (!self->parser_->is_done() &&
+          self->parser_->get().find(http::field::expect) != self->parser_->get().end())
         self->send_continue();
       else
         self->read_body();
@@ -181,12 +185,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
     keeps_alive_ = false;
     if (error == http::error::body_limit) return refuse(body_too_large(shared_->options.max_body_bytes));
     if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-      ApiError too_long = malformed_http(fmt::format("the request headers are longer than {} bytes", kMaxHeaderBytes));
+      ApiError too_long =
+          malformed_http(fmt::format("the request headers are longer than {} bytes", kMaxHeaderBytes));
       too_long.status = 431;
       return refuse(too_long);
     }
     const bool is_http_error = error.category() == http::make_error_code(http::error::bad_method).category();
-    if (!is_http_error || error == http::error::end_of_stream || error == http::error::partial_message) return hang_up();
+    if (!is_http_error || error == http::error::end_of_stream || error == http::error::partial_message)
+      return hang_up();
     refuse(malformed_http(fmt::format("malformed HTTP: {}", error.message())));
   }
   void refuse(const ApiError& error) {
@@ -209,27 +215,30 @@ class Connection : public std::enable_shared_from_this<Connection> {
       request.headers.emplace(std::move(name), std::string(field.value()));
     }
     request.body = std::move(message.body());
-    exchange_ = std::make_shared<ConnectionExchange>(shared_from_this(), std::move(request), message.version() < 11);
+    exchange_ =
+        std::make_shared<ConnectionExchange>(shared_from_this(), std::move(request), message.version() < 11);
     watch_for_hang_up();
     shared_->handler(exchange_);
   }
 
-  /// A read that stays pending while the answer is made: it ends when the client closes, and keeps what arrives early.
+  /// A read that stays pending while the answer is made: it ends when the client closes, and keeps what arrives
+  /// early.
   void watch_for_hang_up() {
     if (is_closed_ || buffer_.size() >= kReadAheadBytes) return;
     is_watching_ = true;
-    socket_.async_read_some(buffer_.prepare(kReadAheadBytes - buffer_.size()), [self = shared_from_this()](error_code error, size_t n) {
-      self->is_watching_ = false;
-      if (self->is_closed_) return;
-      if (!error) self->buffer_.commit(n);
-      if (error && error != asio::error::operation_aborted) return self->hang_up();
-      if (self->waits_for_watch_) {
-        self->waits_for_watch_ = false;
-        self->read_request();
-      } else {
-        self->watch_for_hang_up();
-      }
-    });
+    socket_.async_read_some(buffer_.prepare(kReadAheadBytes - buffer_.size()),
+                            [self = shared_from_this()](error_code error, size_t n) {
+                              self->is_watching_ = false;
+                              if (self->is_closed_) return;
+                              if (!error) self->buffer_.commit(n);
+                              if (error && error != asio::error::operation_aborted) return self->hang_up();
+                              if (self->waits_for_watch_) {
+                                self->waits_for_watch_ = false;
+                                self->read_request();
+                              } else {
+                                self->watch_for_hang_up();
+                              }
+                            });
   }
 
   // ---- writing ----
@@ -241,15 +250,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
     is_writing_ = true;
     arm(shared_->options.timeout_seconds);
-    asio::async_write(socket_, asio::buffer(queue_.front()), [self = shared_from_this()](error_code error, size_t) {
-      self->is_writing_ = false;
-      if (self->is_closed_) return;
-      if (error) return self->hang_up();
-      self->disarm();
-      self->n_queued_ -= self->queue_.front().size();
-      self->queue_.pop_front();
-      self->write_next();
-    });
+    asio::async_write(socket_, asio::buffer(queue_.front()),
+                      [self = shared_from_this()](error_code error, size_t) {
+                        self->is_writing_ = false;
+                        if (self->is_closed_) return;
+                        if (error) return self->hang_up();
+                        self->disarm();
+                        self->n_queued_ -= self->queue_.front().size();
+                        self->queue_.pop_front();
+                        self->write_next();
+                      });
   }
 
   void finish_answer() {
@@ -262,7 +272,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     socket_.cancel(ignored);
   }
 
-  /// Closes so that the answer arrives: with unread input a plain close would reset the connection and could destroy it.
+  /// Closes so that the answer arrives: with unread input a plain close would reset the connection and could
+  /// destroy it.
   void linger() {
     error_code error;
     socket_.shutdown(Socket::shutdown_send, error);
@@ -276,10 +287,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
       return;
     }
     buffer_.consume(buffer_.size());
-    socket_.async_read_some(buffer_.prepare(kReadAheadBytes), [self = shared_from_this()](error_code error, size_t) {
-      if (self->is_closed_) return;
-      error ? self->hang_up() : self->discard_input();
-    });
+    socket_.async_read_some(buffer_.prepare(kReadAheadBytes),
+                            [self = shared_from_this()](error_code error, size_t) {
+                              if (self->is_closed_) return;
+                              error ? self->hang_up() : self->discard_input();
+                            });
   }
 
   // ---- deadline of the operation that runs ----
@@ -313,17 +325,21 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
 // ---- ConnectionExchange ----
 
-void ConnectionExchange::post(std::function<void()> fn) { asio::post(connection_->executor(), std::move(fn)); }
+void ConnectionExchange::post(std::function<void()> fn) {
+  asio::post(connection_->executor(), std::move(fn));
+}
 
 std::string ConnectionExchange::head(int status, const std::string& content_type, std::string_view length_header) {
   status_ = status;
-  return fmt::format("HTTP/1.1 {} {}\r\nServer: shorthand\r\nContent-Type: {}\r\n{}{}Connection: {}\r\n\r\n", status, reason_phrase(status),
-                     content_type, extra_headers_, length_header, connection_->keeps_alive() ? "keep-alive" : "close");
+  return fmt::format("HTTP/1.1 {} {}\r\nServer: shorthand\r\nContent-Type: {}\r\n{}{}Connection: {}\r\n\r\n",
+                     status, reason_phrase(status), content_type, extra_headers_, length_header,
+                     connection_->keeps_alive() ? "keep-alive" : "close");
 }
 
 void ConnectionExchange::respond(HttpResponse response) {
   if (state_ != State::waiting) return;
-  std::string bytes = head(response.status, response.content_type, fmt::format("Content-Length: {}\r\n", response.body.size()));
+  std::string bytes =
+      head(response.status, response.content_type, fmt::format("Content-Length: {}\r\n", response.body.size()));
   if (request_.method != "HEAD") bytes += response.body;
   end();
   connection_->send(std::move(bytes), true);
@@ -332,7 +348,9 @@ void ConnectionExchange::respond(HttpResponse response) {
 void ConnectionExchange::begin_stream(std::string content_type) {
   if (state_ != State::waiting) return;
   if (is_http_1_0_) connection_->must_close();
-  std::string bytes = head(200, content_type, is_http_1_0_ ? "Cache-Control: no-cache\r\n" : "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n");
+  std::string bytes = head(
+      200, content_type,
+      is_http_1_0_ ? "Cache-Control: no-cache\r\n" : "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n");
   state_ = State::streaming;
   connection_->send(std::move(bytes), false);
   arm_ping();
@@ -384,13 +402,16 @@ Result<Protocol::endpoint> endpoint_of(asio::io_context& io, const HttpOptions& 
   constexpr std::string_view kUnixEnding = ".sock";
   if (options.host.size() > kUnixEnding.size() && options.host.ends_with(kUnixEnding)) {
     if (options.host.size() >= sizeof(sockaddr_un::sun_path))
-      return Error{ErrorKind::invalid_argument, fmt::format("--host: the socket path is longer than {} bytes", sizeof(sockaddr_un::sun_path) - 1)};
+      return Error{ErrorKind::invalid_argument, fmt::format("--host: the socket path is longer than {} bytes",
+                                                            sizeof(sockaddr_un::sun_path) - 1)};
     return Protocol::endpoint(asio::local::stream_protocol::endpoint(options.host));
   }
   asio::ip::tcp::resolver resolver(io);
   error_code error;
-  const auto found = resolver.resolve(options.host, std::to_string(options.port), asio::ip::tcp::resolver::passive, error);
-  if (error || found.empty()) return Error{ErrorKind::io, fmt::format("--host: cannot resolve '{}': {}", options.host, error.message())};
+  const auto found =
+      resolver.resolve(options.host, std::to_string(options.port), asio::ip::tcp::resolver::passive, error);
+  if (error || found.empty())
+    return Error{ErrorKind::io, fmt::format("--host: cannot resolve '{}': {}", options.host, error.message())};
   return Protocol::endpoint(found.begin()->endpoint());
 }
 
@@ -399,7 +420,8 @@ Result<Protocol::endpoint> endpoint_of(asio::io_context& io, const HttpOptions& 
 struct HttpServer::State {
   asio::io_context io;
   std::shared_ptr<Shared> shared = std::make_shared<Shared>();
-  Acceptor acceptor{io};  // used on one thread at a time: start(), then its own chain of handlers, then stop() through post
+  Acceptor acceptor{
+      io};  // used on one thread at a time: start(), then its own chain of handlers, then stop() through post
   asio::strand<asio::io_context::executor_type> acceptor_strand{asio::make_strand(io)};
   asio::steady_timer retry{acceptor_strand};
   bool is_accepting = false;
@@ -416,18 +438,22 @@ struct HttpServer::State {
     if (is_unix) {
       unix_path = host;
       std::error_code ignored;
-      if (std::filesystem::is_socket(unix_path, ignored)) std::filesystem::remove(unix_path, ignored);  // of a server that was killed
+      if (std::filesystem::is_socket(unix_path, ignored))
+        std::filesystem::remove(unix_path, ignored);  // of a server that was killed
     }
     error_code error;
     acceptor.open(endpoint.protocol(), error);
     if (!error && !is_unix) acceptor.set_option(asio::socket_base::reuse_address(true), error);
     if (!error) acceptor.bind(endpoint, error);
     if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
-    if (error) return Error{ErrorKind::io, fmt::format("cannot listen on {}: {}; choose another --host or --port", where, error.message())};
+    if (error)
+      return Error{ErrorKind::io, fmt::format("cannot listen on {}: {}; choose another --host or --port", where,
+                                              error.message())};
     if (!is_unix) {
       const Protocol::endpoint bound = acceptor.local_endpoint();
-      port = endpoint.protocol().family() == AF_INET6 ? ntohs(reinterpret_cast<const sockaddr_in6*>(bound.data())->sin6_port)
-                                                      : ntohs(reinterpret_cast<const sockaddr_in*>(bound.data())->sin_port);
+      port = endpoint.protocol().family() == AF_INET6
+                 ? ntohs(reinterpret_cast<const sockaddr_in6*>(bound.data())->sin6_port)
+                 : ntohs(reinterpret_cast<const sockaddr_in*>(bound.data())->sin_port);
     }
     return {};
   }
@@ -476,7 +502,8 @@ struct HttpServer::State {
   void each_connection(void (*fn)(Connection&)) {
     std::lock_guard lock(shared->mutex);
     for (Connection* connection : shared->connections)
-      // The destructor waits for this mutex, so a weak pointer can be taken; it is empty when destruction has begun.
+      // The destructor waits for this mutex, so a weak pointer can be taken; it is empty when destruction has
+      // begun.
       if (const std::weak_ptr<Connection> weak = connection->weak_from_this(); !weak.expired())
         asio::post(connection->executor(), [weak, fn] {
           if (const auto self = weak.lock()) fn(*self);
@@ -489,9 +516,12 @@ struct HttpServer::State {
 };
 
 HttpServer::HttpServer() : state_(std::make_unique<State>()) {}
-HttpServer::~HttpServer() { stop(); }
+HttpServer::~HttpServer() {
+  stop();
+}
 
-Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpOptions& options, Handler handler, OnDone on_done) {
+Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpOptions& options, Handler handler,
+                                                      OnDone on_done) {
   std::unique_ptr<HttpServer> server(new HttpServer());
   State& s = *server->state_;
   s.shared->options = options;
@@ -505,7 +535,9 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpOptions& options
   return server;
 }
 
-int HttpServer::port() const { return state_->port; }
+int HttpServer::port() const {
+  return state_->port;
+}
 
 std::string HttpServer::url() const {
   if (!state_->unix_path.empty()) return "unix:" + state_->unix_path;

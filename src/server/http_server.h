@@ -19,9 +19,9 @@ struct HttpOptions {
   int64_t max_body_bytes = int64_t{64} << 20;
   int64_t max_queued_bytes = int64_t{8} << 20;  // of a stream that its client does not read
   int64_t max_connections = 512;                // more wait in the listen queue
-  int idle_seconds = 65;           // of a kept-alive connection, and until the headers of a request are complete
-  int timeout_seconds = 3600;      // a body or an answer that makes no progress
-  int drain_seconds = 5;           // that stop() gives running requests
+  int idle_seconds = 65;       // of a kept-alive connection, and until the headers of a request are complete
+  int timeout_seconds = 3600;  // a body or an answer that makes no progress
+  int drain_seconds = 5;       // that stop() gives running requests
 };
 
 class HttpServer {
@@ -29,17 +29,17 @@ class HttpServer {
   using Handler = std::function<void(std::shared_ptr<Exchange>)>;
   using OnDone = std::function<void(const HttpRequest& request, int status, double seconds)>;
 
-  /// Listens from now on; `handler` runs on the server's threads, one request of a connection at a time. `on_done` may be empty; a
-  /// status of 0 tells of a client that left before the answer began.
-  /// Errors: io, naming address and port.
+  /// Listens from now on; `handler` runs on the server's threads, one request of a connection at a time. `on_done`
+  /// may be empty; a status of 0 tells of a client that left before the answer began. Errors: io, naming address
+  /// and port.
   static Result<std::unique_ptr<HttpServer>> start(const HttpOptions& options, Handler handler, OnDone on_done);
   ~HttpServer();  // stop()
 
   int port() const;
   /// "http://127.0.0.1:8080"
   std::string url() const;
-  /// Accepts no more, closes idle connections, lets running requests go on for drain_seconds, hangs up on the rest.
-  /// Threads: not from a handler.
+  /// Accepts no more, closes idle connections, lets running requests go on for drain_seconds, hangs up on the
+  /// rest. Threads: not from a handler.
   void stop();
 
  private:

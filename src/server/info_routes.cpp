@@ -12,7 +12,9 @@
 namespace sh::server {
 namespace {
 
-const char* vocabulary_type(const engine::Engine& engine) { return engine.tokenizer().data().model == "llama" ? "SPM" : "BPE"; }
+const char* vocabulary_type(const engine::Engine& engine) {
+  return engine.tokenizer().data().model == "llama" ? "SPM" : "BPE";
+}
 
 Json template_capabilities(const chat::TemplateCapabilities& c) {
   return Json{{"supports_system_role", c.supports_system_role},
@@ -50,33 +52,32 @@ std::string last_method(const std::vector<engine::SlotStatus>& slots) {
 Json capabilities_json(const ServerState& state, bool has_compacted) {
   const engine::EngineOptions& options = state.engine->options();
   const engine::ServerParams& server = state.params.server;
-  return Json{
-      {"effective_context_window", state.engine->n_ctx_logical()},
-      {"flash_attention", {{"mode", "on"}, {"supports_additive_kq_b", true}}},
-      {"kv_cache",
-       {{"type_k", tensor_format(options.type_k).name},
-        {"type_v", tensor_format(options.type_v).name},
-        {"unified", options.is_kv_unified},
-        {"can_shift", false},
-        {"cache_reuse_n", 0}}},
-      {"prompt_cache", {{"enabled", state.params.cache_prompt}, {"reuse_threshold", 0.1}}},
-      {"save_restore", {{"available", false}, {"validated_for_compacted_path", false}}},
-      {"structured_output", {{"json_schema", false}, {"grammar", false}}},
-      {"chat_templates", template_capabilities(state.engine->chat_template().capabilities())},
-      {"features",
-       {{"embeddings", false},
-        {"reranking", false},
-        {"multimodal", false},
-        {"router_model_mgmt", false},
-        {"slot_save_restore", false},
-        {"metrics_endpoint", server.has_metrics},
-        {"slots_endpoint", server.has_slots}}},
-      {"compacted_prefix",
-       {{"available", true},
-        {"enabled", has_compacted},
-        {"zero_beta_flash_compatible", true},
-        {"flash_attn_overridden", false},
-        {"last_fallback_reason", nullptr}}}};
+  return Json{{"effective_context_window", state.engine->n_ctx_logical()},
+              {"flash_attention", {{"mode", "on"}, {"supports_additive_kq_b", true}}},
+              {"kv_cache",
+               {{"type_k", tensor_format(options.type_k).name},
+                {"type_v", tensor_format(options.type_v).name},
+                {"unified", options.is_kv_unified},
+                {"can_shift", false},
+                {"cache_reuse_n", 0}}},
+              {"prompt_cache", {{"enabled", state.params.cache_prompt}, {"reuse_threshold", 0.1}}},
+              {"save_restore", {{"available", false}, {"validated_for_compacted_path", false}}},
+              {"structured_output", {{"json_schema", false}, {"grammar", false}}},
+              {"chat_templates", template_capabilities(state.engine->chat_template().capabilities())},
+              {"features",
+               {{"embeddings", false},
+                {"reranking", false},
+                {"multimodal", false},
+                {"router_model_mgmt", false},
+                {"slot_save_restore", false},
+                {"metrics_endpoint", server.has_metrics},
+                {"slots_endpoint", server.has_slots}}},
+              {"compacted_prefix",
+               {{"available", true},
+                {"enabled", has_compacted},
+                {"zero_beta_flash_compatible", true},
+                {"flash_attn_overridden", false},
+                {"last_fallback_reason", nullptr}}}};
 }
 
 Json runtime_json(const ServerState& state) {
@@ -87,32 +88,35 @@ Json runtime_json(const ServerState& state) {
   int64_t n_idle = 0;
   for (const engine::SlotStatus& slot : slots) n_idle += slot.is_processing ? 0 : 1;
   const auto rate = [](int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
-  return Json{
-      {"state", "ready"},
-      {"queue",
-       {{"idle_slots", n_idle}, {"processing_slots", static_cast<int64_t>(slots.size()) - n_idle}, {"deferred_tasks", totals.requests_deferred}}},
-      {"timings",
-       {{"prompt_tokens_per_second", rate(totals.prompt_tokens, totals.prompt_seconds)},
-        {"predicted_tokens_per_second", rate(totals.predicted_tokens, totals.predicted_seconds)},
-        {"n_decode_total", totals.n_decode_calls},
-        {"n_busy_slots_total", totals.n_busy_slots_sum}}},
-      {"memory",
-       {{"allocated_model_bytes", state.engine->model().info().weight_bytes}, {"allocated_context_bytes", kv.bytes}, {"allocated_compute_bytes", 0}}},
-      {"kv",
-       {{"active_n_kv_total", std::llround(kv.n_physical)},
-        {"active_n_kv_max", std::llround(kv.max_physical)},
-        {"sequence_state_bytes_total", kv.bytes},
-        {"n_logical_total", kv.n_logical}}},
-      {"compaction",
-       {{"available", true},
-        {"enabled", kv.n_compactions > 0},
-        {"endpoint", state.params.server.has_compact},
-        {"automatic", state.engine->compacts_automatically()},
-        {"method", method.empty() ? Json(state.engine->options().compact_method) : Json(method)},
-        {"n_compactions", totals.n_compactions},
-        {"n_failures", totals.n_compaction_failures},
-        {"unsupported_reason", nullptr},
-        {"last_fallback_reason", nullptr}}}};
+  return Json{{"state", "ready"},
+              {"queue",
+               {{"idle_slots", n_idle},
+                {"processing_slots", static_cast<int64_t>(slots.size()) - n_idle},
+                {"deferred_tasks", totals.requests_deferred}}},
+              {"timings",
+               {{"prompt_tokens_per_second", rate(totals.prompt_tokens, totals.prompt_seconds)},
+                {"predicted_tokens_per_second", rate(totals.predicted_tokens, totals.predicted_seconds)},
+                {"n_decode_total", totals.n_decode_calls},
+                {"n_busy_slots_total", totals.n_busy_slots_sum}}},
+              {"memory",
+               {{"allocated_model_bytes", state.engine->model().info().weight_bytes},
+                {"allocated_context_bytes", kv.bytes},
+                {"allocated_compute_bytes", 0}}},
+              {"kv",
+               {{"active_n_kv_total", std::llround(kv.n_physical)},
+                {"active_n_kv_max", std::llround(kv.max_physical)},
+                {"sequence_state_bytes_total", kv.bytes},
+                {"n_logical_total", kv.n_logical}}},
+              {"compaction",
+               {{"available", true},
+                {"enabled", kv.n_compactions > 0},
+                {"endpoint", state.params.server.has_compact},
+                {"automatic", state.engine->compacts_automatically()},
+                {"method", method.empty() ? Json(state.engine->options().compact_method) : Json(method)},
+                {"n_compactions", totals.n_compactions},
+                {"n_failures", totals.n_compaction_failures},
+                {"unsupported_reason", nullptr},
+                {"last_fallback_reason", nullptr}}}};
 }
 
 /// Our object; `modelai` is the same under the name that clients of the fork ask for.
@@ -132,13 +136,15 @@ Json shorthand_json(const ServerState& state) {
 
 Json slot_json(const engine::SlotStatus& slot) {
   const int64_t n_compacted = slot.last_compaction ? std::llround(mean_kept_rows(*slot.last_compaction)) : 0;
-  Json out = {{"id", slot.id}, {"n_ctx", slot.n_ctx}, {"speculative", false}, {"is_processing", slot.is_processing}};
+  Json out = {
+      {"id", slot.id}, {"n_ctx", slot.n_ctx}, {"speculative", false}, {"is_processing", slot.is_processing}};
   if (slot.id_task != 0) {
     out["id_task"] = slot.id_task;
     out["n_prompt_tokens"] = slot.n_prompt;
     out["n_prompt_tokens_processed"] = slot.n_prompt_processed;
     out["n_prompt_tokens_cache"] = slot.n_prompt_cache;
-    out["next_token"] = Json::array({{{"has_next_token", slot.is_processing}, {"n_remain", slot.n_remain}, {"n_decoded", slot.n_decoded}}});
+    out["next_token"] = Json::array(
+        {{{"has_next_token", slot.is_processing}, {"n_remain", slot.n_remain}, {"n_decoded", slot.n_decoded}}});
   }
   out["kv"] = Json{{"seq_pos_min", slot.n_logical > 0 ? 0 : -1},
                    {"seq_pos_max", slot.n_logical - 1},
@@ -155,7 +161,9 @@ Json slot_json(const engine::SlotStatus& slot) {
 
 }  // namespace
 
-void get_health(Call call) { call.exchange->respond(json_response(Json{{"status", "ok"}})); }
+void get_health(Call call) {
+  call.exchange->respond(json_response(Json{{"status", "ok"}}));
+}
 
 void get_models(Call call) {
   const ServerState& state = call.state;
@@ -175,14 +183,28 @@ void get_models(Call call) {
                        {"supports_save_restore", false},
                        {"supports_chat_templates", true}}}};
   const std::string& alias = state.engine->alias();
-  const Json entry = {{"id", alias}, {"aliases", Json::array({alias})}, {"tags", Json::array()}, {"object", "model"},
-                      {"created", state.started_unix_seconds}, {"owned_by", "llamacpp"}, {"meta", meta}};
-  const Json ollama_entry = {{"name", alias}, {"model", alias}, {"modified_at", ""}, {"size", ""}, {"digest", ""}, {"type", "model"},
-                             {"description", ""}, {"tags", Json::array({""})}, {"capabilities", Json::array({"completion"})},
+  const Json entry = {{"id", alias},       {"aliases", Json::array({alias})},       {"tags", Json::array()},
+                      {"object", "model"}, {"created", state.started_unix_seconds}, {"owned_by", "llamacpp"},
+                      {"meta", meta}};
+  const Json ollama_entry = {{"name", alias},
+                             {"model", alias},
+                             {"modified_at", ""},
+                             {"size", ""},
+                             {"digest", ""},
+                             {"type", "model"},
+                             {"description", ""},
+                             {"tags", Json::array({""})},
+                             {"capabilities", Json::array({"completion"})},
                              {"parameters", ""},
-                             {"details", {{"parent_model", ""}, {"format", "gguf"}, {"family", info.arch}, {"families", Json::array({info.arch})},
-                                          {"parameter_size", ""}, {"quantization_level", info.file_type}}}};
-  call.exchange->respond(json_response(Json{{"models", Json::array({ollama_entry})}, {"object", "list"}, {"data", Json::array({entry})}}));
+                             {"details",
+                              {{"parent_model", ""},
+                               {"format", "gguf"},
+                               {"family", info.arch},
+                               {"families", Json::array({info.arch})},
+                               {"parameter_size", ""},
+                               {"quantization_level", info.file_type}}}};
+  call.exchange->respond(json_response(
+      Json{{"models", Json::array({ollama_entry})}, {"object", "list"}, {"data", Json::array({entry})}}));
 }
 
 void get_props(Call call) {
@@ -192,38 +214,43 @@ void get_props(Call call) {
   engine::GenerationRequest defaults;
   defaults.sampling = state.params.sampling;
   defaults.n_predict = state.params.n_predict;
-  const auto token_text = [&](int32_t id) { return id == tokenizer::kNoToken ? std::string() : tokenizer.piece(id, true); };
+  const auto token_text = [&](int32_t id) {
+    return id == tokenizer::kNoToken ? std::string() : tokenizer.piece(id, true);
+  };
   const Json ours = shorthand_json(state);
-  call.exchange->respond(json_response(Json{
-      {"default_generation_settings", {{"params", generation_settings(defaults)}, {"n_ctx", engine.n_ctx_logical()}}},
-      {"total_slots", engine.options().n_parallel},
-      {"model_alias", engine.alias()},
-      {"model_path", engine.options().model_path},
-      {"model_ftype", engine.model().info().file_type},
-      {"modalities", {{"vision", false}, {"audio", false}, {"video", false}}},
-      {"endpoint_slots", state.params.server.has_slots},
-      {"endpoint_props", state.params.server.has_props},
-      {"endpoint_metrics", state.params.server.has_metrics},
-      {"endpoint_compact", state.params.server.has_compact},
-      {"chat_template", engine.chat_template().source()},
-      {"chat_template_caps", template_capabilities(engine.chat_template().capabilities())},
-      {"bos_token", token_text(tokenizer.data().bos)},
-      {"eos_token", token_text(tokenizer.data().eos)},
-      {"build_info", system_fingerprint()},
-      {"is_sleeping", false},
-      {"shorthand", ours},
-      {"modelai", ours}}));
+  call.exchange->respond(
+      json_response(Json{{"default_generation_settings",
+                          {{"params", generation_settings(defaults)}, {"n_ctx", engine.n_ctx_logical()}}},
+                         {"total_slots", engine.options().n_parallel},
+                         {"model_alias", engine.alias()},
+                         {"model_path", engine.options().model_path},
+                         {"model_ftype", engine.model().info().file_type},
+                         {"modalities", {{"vision", false}, {"audio", false}, {"video", false}}},
+                         {"endpoint_slots", state.params.server.has_slots},
+                         {"endpoint_props", state.params.server.has_props},
+                         {"endpoint_metrics", state.params.server.has_metrics},
+                         {"endpoint_compact", state.params.server.has_compact},
+                         {"chat_template", engine.chat_template().source()},
+                         {"chat_template_caps", template_capabilities(engine.chat_template().capabilities())},
+                         {"bos_token", token_text(tokenizer.data().bos)},
+                         {"eos_token", token_text(tokenizer.data().eos)},
+                         {"build_info", system_fingerprint()},
+                         {"is_sleeping", false},
+                         {"shorthand", ours},
+                         {"modelai", ours}}));
 }
 
 void post_props(Call call) {
   if (!call.state.params.server.has_props)
-    return call.exchange->respond(error_response(not_supported("changing properties is off; start the server with --props")));
+    return call.exchange->respond(
+        error_response(not_supported("changing properties is off; start the server with --props")));
   call.exchange->respond(json_response(Json{{"success", true}}));
 }
 
 void get_slots(Call call) {
   if (!call.state.params.server.has_slots)
-    return call.exchange->respond(error_response(not_supported("this endpoint is off; start the server without --no-slots")));
+    return call.exchange->respond(
+        error_response(not_supported("this endpoint is off; start the server without --no-slots")));
   const std::vector<engine::SlotStatus> slots = call.state.scheduler->slots();
   Json list = Json::array();
   bool has_free = false;
@@ -238,12 +265,15 @@ void get_slots(Call call) {
 
 void get_slot_compaction(Call call) {
   if (!call.state.params.server.has_slots)
-    return call.exchange->respond(error_response(not_supported("this endpoint is off; start the server without --no-slots")));
+    return call.exchange->respond(
+        error_response(not_supported("this endpoint is off; start the server without --no-slots")));
   for (const engine::SlotStatus& slot : call.state.scheduler->slots()) {
     if (std::to_string(slot.id) != call.id) continue;
     if (!slot.last_compaction)
-      return call.exchange->respond(error_response(api_error({ErrorKind::not_found, "this slot's conversation was not compacted"})));
-    return call.exchange->respond(json_response(report_json(*slot.last_compaction, call.state.engine->kv_layout())));
+      return call.exchange->respond(
+          error_response(api_error({ErrorKind::not_found, "this slot's conversation was not compacted"})));
+    return call.exchange->respond(
+        json_response(report_json(*slot.last_compaction, call.state.engine->kv_layout())));
   }
   call.exchange->respond(error_response(api_error({ErrorKind::invalid_argument, "there is no such slot"})));
 }

@@ -16,13 +16,16 @@ struct Metric {
   double value;
 };
 
-double ratio(double a, double b) { return b > 0 ? a / b : 0; }
+double ratio(double a, double b) {
+  return b > 0 ? a / b : 0;
+}
 
 }  // namespace
 
 void get_metrics(Call call) {
   if (!call.state.params.server.has_metrics)
-    return call.exchange->respond(error_response(not_supported("this endpoint is off; start the server with --metrics")));
+    return call.exchange->respond(
+        error_response(not_supported("this endpoint is off; start the server with --metrics")));
   const engine::SchedulerTotals t = call.state.scheduler->totals();
   const engine::Engine& engine = *call.state.engine;
   double n_logical = 0, n_physical = 0, max_physical = 0, bytes = 0, n_blocks = 0;
@@ -50,10 +53,13 @@ void get_metrics(Call call) {
       {"llamacpp:predicted_tokens_seconds", "gauge", "Generated tokens per second.", predicted_rate},
       {"llamacpp:requests_processing", "gauge", "Requests that run.", number(t.requests_processing)},
       {"llamacpp:requests_deferred", "gauge", "Requests that wait for a slot.", number(t.requests_deferred)},
-      {"llamacpp:n_busy_slots_per_decode", "gauge", "Conversations in a forward pass, mean.", ratio(number(t.n_busy_slots_sum), number(t.n_decode_calls))},
-      {"llamacpp:kv_cache_usage_ratio", "gauge", "Physical bytes of all conversations over the budget.", ratio(bytes, budget)},
+      {"llamacpp:n_busy_slots_per_decode", "gauge", "Conversations in a forward pass, mean.",
+       ratio(number(t.n_busy_slots_sum), number(t.n_decode_calls))},
+      {"llamacpp:kv_cache_usage_ratio", "gauge", "Physical bytes of all conversations over the budget.",
+       ratio(bytes, budget)},
       {"llamacpp:kv_cache_tokens", "gauge", "Physical rows a head that all conversations hold.", n_physical},
-      {"llamacpp:modelai_allocated_model_bytes", "gauge", "Bytes of the weights.", number(engine.model().info().weight_bytes)},
+      {"llamacpp:modelai_allocated_model_bytes", "gauge", "Bytes of the weights.",
+       number(engine.model().info().weight_bytes)},
       {"llamacpp:modelai_allocated_context_bytes", "gauge", "Bytes of the KV blocks in use.", bytes},
       {"llamacpp:modelai_allocated_compute_bytes", "gauge", "Scratch memory; not counted here.", 0},
       {"llamacpp:modelai_active_n_kv_total", "gauge", "Physical rows a head, all conversations.", n_physical},
@@ -62,19 +68,23 @@ void get_metrics(Call call) {
       {"llamacpp:modelai_prompt_tokens_per_second", "gauge", "Prompt tokens per second.", prompt_rate},
       {"llamacpp:modelai_predicted_tokens_per_second", "gauge", "Generated tokens per second.", predicted_rate},
       {"llamacpp:modelai_compacted_prefix_available", "gauge", "1: conversations can be compacted.", 1},
-      {"llamacpp:modelai_compacted_prefix_enabled", "gauge", "1: a conversation is compacted now.", has_compacted ? 1.0 : 0.0},
+      {"llamacpp:modelai_compacted_prefix_enabled", "gauge", "1: a conversation is compacted now.",
+       has_compacted ? 1.0 : 0.0},
       {"shorthand_kv_logical_tokens", "gauge", "Tokens that all conversations have.", n_logical},
       {"shorthand_kv_physical_rows", "gauge", "Rows a head that stand for them.", n_physical},
-      {"shorthand_kv_bytes", "gauge", "Bytes of the KV blocks in use; shared blocks count in each conversation.", bytes},
+      {"shorthand_kv_bytes", "gauge", "Bytes of the KV blocks in use; shared blocks count in each conversation.",
+       bytes},
       {"shorthand_kv_blocks", "gauge", "KV blocks in use.", n_blocks},
       {"shorthand_kv_budget_bytes", "gauge", "Bytes that the KV cache may use.", budget},
       {"shorthand_compactions_total", "counter", "Compactions that were committed.", number(t.n_compactions)},
-      {"shorthand_compaction_failures_total", "counter", "Compactions that changed nothing.", number(t.n_compaction_failures)},
+      {"shorthand_compaction_failures_total", "counter", "Compactions that changed nothing.",
+       number(t.n_compaction_failures)},
       {"shorthand_compaction_seconds_total", "counter", "Seconds spent on compacting.", t.compaction_seconds},
   };
   std::string text;
   for (const Metric& metric : metrics)
-    text += fmt::format("# HELP {0} {1}\n# TYPE {0} {2}\n{0} {3}\n", metric.name, metric.help, metric.kind, metric.value);
+    text += fmt::format("# HELP {0} {1}\n# TYPE {0} {2}\n{0} {3}\n", metric.name, metric.help, metric.kind,
+                        metric.value);
   call.exchange->respond(HttpResponse{.content_type = "text/plain; version=0.0.4", .body = std::move(text)});
 }
 

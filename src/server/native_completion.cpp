@@ -14,13 +14,17 @@ using engine::StopReason;
 
 const char* stop_type(StopReason reason) {
   switch (reason) {
-    case StopReason::eos: return "eos";
-    case StopReason::word: return "word";
+    case StopReason::eos:
+      return "eos";
+    case StopReason::word:
+      return "word";
     case StopReason::limit:
-    case StopReason::context_full: return "limit";
+    case StopReason::context_full:
+      return "limit";
     case StopReason::none:
     case StopReason::cancelled:
-    case StopReason::failed: return "none";
+    case StopReason::failed:
+      return "none";
   }
   return "none";
 }
@@ -62,12 +66,15 @@ class NativeDialect : public Dialect {
 
   void stream_piece(const Choice& choice, const Piece& piece, std::vector<Json>& out) override {
     Json record = part(choice, piece.text, piece.ids);
-    if (n_top_probs_ >= 0) record["completion_probabilities"] = probs_json(piece.probs, n_top_probs_, state_.engine->tokenizer());
+    if (n_top_probs_ >= 0)
+      record["completion_probabilities"] = probs_json(piece.probs, n_top_probs_, state_.engine->tokenizer());
     if (has_timings_per_token_) record["timings"] = timings_json(choice.last.timings);
     out.push_back(std::move(record));
   }
 
-  void stream_choice_end(const Choice& choice, std::vector<Json>& out) override { out.push_back(full(choice, true)); }
+  void stream_choice_end(const Choice& choice, std::vector<Json>& out) override {
+    out.push_back(full(choice, true));
+  }
   bool ends_with_done_line() const override { return false; }
 
   Json whole_answer(const std::vector<Choice>& choices) override {
@@ -121,10 +128,12 @@ class NativeDialect : public Dialect {
 Result<void> start_completion(const Call& call) {
   SH_ASSIGN(const Json body, parse_body(call.exchange->request().body));
   const tokenizer::Tokenizer& tokenizer = call.state.engine->tokenizer();
-  SH_ASSIGN(const ParsedRequest parsed, parse_generation_request(body, DialectName::native, request_defaults(call.state), tokenizer));
+  SH_ASSIGN(const ParsedRequest parsed,
+            parse_generation_request(body, DialectName::native, request_defaults(call.state), tokenizer));
   SH_ASSIGN(const auto prompts, parse_prompts(body, tokenizer));
   const bool is_list = prompts.size() > 1;
-  run_generation(call.state, call.exchange, parsed, prompts, std::make_unique<NativeDialect>(call.state, parsed, is_list));
+  run_generation(call.state, call.exchange, parsed, prompts,
+                 std::make_unique<NativeDialect>(call.state, parsed, is_list));
   return {};
 }
 

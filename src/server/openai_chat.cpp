@@ -21,7 +21,9 @@ class ChatDialect : public OpenAiDialect {
   }
 
  protected:
-  const char* object_name(bool is_stream) const override { return is_stream ? "chat.completion.chunk" : "chat.completion"; }
+  const char* object_name(bool is_stream) const override {
+    return is_stream ? "chat.completion.chunk" : "chat.completion";
+  }
   Json piece_fields(const std::string& text) const override { return Json{{"delta", {{"content", text}}}}; }
   Json empty_fields() const override { return Json{{"delta", Json::object()}}; }
   Json whole_fields(const Choice& choice) const override {
@@ -32,7 +34,9 @@ class ChatDialect : public OpenAiDialect {
 Result<void> start_chat(const Call& call) {
   SH_ASSIGN(const Json body, parse_body(call.exchange->request().body));
   const engine::Engine& engine = *call.state.engine;
-  SH_ASSIGN(const ParsedRequest parsed, parse_generation_request(body, DialectName::openai_chat, request_defaults(call.state), engine.tokenizer()));
+  SH_ASSIGN(
+      const ParsedRequest parsed,
+      parse_generation_request(body, DialectName::openai_chat, request_defaults(call.state), engine.tokenizer()));
   SH_ASSIGN(const std::string prompt, render_chat(body, engine.chat_template(), engine.tokenizer()));
   run_generation(call.state, call.exchange, parsed, {encode_chat(prompt, engine.tokenizer())},
                  std::make_unique<ChatDialect>(call.state, parsed));

@@ -22,9 +22,11 @@ class TextCompletionDialect : public OpenAiDialect {
 Result<void> start_completion(const Call& call) {
   SH_ASSIGN(const Json body, parse_body(call.exchange->request().body));
   const tokenizer::Tokenizer& tokenizer = call.state.engine->tokenizer();
-  SH_ASSIGN(const ParsedRequest parsed, parse_generation_request(body, DialectName::openai_completion, request_defaults(call.state), tokenizer));
+  SH_ASSIGN(const ParsedRequest parsed, parse_generation_request(body, DialectName::openai_completion,
+                                                                 request_defaults(call.state), tokenizer));
   SH_ASSIGN(const auto prompts, parse_prompts(body, tokenizer));
-  run_generation(call.state, call.exchange, parsed, prompts, std::make_unique<TextCompletionDialect>(call.state, parsed));
+  run_generation(call.state, call.exchange, parsed, prompts,
+                 std::make_unique<TextCompletionDialect>(call.state, parsed));
   return {};
 }
 

@@ -16,7 +16,8 @@ const char* finish_reason(engine::StopReason reason) {
 
 /// Clients treat ids as opaque; they only have to differ, also between servers.
 std::string new_id(ServerState& state) {
-  Rng rng(static_cast<uint64_t>(now_us()) ^ (static_cast<uint64_t>(state.started_unix_seconds) << 20), state.next_response_id.fetch_add(1));
+  Rng rng(static_cast<uint64_t>(now_us()) ^ (static_cast<uint64_t>(state.started_unix_seconds) << 20),
+          state.next_response_id.fetch_add(1));
   return fmt::format("chatcmpl-{:016x}{:016x}", rng.next_u64(), rng.next_u64());
 }
 
@@ -31,8 +32,12 @@ OpenAiDialect::OpenAiDialect(ServerState& state, const ParsedRequest& parsed)
       n_top_probs_(parsed.n_top_probs) {}
 
 Json OpenAiDialect::envelope(bool is_stream, Json choices) const {
-  return Json{{"id", id_},           {"object", object_name(is_stream)},  {"created", created_},
-              {"model", state_.engine->alias()}, {"system_fingerprint", system_fingerprint()}, {"choices", std::move(choices)}};
+  return Json{{"id", id_},
+              {"object", object_name(is_stream)},
+              {"created", created_},
+              {"model", state_.engine->alias()},
+              {"system_fingerprint", system_fingerprint()},
+              {"choices", std::move(choices)}};
 }
 
 Json OpenAiDialect::choice_json(int32_t index, const Json& fields, Json logprobs, Json finish_reason) {
@@ -55,13 +60,17 @@ void OpenAiDialect::stream_progress(const Choice& choice, std::vector<Json>& out
 }
 
 void OpenAiDialect::stream_piece(const Choice& choice, const Piece& piece, std::vector<Json>& out) {
-  Json record = envelope(true, Json::array({choice_json(choice.index, piece_fields(piece.text), logprobs_json(piece.probs), nullptr)}));
+  Json record = envelope(
+      true,
+      Json::array({choice_json(choice.index, piece_fields(piece.text), logprobs_json(piece.probs), nullptr)}));
   if (has_timings_per_token_) record["timings"] = timings_json(choice.last.timings);
   out.push_back(std::move(record));
 }
 
 void OpenAiDialect::stream_choice_end(const Choice& choice, std::vector<Json>& out) {
-  Json record = envelope(true, Json::array({choice_json(choice.index, empty_fields(), nullptr, finish_reason(choice.last.stop_reason))}));
+  Json record = envelope(
+      true,
+      Json::array({choice_json(choice.index, empty_fields(), nullptr, finish_reason(choice.last.stop_reason))}));
   add_measurements(record, choice);
   out.push_back(std::move(record));
 }
@@ -77,7 +86,8 @@ void OpenAiDialect::stream_end(const std::vector<Choice>& choices, std::vector<J
 Json OpenAiDialect::whole_answer(const std::vector<Choice>& choices) {
   Json list = Json::array();
   for (const Choice& choice : choices)
-    list.push_back(choice_json(choice.index, whole_fields(choice), logprobs_json(choice.probs), finish_reason(choice.last.stop_reason)));
+    list.push_back(choice_json(choice.index, whole_fields(choice), logprobs_json(choice.probs),
+                               finish_reason(choice.last.stop_reason)));
   Json out = envelope(false, std::move(list));
   out["usage"] = usage_json(choices);
   add_measurements(out, choices.back());

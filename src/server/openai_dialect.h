@@ -21,7 +21,8 @@ class OpenAiDialect : public Dialect {
 
  protected:
   virtual const char* object_name(bool is_stream) const = 0;
-  /// The choice's fields beside index, logprobs and finish_reason: of a piece of a stream, of an empty piece, of the whole.
+  /// The choice's fields beside index, logprobs and finish_reason: of a piece of a stream, of an empty piece, of
+  /// the whole.
   virtual Json piece_fields(const std::string& text) const = 0;
   virtual Json empty_fields() const = 0;
   virtual Json whole_fields(const Choice& choice) const = 0;

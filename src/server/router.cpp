@@ -15,7 +15,8 @@ std::optional<std::string> match_path(std::string_view pattern, std::string_view
   if (at == std::string_view::npos) return pattern == path ? std::optional<std::string>("") : std::nullopt;
   const std::string_view before = pattern.substr(0, at);
   const std::string_view after = pattern.substr(at + kId.size());
-  if (path.size() <= before.size() + after.size() || !path.starts_with(before) || !path.ends_with(after)) return std::nullopt;
+  if (path.size() <= before.size() + after.size() || !path.starts_with(before) || !path.ends_with(after))
+    return std::nullopt;
   const std::string_view id = path.substr(before.size(), path.size() - before.size() - after.size());
   if (id.find('/') != std::string_view::npos) return std::nullopt;
   return std::string(id);
@@ -45,7 +46,9 @@ constexpr Route kRoutes[] = {
 
 }  // namespace
 
-std::span<const Route> routes() { return kRoutes; }
+std::span<const Route> routes() {
+  return kRoutes;
+}
 
 RouteMatch find_route(std::span<const Route> table, std::string_view method, std::string_view path) {
   if (method == "HEAD") method = "GET";

@@ -16,7 +16,9 @@
 
 namespace sh::server {
 
-std::string system_fingerprint() { return fmt::format("b{}-{}", build_info().build_number, build_info().commit); }
+std::string system_fingerprint() {
+  return fmt::format("b{}-{}", build_info().build_number, build_info().commit);
+}
 
 struct Server::State : ServerState {
   std::unique_ptr<HttpServer> http;
@@ -37,10 +39,12 @@ struct Server::State : ServerState {
     RouteMatch match = path ? find_route(routes(), request.method, *path) : RouteMatch{};
     const bool is_public = match.route != nullptr && match.route->is_public;
     if (!is_public && !has_valid_key(request, params.server.api_keys))
-      return exchange->respond(error_response(authentication_error("a valid API key is needed: send Authorization: Bearer KEY or X-Api-Key: KEY")));
+      return exchange->respond(error_response(
+          authentication_error("a valid API key is needed: send Authorization: Bearer KEY or X-Api-Key: KEY")));
     if (match.route == nullptr)
-      return exchange->respond(error_response(match.allowed.empty() ? path_not_found(request.path)
-                                                                    : method_not_allowed(request.method, request.path, match.allowed)));
+      return exchange->respond(
+          error_response(match.allowed.empty() ? path_not_found(request.path)
+                                               : method_not_allowed(request.method, request.path, match.allowed)));
     if (match.route->needs_model && !is_ready.load(std::memory_order_acquire))
       return exchange->respond(error_response(unavailable("Loading model")));
     // JSON and memory of a request may throw; no request may stop the server.
@@ -48,7 +52,8 @@ struct Server::State : ServerState {
       match.route->handler(Call{*this, exchange, std::move(match.id)});
     } catch (const std::exception& exception) {
       log_error("srv  {} {}: {}", request.method, request.path, exception.what());
-      exchange->respond(error_response(ApiError{500, "server_error", fmt::format("internal error: {}", exception.what()), {}, {}}));
+      exchange->respond(error_response(
+          ApiError{500, "server_error", fmt::format("internal error: {}", exception.what()), {}, {}}));
     }
   }
 
@@ -56,12 +61,15 @@ struct Server::State : ServerState {
     const std::optional<std::string_view> path = path_of(request);
     const RouteMatch match = path ? find_route(routes(), request.method, *path) : RouteMatch{};
     if (match.route != nullptr && match.route->is_probe && status == 200) return;
-    log_info("srv  {} {} {} {:.1f} ms", request.method, request.path.substr(0, 200), status == 0 ? std::string("hung up") : std::to_string(status), seconds * 1e3);
+    log_info("srv  {} {} {} {:.1f} ms", request.method, request.path.substr(0, 200),
+             status == 0 ? std::string("hung up") : std::to_string(status), seconds * 1e3);
   }
 };
 
 Server::Server() : state_(std::make_unique<State>()) {}
-Server::~Server() { stop(); }
+Server::~Server() {
+  stop();
+}
 
 Result<std::unique_ptr<Server>> Server::start(engine::ProgramParams params) {
   std::unique_ptr<Server> server(new Server());
@@ -72,12 +80,15 @@ Result<std::unique_ptr<Server>> Server::start(engine::ProgramParams params) {
   HttpOptions options;
   options.host = p.host;
   options.port = p.port;
-  options.n_threads = p.n_threads > 0 ? p.n_threads : std::max(2, static_cast<int>(std::thread::hardware_concurrency()));
+  options.n_threads =
+      p.n_threads > 0 ? p.n_threads : std::max(2, static_cast<int>(std::thread::hardware_concurrency()));
   options.max_body_bytes = p.max_body_bytes;
   options.timeout_seconds = p.timeout_seconds;
   SH_ASSIGN(s.http, HttpServer::start(
                         options, [&s](std::shared_ptr<Exchange> exchange) { s.handle(exchange); },
-                        [&s](const HttpRequest& request, int status, double seconds) { s.log_access(request, status, seconds); }));
+                        [&s](const HttpRequest& request, int status, double seconds) {
+                          s.log_access(request, status, seconds);
+                        }));
   return server;
 }
 
@@ -90,8 +101,12 @@ void Server::set_ready(engine::Engine& engine, engine::Scheduler& scheduler) {
   state_->is_ready.store(true, std::memory_order_release);
 }
 
-int Server::port() const { return state_->http->port(); }
-std::string Server::url() const { return state_->http->url() + state_->params.server.api_prefix; }
+int Server::port() const {
+  return state_->http->port();
+}
+std::string Server::url() const {
+  return state_->http->url() + state_->params.server.api_prefix;
+}
 void Server::stop() {
   if (state_->http) state_->http->stop();
 }

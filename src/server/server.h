@@ -17,7 +17,8 @@ class Server {
   static Result<std::unique_ptr<Server>> start(engine::ProgramParams params);
   ~Server();
 
-  /// From now on requests are answered. Both must live until stop(), and the scheduler must be gone before the Server is.
+  /// From now on requests are answered. Both must live until stop(), and the scheduler must be gone before the
+  /// Server is.
   void set_ready(engine::Engine& engine, engine::Scheduler& scheduler);
   int port() const;
   std::string url() const;

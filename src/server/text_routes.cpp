@@ -32,7 +32,8 @@ Result<Json> tokenize(const ServerState& state, const std::string& text) {
   fields.read("with_pieces", has_pieces);
   SH_RETURN_IF_ERROR(fields.result());
   Json tokens = Json::array();
-  for (const int32_t id : tokenizer.encode(content, {.add_special = adds_special, .parse_special = parses_special}))
+  for (const int32_t id :
+       tokenizer.encode(content, {.add_special = adds_special, .parse_special = parses_special}))
     tokens.push_back(has_pieces ? Json{{"id", id}, {"piece", piece_json(tokenizer.piece(id, true))}} : Json(id));
   return Json{{"tokens", std::move(tokens)}};
 }
@@ -43,10 +44,14 @@ Result<Json> detokenize(const ServerState& state, const std::string& text) {
   const auto tokens = body.find("tokens");
   std::vector<int32_t> ids;
   if (tokens != body.end() && !tokens->is_null()) {
-    if (!tokens->is_array()) return Error{ErrorKind::invalid_argument, fmt::format("tokens: expected a list of token ids, got {}", tokens->type_name())};
+    if (!tokens->is_array())
+      return Error{ErrorKind::invalid_argument,
+                   fmt::format("tokens: expected a list of token ids, got {}", tokens->type_name())};
     for (const Json& token : *tokens) {
       if (!token.is_number_unsigned() || token.get<uint64_t>() >= static_cast<uint64_t>(tokenizer.n_vocab()))
-        return Error{ErrorKind::invalid_argument, fmt::format("tokens: expected ids from 0 to {}, got {}", tokenizer.n_vocab() - 1, dump_json(token).substr(0, 60))};
+        return Error{ErrorKind::invalid_argument,
+                     fmt::format("tokens: expected ids from 0 to {}, got {}", tokenizer.n_vocab() - 1,
+                                 dump_json(token).substr(0, 60))};
       ids.push_back(token.get<int32_t>());
     }
   }
@@ -66,8 +71,14 @@ void answer(const Call& call, Result<Json> (*make)(const ServerState&, const std
 
 }  // namespace
 
-void post_tokenize(Call call) { answer(call, tokenize); }
-void post_detokenize(Call call) { answer(call, detokenize); }
-void post_apply_template(Call call) { answer(call, apply_template); }
+void post_tokenize(Call call) {
+  answer(call, tokenize);
+}
+void post_detokenize(Call call) {
+  answer(call, detokenize);
+}
+void post_apply_template(Call call) {
+  answer(call, apply_template);
+}
 
 }  // namespace sh::server

@@ -46,10 +46,14 @@ void load(const engine::EngineOptions& options, Loading& loading) {
   ::kill(::getpid(), SIGUSR1);  // wakes the main thread's sigwait
 }
 
-void print_welcome(const engine::Engine& engine, const std::string& url, const engine::ProgramParams& params, double seconds) {
+void print_welcome(const engine::Engine& engine, const std::string& url, const engine::ProgramParams& params,
+                   double seconds) {
   for (const std::string& line : engine.describe()) log_info("{}", line);
   log_info("loaded in {:.2f} s", seconds);
-  log_info("try      curl {}/v1/chat/completions -d '{{\"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'", url);
+  log_info(
+      "try      curl {}/v1/chat/completions -d '{{\"messages\": [{{\"role\": \"user\", \"content\": "
+      "\"Hello\"}}]}}'",
+      url);
   log_info("         curl {}/compact -d '{{\"id_slot\": 0, \"method\": \"solver\", \"ratio\": 4}}'{}", url,
            params.server.has_compact ? "" : "   (needs --endpoint-compact)");
   log_info("listening on {}", url);
@@ -70,7 +74,8 @@ void exit_on_next_signal() {
 int serve_command(Arguments args) {
   engine::ProgramParams params;
   if (const std::optional<int> code = read_params(engine::kServe, args, params)) return *code;
-  if (params.engine.model_path.empty()) return report_error({ErrorKind::invalid_argument, "no model: give one with -m FILE"});
+  if (params.engine.model_path.empty())
+    return report_error({ErrorKind::invalid_argument, "no model: give one with -m FILE"});
 
   // Blocked before any thread starts, so that all inherit it and sigwait alone receives them.
   sigset_t waited = stop_signals();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A small blocking HTTP client for the tests: plain sockets, so that a test decides when bytes go and when the connection breaks.
+// A small blocking HTTP client for the tests: plain sockets, so that a test decides when bytes go and when the
+// connection breaks.
 #pragma once
 
 #include <arpa/inet.h>
@@ -60,8 +61,10 @@ class Client {
       bytes.remove_prefix(static_cast<size_t>(n));
     }
   }
-  void send_request(const std::string& method, const std::string& target, const std::string& body, const std::string& headers = "") {
-    send(fmt::format("{} {} HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: {}\r\n\r\n{}", method, target, headers, body.size(), body));
+  void send_request(const std::string& method, const std::string& target, const std::string& body,
+                    const std::string& headers = "") {
+    send(fmt::format("{} {} HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: {}\r\n\r\n{}", method, target,
+                     headers, body.size(), body));
   }
 
   /// One more read into the buffer; false at the end of the connection.
@@ -84,7 +87,8 @@ class Client {
     ClientResponse response;
     const std::string head = read_until("\r\n\r\n");
     if (head.size() > 12) response.status = std::atoi(head.c_str() + 9);
-    for (size_t begin = head.find("\r\n"); begin != std::string::npos && begin + 4 < head.size(); begin = head.find("\r\n", begin + 2)) {
+    for (size_t begin = head.find("\r\n"); begin != std::string::npos && begin + 4 < head.size();
+         begin = head.find("\r\n", begin + 2)) {
       const std::string line = head.substr(begin + 2, head.find("\r\n", begin + 2) - begin - 2);
       const size_t colon = line.find(": ");
       if (colon == std::string::npos) continue;
@@ -116,7 +120,8 @@ class Client {
     }
     return response;
   }
-  ClientResponse request(const std::string& method, const std::string& target, const std::string& body = "", const std::string& headers = "") {
+  ClientResponse request(const std::string& method, const std::string& target, const std::string& body = "",
+                         const std::string& headers = "") {
     send_request(method, target, body, headers);
     return read_response(method == "HEAD");
   }

@@ -31,7 +31,8 @@ std::unique_ptr<HttpServer> start(const HttpOptions& options, HttpServer::Handle
 }
 void echo(const std::shared_ptr<Exchange>& exchange) {
   const HttpRequest& request = exchange->request();
-  exchange->respond(HttpResponse{.content_type = "text/plain", .body = request.method + " " + request.path + " " + request.body});
+  exchange->respond(HttpResponse{.content_type = "text/plain",
+                                 .body = request.method + " " + request.path + " " + request.body});
 }
 
 /// Something that a handler tells the test's thread.
@@ -55,8 +56,10 @@ TEST(HttpServer, KeepsTheConnectionAndAnswersPipelinedRequestsInOrder) {
   Client client(server->port());
   EXPECT_EQ(client.request("POST", "/a?x=1", "one").body, "POST /a one");
   EXPECT_EQ(client.request("GET", "/b%20c").body, "GET /b c ");
-  client.send("GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\n\r\nGET /3 HTTP/1.1\r\nHost: x\r\n\r\n");
-  for (const char* path : {"/1", "/2", "/3"}) EXPECT_EQ(client.read_response().body, std::string("GET ") + path + " ");
+  client.send(
+      "GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\n\r\nGET /3 HTTP/1.1\r\nHost: x\r\n\r\n");
+  for (const char* path : {"/1", "/2", "/3"})
+    EXPECT_EQ(client.read_response().body, std::string("GET ") + path + " ");
 }
 
 TEST(HttpServer, HeadHasNoBodyAndConnectionCloseCloses) {
@@ -95,7 +98,8 @@ TEST(HttpServer, OversizedBodiesAndHeadersAreRefusedWithJson) {
   }
   {
     Client client(server->port());  // the length is not announced: the limit is met while reading
-    client.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n" + std::string(0x200000, 'x') + "\r\n0\r\n\r\n");
+    client.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n" +
+                std::string(0x200000, 'x') + "\r\n0\r\n\r\n");
     EXPECT_EQ(client.read_response().status, 413);
   }
   {
@@ -108,8 +112,9 @@ TEST(HttpServer, OversizedBodiesAndHeadersAreRefusedWithJson) {
 
 TEST(HttpServer, MalformedRequestsAreAnsweredAndTheServerGoesOn) {
   const auto server = start(test_options(), echo);
-  for (const char* bytes : {"nonsense\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET / HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-                            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"}) {
+  for (const char* bytes :
+       {"nonsense\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET / HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"}) {
     Client client(server->port());
     client.send(bytes);
     const ClientResponse response = client.read_response();

@@ -37,7 +37,8 @@ const tokenizer::Tokenizer& scribe_tokenizer() {
 
 Result<ParsedRequest> parse(const std::string& body, DialectName dialect = DialectName::native) {
   static const std::vector<int32_t> end_tokens = {1, 5};
-  return parse_generation_request(parsed(body), dialect, RequestDefaults{.n_slots = 4, .end_tokens = end_tokens}, scribe_tokenizer());
+  return parse_generation_request(parsed(body), dialect, RequestDefaults{.n_slots = 4, .end_tokens = end_tokens},
+                                  scribe_tokenizer());
 }
 std::string error_of(const std::string& body, DialectName dialect = DialectName::native) {
   const Result<ParsedRequest> result = parse(body, dialect);
@@ -59,14 +60,19 @@ TEST(Errors, EveryKindHasTheStatusThatClientsKnow) {
   ApiError exceeded = api_error(Error{ErrorKind::context_exceeded, "too long"});
   exceeded.n_prompt_tokens = 9;
   exceeded.n_ctx = 8;
-  EXPECT_EQ(dump_json(error_json(exceeded)),
-            R"({"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_prompt_tokens":9,"n_ctx":8}})");
+  EXPECT_EQ(
+      dump_json(error_json(exceeded)),
+      R"({"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_prompt_tokens":9,"n_ctx":8}})");
 }
 
 void nothing(Call) {}
 
 TEST(Router, FindsRoutesIdsAndMethods) {
-  const Route table[] = {{"GET", "/slots", nothing}, {"POST", "/slots/{id}", nothing}, {"GET", "/slots/{id}/compaction", nothing}, {"POST", "/props", nothing}, {"GET", "/props", nothing}};
+  const Route table[] = {{"GET", "/slots", nothing},
+                         {"POST", "/slots/{id}", nothing},
+                         {"GET", "/slots/{id}/compaction", nothing},
+                         {"POST", "/props", nothing},
+                         {"GET", "/props", nothing}};
   EXPECT_EQ(find_route(table, "GET", "/slots").route, &table[0]);
   EXPECT_EQ(find_route(table, "HEAD", "/slots").route, &table[0]);
   const RouteMatch slot = find_route(table, "POST", "/slots/17");
@@ -75,7 +81,8 @@ TEST(Router, FindsRoutesIdsAndMethods) {
   const RouteMatch report = find_route(table, "GET", "/slots/3/compaction");
   EXPECT_EQ(report.route, &table[2]);
   EXPECT_EQ(report.id, "3");
-  for (const char* unknown : {"/", "", "/slot", "/slots/", "/slots/1/2", "/slots/1/compaction/", "/slots//compaction", "/SLOTS"}) {
+  for (const char* unknown :
+       {"/", "", "/slot", "/slots/", "/slots/1/2", "/slots/1/compaction/", "/slots//compaction", "/SLOTS"}) {
     const RouteMatch match = find_route(table, "POST", unknown);
     EXPECT_EQ(match.route, nullptr) << unknown;
     EXPECT_EQ(match.allowed, "") << unknown;
@@ -85,7 +92,8 @@ TEST(Router, FindsRoutesIdsAndMethods) {
 
 TEST(Router, NoRouteIsListedTwice) {
   std::set<std::string> seen;
-  for (const Route& route : routes()) EXPECT_TRUE(seen.insert(std::string(route.method) + " " + route.path).second) << route.path;
+  for (const Route& route : routes())
+    EXPECT_TRUE(seen.insert(std::string(route.method) + " " + route.path).second) << route.path;
 }
 
 TEST(Http, TargetsAreDecoded) {
@@ -103,7 +111,9 @@ TEST(Http, TargetsAreDecoded) {
 
 TEST(Access, KeysComeInTwoHeaders) {
   const std::vector<std::string> keys = {"alpha", "beta"};
-  const auto allowed = [&](const char* name, const char* value) { return has_valid_key(HttpRequest{.headers = {{name, value}}}, keys); };
+  const auto allowed = [&](const char* name, const char* value) {
+    return has_valid_key(HttpRequest{.headers = {{name, value}}}, keys);
+  };
   EXPECT_TRUE(allowed("authorization", "Bearer alpha"));
   EXPECT_TRUE(allowed("x-api-key", "beta"));
   EXPECT_FALSE(allowed("authorization", "alpha"));
@@ -114,19 +124,31 @@ TEST(Access, KeysComeInTwoHeaders) {
 }
 
 TEST(Fields, WrongTypesNameTheFieldAndNullIsAbsent) {
-  EXPECT_TRUE(parse(R"({"temperature": null, "stop": null, "stream": null, "n": null, "grammar": null, "seed": null})").ok());
+  EXPECT_TRUE(
+      parse(R"({"temperature": null, "stop": null, "stream": null, "n": null, "grammar": null, "seed": null})")
+          .ok());
   const std::vector<std::pair<std::string, std::string>> bad = {
-      {R"({"temperature": "hot"})", "temperature"}, {R"({"top_k": 1.5})", "top_k"},
-      {R"({"top_p": 2})", "top_p"},                 {R"({"stream": "yes"})", "stream"},
-      {R"({"stream": 1})", "stream"},               {R"({"n_predict": -2})", "n_predict"},
-      {R"({"max_tokens": "5"})", "max_tokens"},     {R"({"stop": 5})", "stop"},
-      {R"({"stop": ["a", 5]})", "stop"},            {R"({"seed": 1e300})", "seed"},
-      {R"({"seed": 18446744073709551615})", "seed"}, {R"({"stream_options": 3})", "stream_options"},
+      {R"({"temperature": "hot"})", "temperature"},
+      {R"({"top_k": 1.5})", "top_k"},
+      {R"({"top_p": 2})", "top_p"},
+      {R"({"stream": "yes"})", "stream"},
+      {R"({"stream": 1})", "stream"},
+      {R"({"n_predict": -2})", "n_predict"},
+      {R"({"max_tokens": "5"})", "max_tokens"},
+      {R"({"stop": 5})", "stop"},
+      {R"({"stop": ["a", 5]})", "stop"},
+      {R"({"seed": 1e300})", "seed"},
+      {R"({"seed": 18446744073709551615})", "seed"},
+      {R"({"stream_options": 3})", "stream_options"},
       {R"({"stream_options": {"include_usage": 1}})", "stream_options.include_usage"},
-      {R"({"n": 0})", "n:"},                        {R"({"logit_bias": 3})", "logit_bias"},
-      {R"({"logit_bias": [[1]]})", "logit_bias"},   {R"({"logit_bias": {"99999999": 1}})", "logit_bias"},
-      {R"({"logit_bias": [[0, "x"]]})", "logit_bias"}, {R"({"id_slot": [1]})", "id_slot"},
-      {R"({"cache_prompt": {}})", "cache_prompt"},  {R"({"n_probs": 100000})", "n_probs"},
+      {R"({"n": 0})", "n:"},
+      {R"({"logit_bias": 3})", "logit_bias"},
+      {R"({"logit_bias": [[1]]})", "logit_bias"},
+      {R"({"logit_bias": {"99999999": 1}})", "logit_bias"},
+      {R"({"logit_bias": [[0, "x"]]})", "logit_bias"},
+      {R"({"id_slot": [1]})", "id_slot"},
+      {R"({"cache_prompt": {}})", "cache_prompt"},
+      {R"({"n_probs": 100000})", "n_probs"},
       {R"({"response_fields": "content"})", "response_fields"}};
   for (const auto& [body, field] : bad) {
     const std::string message = error_of(body);
@@ -134,11 +156,13 @@ TEST(Fields, WrongTypesNameTheFieldAndNullIsAbsent) {
     EXPECT_NE(message.find("expected"), std::string::npos) << message;
     EXPECT_NE(message.find("got"), std::string::npos) << message;
   }
-  EXPECT_LT(error_of(R"({"temperature": ")" + std::string(5000, 'x') + "\"}").size(), 200u) << "what a client sends is not echoed in full";
+  EXPECT_LT(error_of(R"({"temperature": ")" + std::string(5000, 'x') + "\"}").size(), 200u)
+      << "what a client sends is not echoed in full";
 }
 
 TEST(Fields, ValuesReachTheRequest) {
-  const ParsedRequest r = *parse(R"({"n_predict": 7.0, "temperature": 0, "top_k": 3, "seed": -1, "stop": "END", "cache_prompt": false, "id_slot": 2,
+  const ParsedRequest r = *parse(
+      R"({"n_predict": 7.0, "temperature": 0, "top_k": 3, "seed": -1, "stop": "END", "cache_prompt": false, "id_slot": 2,
     "ignore_eos": true, "n_probs": 4, "logit_bias": [[5, 1.5], [6, false], ["7", -2]], "stream": true, "stream_options": {"include_usage": true},
     "n_cmpl": 2, "return_progress": true, "unknown_field": {"is": "ignored"}})");
   EXPECT_EQ(r.generation.n_predict, 7);
@@ -174,41 +198,52 @@ TEST(Fields, LogprobsOfEachDialect) {
 }
 
 TEST(Fields, WhatWouldChangeTheResultIsRefusedAndWhatWouldNotIsAccepted) {
-  for (const char* body : {R"({"grammar": "root ::= x"})", R"({"json_schema": {"type": "object"}})", R"({"response_format": {"type": "json_object"}})",
-                           R"({"mirostat": 2})", R"({"dry_multiplier": 0.8})", R"({"xtc_probability": 0.5})", R"({"samplers": ["top_k"]})",
-                           R"({"lora": [{"id": 0, "scale": 1}]})", R"({"t_max_predict_ms": 5})", R"({"echo": true})", R"({"suffix": "x"})",
-                           R"({"response_format": {}})", R"({"response_format": "text"})"}) {
+  for (const char* body :
+       {R"({"grammar": "root ::= x"})", R"({"json_schema": {"type": "object"}})",
+        R"({"response_format": {"type": "json_object"}})", R"({"mirostat": 2})", R"({"dry_multiplier": 0.8})",
+        R"({"xtc_probability": 0.5})", R"({"samplers": ["top_k"]})", R"({"lora": [{"id": 0, "scale": 1}]})",
+        R"({"t_max_predict_ms": 5})", R"({"echo": true})", R"({"suffix": "x"})", R"({"response_format": {}})",
+        R"({"response_format": "text"})"}) {
     const Result<ParsedRequest> result = parse(body);
     ASSERT_FALSE(result.ok()) << body;
     EXPECT_EQ(result.error().kind, ErrorKind::unsupported) << body;
   }
-  EXPECT_TRUE(parse(R"({"grammar": "", "response_format": {"type": "text"}, "mirostat": 0, "dry_multiplier": 0.0, "xtc_probability": 0,
-    "samplers": [], "lora": [], "echo": false, "top_n_sigma": -1, "t_max_predict_ms": 0, "n_discard": 5, "user": "me", "n_cache_reuse": 256})").ok());
+  EXPECT_TRUE(
+      parse(
+          R"({"grammar": "", "response_format": {"type": "text"}, "mirostat": 0, "dry_multiplier": 0.0, "xtc_probability": 0,
+    "samplers": [], "lora": [], "echo": false, "top_n_sigma": -1, "t_max_predict_ms": 0, "n_discard": 5, "user": "me", "n_cache_reuse": 256})")
+          .ok());
   EXPECT_NE(error_of(R"({"n": 5})").find("4 slots"), std::string::npos);
 }
 
 TEST(Prompts, AllFormsAndTheirErrors) {
   const tokenizer::Tokenizer& t = scribe_tokenizer();
+  using Prompts = std::vector<std::vector<int32_t>>;
   const auto prompts = [&](const std::string& body) { return parse_prompts(parsed(body), t); };
   const std::vector<int32_t> text = t.encode("hello", {.add_special = true, .parse_special = true});
-  EXPECT_EQ(*prompts(R"({"prompt": "hello"})"), std::vector{text});
-  EXPECT_EQ(*prompts(R"({"prompt": ["hello", "hello"]})"), (std::vector{text, text}));
-  EXPECT_EQ(*prompts(R"({"prompt": [5, 6]})"), (std::vector<std::vector<int32_t>>{{5, 6}}));
-  EXPECT_EQ(*prompts(R"({"prompt": [[5, 6], "hello"]})"), (std::vector<std::vector<int32_t>>{{5, 6}, text}));
-  EXPECT_EQ(*prompts(R"({"prompt": {"prompt_string": "hello"}})"), std::vector{text});
+  EXPECT_EQ(*prompts(R"({"prompt": "hello"})"), Prompts(1, text));
+  EXPECT_EQ(*prompts(R"({"prompt": ["hello", "hello"]})"), (Prompts{text, text}));
+  EXPECT_EQ(*prompts(R"({"prompt": [5, 6]})"), (Prompts{{5, 6}}));
+  EXPECT_EQ(*prompts(R"({"prompt": [[5, 6], "hello"]})"), (Prompts{{5, 6}, text}));
+  EXPECT_EQ(*prompts(R"({"prompt": {"prompt_string": "hello"}})"), Prompts(1, text));
   std::vector<int32_t> mixed = {7};
   const std::vector<int32_t> rest = t.encode("hello", {.add_special = false, .parse_special = true});
   mixed.insert(mixed.end(), rest.begin(), rest.end());
-  EXPECT_EQ(*prompts(R"({"prompt": [7, "hello"]})"), std::vector{mixed});
-  for (const char* body : {R"({})", R"({"prompt": null})", R"({"prompt": 5})", R"({"prompt": []})", R"({"prompt": [true]})", R"({"prompt": [[1.5]]})",
-                           R"({"prompt": [-1]})", R"({"prompt": [99999999]})", R"({"prompt": [5, 18446744073709551615]})", R"({"prompt": {"x": 1}})",
-                           R"({"prompt": [5, {"prompt_string": "x"}]})", R"({"prompt": {"prompt_string": "x", "multimodal_data": ["y"]}})"})
+  EXPECT_EQ(*prompts(R"({"prompt": [7, "hello"]})"), Prompts(1, mixed));
+  for (const char* body : {R"({})", R"({"prompt": null})", R"({"prompt": 5})", R"({"prompt": []})",
+                           R"({"prompt": [true]})", R"({"prompt": [[1.5]]})", R"({"prompt": [-1]})",
+                           R"({"prompt": [99999999]})", R"({"prompt": [5, 18446744073709551615]})",
+                           R"({"prompt": {"x": 1}})", R"({"prompt": [5, {"prompt_string": "x"}]})",
+                           R"({"prompt": {"prompt_string": "x", "multimodal_data": ["y"]}})"})
     EXPECT_FALSE(prompts(body).ok()) << body;
-  EXPECT_FALSE(prompts("{\"prompt\": [" + [] {
-                 std::string list = "\"x\"";
-                 for (int i = 0; i < 300; ++i) list += ",\"x\"";
-                 return list;
-               }() + "]}").ok());
+  EXPECT_FALSE(prompts("{\"prompt\": [" +
+                       [] {
+                         std::string list = "\"x\"";
+                         for (int i = 0; i < 300; ++i) list += ",\"x\"";
+                         return list;
+                       }() +
+                       "]}")
+                   .ok());
 }
 
 class ChatPrompt : public testing::Test {
@@ -222,14 +257,17 @@ class ChatPrompt : public testing::Test {
 TEST_F(ChatPrompt, TrailingAssistantMessagesAreContinued) {
   const std::string open = *render(R"({"messages": [{"role": "user", "content": "Hi"}]})");
   EXPECT_TRUE(open.ends_with("assistant\n")) << open;
-  const std::string begun = *render(R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well, "}]})");
+  const std::string begun =
+      *render(R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well, "}]})");
   EXPECT_EQ(begun, open + "Well, ");
-  const std::string closed = *render(R"({"messages": [{"role": "user", "content": "Hi"}], "add_generation_prompt": false})");
+  const std::string closed =
+      *render(R"({"messages": [{"role": "user", "content": "Hi"}], "add_generation_prompt": false})");
   EXPECT_EQ(open.find(closed), 0u);
   EXPECT_LT(closed.size(), open.size());
   EXPECT_EQ(*render(R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]})"), open);
-  EXPECT_EQ(*render(R"({"messages": [{"role": "developer", "content": "Be"}, {"role": "user", "content": "Hi"}]})"),
-            *render(R"({"messages": [{"role": "system", "content": "Be"}, {"role": "user", "content": "Hi"}]})"));
+  EXPECT_EQ(
+      *render(R"({"messages": [{"role": "developer", "content": "Be"}, {"role": "user", "content": "Hi"}]})"),
+      *render(R"({"messages": [{"role": "system", "content": "Be"}, {"role": "user", "content": "Hi"}]})"));
 }
 
 TEST_F(ChatPrompt, BadMessagesAreNamed) {
@@ -244,11 +282,14 @@ TEST_F(ChatPrompt, BadMessagesAreNamed) {
       {R"({"messages": [{"role": "user", "content": [{"type": "text"}]}]})", "text"},
       {R"({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]})", "image_url"},
       {R"({"messages": [{"role": "user", "content": "x"}], "tools": {}})", "tools"},
-      {R"({"messages": [{"role": "user", "content": "x"}], "tools": [], "tool_choice": "required"})", "tool_choice"},
+      {R"({"messages": [{"role": "user", "content": "x"}], "tools": [], "tool_choice": "required"})",
+       "tool_choice"},
       {R"({"messages": [{"role": "user", "content": "x"}], "tools": [], "tool_choice": 5})", "tool_choice"},
       {R"({"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": 5})", "chat_template_kwargs"},
-      {R"({"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": true, "continue_final_message": true})", "both"},
-      {R"({"messages": [{"role": "user", "content": "x"}], "continue_final_message": true})", "continue_final_message"}};
+      {R"({"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": true, "continue_final_message": true})",
+       "both"},
+      {R"({"messages": [{"role": "user", "content": "x"}], "continue_final_message": true})",
+       "continue_final_message"}};
   for (const auto& [body, what] : bad) {
     const Result<std::string> result = render(body);
     ASSERT_FALSE(result.ok()) << body;
@@ -263,8 +304,8 @@ TEST(Wording, RecordsAreEventStreamLines) {
 
 TEST(Wording, TimingsAreFiniteWithoutTokens) {
   const Json empty = timings_json(engine::Timings{});
-  for (const char* name : {"cache_n", "prompt_n", "prompt_ms", "prompt_per_token_ms", "prompt_per_second", "predicted_n", "predicted_ms",
-                           "predicted_per_token_ms", "predicted_per_second"}) {
+  for (const char* name : {"cache_n", "prompt_n", "prompt_ms", "prompt_per_token_ms", "prompt_per_second",
+                           "predicted_n", "predicted_ms", "predicted_per_token_ms", "predicted_per_second"}) {
     ASSERT_TRUE(empty.contains(name)) << name;
     EXPECT_EQ(empty[name].get<double>(), 0.0) << name;
   }
@@ -277,8 +318,9 @@ TEST(Wording, UsageCountsAPromptOnceForAllItsChoices) {
     choices[i].request.prompt.assign(10, 0);
     choices[i].last.timings = {.cache_n = 4, .prompt_n = 6, .predicted_n = 5};
   }
-  EXPECT_EQ(dump_json(usage_json(choices)),
-            R"({"completion_tokens":15,"prompt_tokens":20,"total_tokens":35,"prompt_tokens_details":{"cached_tokens":8}})");
+  EXPECT_EQ(
+      dump_json(usage_json(choices)),
+      R"({"completion_tokens":15,"prompt_tokens":20,"total_tokens":35,"prompt_tokens_details":{"cached_tokens":8}})");
 }
 
 }  // namespace

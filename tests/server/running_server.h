@@ -53,11 +53,15 @@ class RunningServer {
   engine::Engine& engine() { return *engine_; }
   engine::Scheduler& scheduler() { return *scheduler_; }
 
-  ClientResponse get(const std::string& target, const std::string& headers = "") { return Client(port()).request("GET", target, "", headers); }
+  ClientResponse get(const std::string& target, const std::string& headers = "") {
+    return Client(port()).request("GET", target, "", headers);
+  }
   ClientResponse post(const std::string& target, const Json& body, const std::string& headers = "") {
     return Client(port()).request("POST", target, dump_json(body), headers);
   }
-  ClientResponse post_text(const std::string& target, const std::string& body) { return Client(port()).request("POST", target, body); }
+  ClientResponse post_text(const std::string& target, const std::string& body) {
+    return Client(port()).request("POST", target, body);
+  }
   /// The answer of a request that must succeed.
   Json ask(const std::string& target, const Json& body) {
     const ClientResponse response = post(target, body);
@@ -85,7 +89,8 @@ inline RecallDocument recall_document(const char* file, int number) {
   const auto json = parse_json(std::string_view(*text).substr(begin, text->find('\n', begin) - begin));
   SH_CHECK(json.ok(), file);
   RecallDocument document{.context = (*json)["context"].get<std::string>(), .questions = {}};
-  for (const Json& q : (*json)["questions"]) document.questions.emplace_back(q["q"].get<std::string>(), q["answer"].get<std::string>());
+  for (const Json& q : (*json)["questions"])
+    document.questions.emplace_back(q["q"].get<std::string>(), q["answer"].get<std::string>());
   return document;
 }
 inline std::string trimmed(std::string text) {
@@ -93,6 +98,8 @@ inline std::string trimmed(std::string text) {
   text.erase(text.find_last_not_of(" \n") + 1);
   return text;
 }
-inline Json message(const char* role, const std::string& content) { return Json{{"role", role}, {"content", content}}; }
+inline Json message(const char* role, const std::string& content) {
+  return Json{{"role", role}, {"content", content}};
+}
 
 }  // namespace sh::server

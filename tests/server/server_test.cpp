@@ -17,7 +17,10 @@ using namespace std::chrono_literals;
 /// One server for all tests that need nothing special.
 class Server_ : public testing::Test {
  protected:
-  static void SetUpTestSuite() { server_ = std::make_unique<RunningServer>(); server_->load(); }
+  static void SetUpTestSuite() {
+    server_ = std::make_unique<RunningServer>();
+    server_->load();
+  }
   static void TearDownTestSuite() { server_.reset(); }
   static RunningServer& server() { return *server_; }
 
@@ -64,9 +67,12 @@ TEST_F(Server_, UnknownPathsAndMethodsAnswerInJson) {
 }
 
 TEST_F(Server_, MalformedBodiesAreRefusedAndTheNextRequestIsServed) {
-  for (const char* path : {"/completion", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/apply-template", "/compact"})
-    for (const std::string& body : {std::string("{"), std::string("[1,2"), std::string("nonsense"), std::string("[]"), std::string("5"), std::string("{\"a\":}"),
-                                    std::string(100000, '['), std::string("{\"prompt\": \"\\ud800\"}"), std::string("\xff\xfe{}")}) {
+  for (const char* path : {"/completion", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize",
+                           "/apply-template", "/compact"})
+    for (const std::string& body :
+         {std::string("{"), std::string("[1,2"), std::string("nonsense"), std::string("[]"), std::string("5"),
+          std::string("{\"a\":}"), std::string(100000, '['), std::string("{\"prompt\": \"\\ud800\"}"),
+          std::string("\xff\xfe{}")}) {
       const ClientResponse response = server().post_text(path, body);
       EXPECT_EQ(response.status, 400) << path << " " << body.substr(0, 20) << " " << response.body;
       EXPECT_EQ(response.error_type(), "invalid_request_error");
@@ -74,7 +80,8 @@ TEST_F(Server_, MalformedBodiesAreRefusedAndTheNextRequestIsServed) {
   EXPECT_EQ(server().post("/v1/chat/completions", Json{{"messages", "hi"}}).status, 400);
   EXPECT_EQ(server().post("/completion", Json{{"prompt", "x"}, {"temperature", "hot"}}).status, 400);
   EXPECT_EQ(server().post("/completion", Json{{"prompt", "x"}, {"grammar", "root ::= \"a\""}}).status, 501);
-  EXPECT_EQ(server().ask("/completion", Json{{"prompt", "The ticket number"}, {"n_predict", 3}})["tokens_predicted"], 3);
+  EXPECT_EQ(
+      server().ask("/completion", Json{{"prompt", "The ticket number"}, {"n_predict", 3}})["tokens_predicted"], 3);
 }
 
 TEST_F(Server_, APromptLongerThanTheContextIsTheErrorThatAgentsKnow) {
@@ -95,9 +102,16 @@ TEST_F(Server_, APromptLongerThanTheContextIsTheErrorThatAgentsKnow) {
 }
 
 TEST_F(Server_, NativeCompletionHasAllItsFields) {
-  const Json answer = server().ask("/completion", Json{{"prompt", "Once upon a time"}, {"n_predict", 8}, {"ignore_eos", true}, {"n_probs", 3}, {"return_tokens", true}, {"seed", 7}});
-  for (const char* name : {"index", "content", "tokens", "id_slot", "stop", "model", "tokens_predicted", "tokens_evaluated", "generation_settings", "prompt", "has_new_line",
-                           "truncated", "stop_type", "stopping_word", "tokens_cached", "timings", "completion_probabilities", "kv"})
+  const Json answer = server().ask("/completion", Json{{"prompt", "Once upon a time"},
+                                                       {"n_predict", 8},
+                                                       {"ignore_eos", true},
+                                                       {"n_probs", 3},
+                                                       {"return_tokens", true},
+                                                       {"seed", 7}});
+  for (const char* name :
+       {"index", "content", "tokens", "id_slot", "stop", "model", "tokens_predicted", "tokens_evaluated",
+        "generation_settings", "prompt", "has_new_line", "truncated", "stop_type", "stopping_word",
+        "tokens_cached", "timings", "completion_probabilities", "kv"})
     EXPECT_TRUE(answer.contains(name)) << name;
   EXPECT_EQ(answer["stop_type"], "limit");
   EXPECT_EQ(answer["tokens_predicted"], 8);
@@ -114,24 +128,33 @@ TEST_F(Server_, NativeCompletionHasAllItsFields) {
   const Json& t = answer["timings"];
   EXPECT_EQ(t["cache_n"].get<int64_t>() + t["prompt_n"].get<int64_t>(), answer["tokens_evaluated"].get<int64_t>());
   EXPECT_EQ(answer["kv"]["logical"], answer["tokens_cached"]);
-  const Json lifted = server().ask("/completion", Json{{"prompt", "x"}, {"n_predict", 1}, {"response_fields", {"content", "timings/predicted_n", "no/such"}}});
+  const Json lifted = server().ask(
+      "/completion",
+      Json{{"prompt", "x"}, {"n_predict", 1}, {"response_fields", {"content", "timings/predicted_n", "no/such"}}});
   EXPECT_EQ(lifted.size(), 2u);
   EXPECT_EQ(lifted["predicted_n"], 1);
 }
 
 TEST_F(Server_, StopWordsAreCutAndNamed) {
-  const Json free = server().ask("/completion", Json{{"prompt", "It was the best of times"}, {"n_predict", 24}, {"ignore_eos", true}});
+  const Json free = server().ask(
+      "/completion", Json{{"prompt", "It was the best of times"}, {"n_predict", 24}, {"ignore_eos", true}});
   const std::string text = free["content"].get<std::string>();
   ASSERT_GT(text.size(), 12u);
   const std::string word = text.substr(8, 3);
-  const Json stopped = server().ask("/completion", Json{{"prompt", "It was the best of times"}, {"n_predict", 24}, {"ignore_eos", true}, {"stop", {word}}});
+  const Json stopped = server().ask(
+      "/completion",
+      Json{{"prompt", "It was the best of times"}, {"n_predict", 24}, {"ignore_eos", true}, {"stop", {word}}});
   EXPECT_EQ(stopped["stop_type"], "word");
   EXPECT_EQ(stopped["stopping_word"], word);
   EXPECT_EQ(stopped["content"], text.substr(0, text.find(word)));
 }
 
 TEST_F(Server_, NativeStreamsJoinToTheWholeText) {
-  const Json body = {{"prompt", "The door code of the house"}, {"n_predict", 30}, {"ignore_eos", true}, {"stop", {"zzzz"}}, {"return_tokens", true}};
+  const Json body = {{"prompt", "The door code of the house"},
+                     {"n_predict", 30},
+                     {"ignore_eos", true},
+                     {"stop", {"zzzz"}},
+                     {"return_tokens", true}};
   const Json whole = server().ask("/completion", body);
   Json streamed = body;
   streamed["stream"] = true;
@@ -146,7 +169,9 @@ TEST_F(Server_, NativeStreamsJoinToTheWholeText) {
     text += record["content"].get<std::string>();
     for (const Json& id : record["tokens"]) tokens.push_back(id);
     if (!record.contains("prompt_progress")) continue;
-    if (!has_progress) EXPECT_EQ(record["prompt_progress"]["processed"], record["prompt_progress"]["cache"]);
+    if (!has_progress) {
+      EXPECT_EQ(record["prompt_progress"]["processed"], record["prompt_progress"]["cache"]);
+    }
     has_progress = true;
   }
   EXPECT_TRUE(has_progress);
@@ -158,7 +183,8 @@ TEST_F(Server_, NativeStreamsJoinToTheWholeText) {
 }
 
 TEST_F(Server_, ChatAnswersInOpenAiForm) {
-  const Json answer = server().ask("/v1/chat/completions", chat_body("What is the rent?", {{"logprobs", true}, {"top_logprobs", 2}}));
+  const Json answer = server().ask("/v1/chat/completions",
+                                   chat_body("What is the rent?", {{"logprobs", true}, {"top_logprobs", 2}}));
   EXPECT_TRUE(answer["id"].get<std::string>().starts_with("chatcmpl-"));
   EXPECT_EQ(answer["object"], "chat.completion");
   EXPECT_EQ(answer["model"], "scribe");
@@ -170,9 +196,11 @@ TEST_F(Server_, ChatAnswersInOpenAiForm) {
   const Json& usage = answer["usage"];
   EXPECT_EQ(choice["logprobs"]["content"].size(), usage["completion_tokens"].get<size_t>());
   EXPECT_EQ(choice["logprobs"]["content"][0]["top_logprobs"].size(), 2u);
-  EXPECT_EQ(usage["total_tokens"].get<int64_t>(), usage["prompt_tokens"].get<int64_t>() + usage["completion_tokens"].get<int64_t>());
+  EXPECT_EQ(usage["total_tokens"].get<int64_t>(),
+            usage["prompt_tokens"].get<int64_t>() + usage["completion_tokens"].get<int64_t>());
   EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], answer["timings"]["cache_n"]);
-  const std::string prompt = server().ask("/apply-template", chat_body("What is the rent?"))["prompt"].get<std::string>();
+  const std::string prompt =
+      server().ask("/apply-template", chat_body("What is the rent?"))["prompt"].get<std::string>();
   const Json tokens = server().ask("/tokenize", Json{{"content", prompt}})["tokens"];
   EXPECT_EQ(usage["prompt_tokens"].get<size_t>(), tokens.size());
   EXPECT_FALSE(answer.contains("compaction")) << "nothing was compacted";
@@ -180,7 +208,8 @@ TEST_F(Server_, ChatAnswersInOpenAiForm) {
 
 TEST_F(Server_, ChatStreamsInTheOrderThatClientsExpect) {
   const Json body = chat_body("Tell me the door code of the east harbour.", {{"ignore_eos", true}});
-  const std::string whole = server().ask("/v1/chat/completions", body)["choices"][0]["message"]["content"].get<std::string>();
+  const std::string whole =
+      server().ask("/v1/chat/completions", body)["choices"][0]["message"]["content"].get<std::string>();
   Json streamed = body;
   streamed["stream"] = true;
   streamed["stream_options"] = Json{{"include_usage", true}};
@@ -215,18 +244,31 @@ TEST_F(Server_, ChatStreamsInTheOrderThatClientsExpect) {
 }
 
 TEST_F(Server_, TextCompletionTakesListsAndChoices) {
-  const Json answer = server().ask("/v1/completions", Json{{"prompt", {"The rent", "The height"}}, {"max_tokens", 4}, {"n", 2}, {"ignore_eos", true}, {"temperature", 1.0}, {"seed", 3}});
+  const Json answer = server().ask("/v1/completions", Json{{"prompt", {"The rent", "The height"}},
+                                                           {"max_tokens", 4},
+                                                           {"n", 2},
+                                                           {"ignore_eos", true},
+                                                           {"temperature", 1.0},
+                                                           {"seed", 3}});
   EXPECT_EQ(answer["object"], "text_completion");
   ASSERT_EQ(answer["choices"].size(), 4u);
   for (size_t i = 0; i < 4; ++i) EXPECT_EQ(answer["choices"][i]["index"], i);
   EXPECT_EQ(answer["usage"]["completion_tokens"], 16);
-  const Json again = server().ask("/v1/completions", Json{{"prompt", {"The rent", "The height"}}, {"max_tokens", 4}, {"n", 2}, {"ignore_eos", true}, {"temperature", 1.0}, {"seed", 3}});
+  const Json again = server().ask("/v1/completions", Json{{"prompt", {"The rent", "The height"}},
+                                                          {"max_tokens", 4},
+                                                          {"n", 2},
+                                                          {"ignore_eos", true},
+                                                          {"temperature", 1.0},
+                                                          {"seed", 3}});
   EXPECT_EQ(answer["choices"], again["choices"]) << "a seed makes the choices repeatable";
   EXPECT_NE(answer["choices"][0]["text"], answer["choices"][1]["text"]) << "choices of one prompt differ";
   bool has_done = false;
-  const auto records = sse_records(server().post("/v1/completions", Json{{"prompt", "The rent"}, {"max_tokens", 4}, {"stream", true}}).body, &has_done);
+  const auto records = sse_records(
+      server().post("/v1/completions", Json{{"prompt", "The rent"}, {"max_tokens", 4}, {"stream", true}}).body,
+      &has_done);
   EXPECT_TRUE(has_done);
-  EXPECT_EQ(server().ask("/completion", Json{{"prompt", {"a", "b"}}, {"n_predict", 1}}).size(), 2u) << "a list of prompts gives a list";
+  EXPECT_EQ(server().ask("/completion", Json{{"prompt", {"a", "b"}}, {"n_predict", 1}}).size(), 2u)
+      << "a list of prompts gives a list";
 }
 
 TEST_F(Server_, AClientThatHangsUpInMidStreamFreesItsSlot) {
@@ -234,7 +276,9 @@ TEST_F(Server_, AClientThatHangsUpInMidStreamFreesItsSlot) {
     const int64_t n_before = server().scheduler().totals().predicted_tokens;
     {
       Client client(server().port());
-      client.send_request("POST", "/completion", dump_json(Json{{"prompt", "Once"}, {"n_predict", 2000}, {"ignore_eos", true}, {"stream", is_stream}}));
+      client.send_request(
+          "POST", "/completion",
+          dump_json(Json{{"prompt", "Once"}, {"n_predict", 2000}, {"ignore_eos", true}, {"stream", is_stream}}));
       if (is_stream) {
         client.read_head();
         EXPECT_FALSE(client.read_chunk().empty());
@@ -244,21 +288,26 @@ TEST_F(Server_, AClientThatHangsUpInMidStreamFreesItsSlot) {
     }
     ASSERT_TRUE(becomes_idle());
     EXPECT_LT(server().scheduler().totals().predicted_tokens - n_before, 2000) << "it was stopped, not finished";
-    EXPECT_EQ(server().ask("/completion", Json{{"prompt", "Once"}, {"n_predict", 2}, {"ignore_eos", true}})["tokens_predicted"], 2);
+    EXPECT_EQ(server().ask("/completion",
+                           Json{{"prompt", "Once"}, {"n_predict", 2}, {"ignore_eos", true}})["tokens_predicted"],
+              2);
   }
 }
 
 TEST_F(Server_, ConcurrentStreamsGiveWhatEachGivesAlone) {
-  const std::vector<std::string> prompts = {"The rent of the house", "It was a dark night", "The secret word", "A long way from home", "My dear"};
+  const std::vector<std::string> prompts = {"The rent of the house", "It was a dark night", "The secret word",
+                                            "A long way from home", "My dear"};
   const auto body = [](const std::string& prompt, bool is_stream) {
     return Json{{"prompt", prompt}, {"n_predict", 40}, {"ignore_eos", true}, {"stream", is_stream}};
   };
   std::vector<std::string> alone, together(prompts.size());
-  for (const std::string& prompt : prompts) alone.push_back(server().ask("/completion", body(prompt, false))["content"].get<std::string>());
+  for (const std::string& prompt : prompts)
+    alone.push_back(server().ask("/completion", body(prompt, false))["content"].get<std::string>());
   std::vector<std::thread> clients;
   for (size_t i = 0; i < prompts.size(); ++i)
     clients.emplace_back([&, i] {
-      for (const Json& record : sse_records(server().post("/completion", body(prompts[i], true)).body)) together[i] += record["content"].get<std::string>();
+      for (const Json& record : sse_records(server().post("/completion", body(prompts[i], true)).body))
+        together[i] += record["content"].get<std::string>();
     });
   for (std::thread& client : clients) client.join();
   for (size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(together[i], alone[i]) << prompts[i];
@@ -268,7 +317,8 @@ TEST_F(Server_, TextsAndTokensRoundTrip) {
   const std::string text = "It was 1682, na\xc3\xafve \xe4\xbd\xa0 <|end|>";
   const Json tokens = server().ask("/tokenize", Json{{"content", text}})["tokens"];
   EXPECT_EQ(server().ask("/detokenize", Json{{"tokens", tokens}})["content"], text);
-  const Json pieces = server().ask("/tokenize", Json{{"content", text}, {"with_pieces", true}, {"add_special", true}})["tokens"];
+  const Json pieces =
+      server().ask("/tokenize", Json{{"content", text}, {"with_pieces", true}, {"add_special", true}})["tokens"];
   bool has_bytes = false;
   for (const Json& piece : pieces) has_bytes = has_bytes || piece["piece"].is_array();
   EXPECT_TRUE(has_bytes) << "a piece that is not valid UTF-8 comes as bytes";
@@ -289,14 +339,17 @@ TEST_F(Server_, ModelsSlotsAndPropsTellTheLimits) {
   EXPECT_TRUE(slots[0]["kv"].contains("active_n_kv"));
   EXPECT_EQ(server().get("/slots?fail_on_no_slot=1").status, 200);
   const Json props = server().get("/props").json();
-  for (const char* name : {"default_generation_settings", "total_slots", "model_path", "modelai", "shorthand", "chat_template", "bos_token", "build_info"})
+  for (const char* name : {"default_generation_settings", "total_slots", "model_path", "modelai", "shorthand",
+                           "chat_template", "bos_token", "build_info"})
     EXPECT_TRUE(props.contains(name)) << name;
   EXPECT_EQ(props["total_slots"], 2);
   EXPECT_EQ(props["default_generation_settings"]["n_ctx"], 2048);
   EXPECT_EQ(props["modelai"]["contract"]["name"], "shorthand");
-  for (const char* name : {"effective_context_window", "flash_attention", "structured_output", "prompt_cache", "save_restore", "compacted_prefix", "features"})
+  for (const char* name : {"effective_context_window", "flash_attention", "structured_output", "prompt_cache",
+                           "save_restore", "compacted_prefix", "features"})
     EXPECT_TRUE(props["modelai"]["capabilities"].contains(name)) << name;
-  for (const char* name : {"state", "memory", "kv", "compaction"}) EXPECT_TRUE(props["modelai"]["runtime"].contains(name)) << name;
+  for (const char* name : {"state", "memory", "kv", "compaction"})
+    EXPECT_TRUE(props["modelai"]["runtime"].contains(name)) << name;
   EXPECT_EQ(server().post("/props", Json::object()).status, 501);
 }
 
@@ -304,9 +357,11 @@ TEST_F(Server_, MetricsHaveTheNamesThatDashboardsRead) {
   server().ask("/completion", Json{{"prompt", "x"}, {"n_predict", 2}});
   const ClientResponse response = server().get("/metrics");
   EXPECT_TRUE(response.headers.at("content-type").starts_with("text/plain; version=0.0.4"));
-  for (const char* name : {"prompt_tokens_total", "prompt_seconds_total", "tokens_predicted_total", "tokens_predicted_seconds_total", "n_decode_total", "n_tokens_max",
-                           "prompt_tokens_seconds", "predicted_tokens_seconds", "requests_processing", "requests_deferred", "n_busy_slots_per_decode",
-                           "kv_cache_usage_ratio", "kv_cache_tokens", "modelai_active_n_kv_total", "modelai_compacted_prefix_enabled"})
+  for (const char* name :
+       {"prompt_tokens_total", "prompt_seconds_total", "tokens_predicted_total", "tokens_predicted_seconds_total",
+        "n_decode_total", "n_tokens_max", "prompt_tokens_seconds", "predicted_tokens_seconds",
+        "requests_processing", "requests_deferred", "n_busy_slots_per_decode", "kv_cache_usage_ratio",
+        "kv_cache_tokens", "modelai_active_n_kv_total", "modelai_compacted_prefix_enabled"})
     EXPECT_NE(response.body.find(fmt::format("\nllamacpp:{} ", name)), std::string::npos) << name;
   EXPECT_EQ(response.body.find("nan"), std::string::npos);
   EXPECT_EQ(response.body.find("inf"), std::string::npos);
@@ -314,14 +369,16 @@ TEST_F(Server_, MetricsHaveTheNamesThatDashboardsRead) {
 }
 
 TEST_F(Server_, OriginsAreEchoedAndPreflightIsAnswered) {
-  const ClientResponse preflight = Client(server().port()).request("OPTIONS", "/v1/chat/completions", "", "Origin: http://app.example\r\n");
+  const ClientResponse preflight =
+      Client(server().port()).request("OPTIONS", "/v1/chat/completions", "", "Origin: http://app.example\r\n");
   EXPECT_EQ(preflight.status, 200);
   EXPECT_EQ(preflight.body, "");
   EXPECT_EQ(preflight.headers.at("access-control-allow-origin"), "http://app.example");
   EXPECT_EQ(preflight.headers.at("access-control-allow-credentials"), "true");
   EXPECT_EQ(preflight.headers.at("access-control-allow-methods"), "GET, POST, DELETE, OPTIONS");
   EXPECT_EQ(preflight.headers.at("access-control-allow-headers"), "*");
-  EXPECT_EQ(server().get("/health", "Origin: http://app.example\r\n").headers.at("access-control-allow-origin"), "http://app.example");
+  EXPECT_EQ(server().get("/health", "Origin: http://app.example\r\n").headers.at("access-control-allow-origin"),
+            "http://app.example");
   EXPECT_EQ(server().get("/health").headers.count("access-control-allow-origin"), 0u);
 }
 
@@ -333,7 +390,8 @@ TEST_F(Server_, SlotActions) {
   EXPECT_EQ(server().get("/slots").json()[0]["kv"]["active_n_kv"], 0);
   EXPECT_EQ(server().post("/slots/0?action=save", Json{{"filename", "x"}}).status, 501);
   EXPECT_EQ(server().post("/slots/0?action=dance", Json::object()).status, 400);
-  for (const char* id : {"9", "-1", "x", "99999999999999999999", "0x"}) EXPECT_EQ(server().post(fmt::format("/slots/{}?action=erase", id), Json::object()).status, 400) << id;
+  for (const char* id : {"9", "-1", "x", "99999999999999999999", "0x"})
+    EXPECT_EQ(server().post(fmt::format("/slots/{}?action=erase", id), Json::object()).status, 400) << id;
 }
 
 TEST(ServerAccess, KeysPrefixAndSwitchedOffEndpoints) {
@@ -367,7 +425,9 @@ TEST(ServerStop, HangsUpOnAGenerationThatWouldGoOn) {
   auto server = std::make_unique<RunningServer>();
   server->load();
   Client client(server->port());
-  client.send_request("POST", "/completion", dump_json(Json{{"prompt", "Once"}, {"n_predict", 100000}, {"ignore_eos", true}, {"stream", true}}));
+  client.send_request(
+      "POST", "/completion",
+      dump_json(Json{{"prompt", "Once"}, {"n_predict", 100000}, {"ignore_eos", true}, {"stream", true}}));
   client.read_head();
   server.reset();
   while (client.fill()) {
