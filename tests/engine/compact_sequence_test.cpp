@@ -377,8 +377,10 @@ TEST_F(CompactSequence, FactsSurviveWhereTruncationForgets) {
 
 TEST_F(CompactSequence, CapturedQueriesAreUsedOrReplacedOpenly) {
   SequenceCache a = base_->fork(), b = base_->fork();
-  EXPECT_EQ(compact(a, request_of("select")).queries, compaction::QuerySource::prefill);
-  const auto report = compact_sequence(*engine_, b, ids_, nullptr, request_of("select"));
+  CompactionRequest request = request_of("select");
+  request.queries = compaction::QuerySource::prefill;
+  EXPECT_EQ(compact(a, request).queries, compaction::QuerySource::prefill);
+  const auto report = compact_sequence(*engine_, b, ids_, nullptr, request);
   ASSERT_TRUE(report.ok());
   EXPECT_EQ(report->queries, compaction::QuerySource::repeat_prefill);
   EXPECT_FALSE(fingerprint(a) == fingerprint(b));

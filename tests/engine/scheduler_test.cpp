@@ -7,6 +7,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/log.h"
 #include "engine/scribe.h"
 
 namespace sh::engine {
@@ -101,6 +102,7 @@ class Bench {
  public:
   explicit Bench(EngineOptions options = {}, size_t i_document = 0)
       : engine(open_scribe(std::move(options))), document(read_document("512", i_document)), ids(document_ids(*engine, document)) {
+    set_log_level(LogLevel::error);  // compactions log a line each
     scheduler = std::make_unique<Scheduler>(*engine);
   }
   GenerationRequest greedy(std::vector<int32_t> prompt, int64_t n_predict = 24) const {
@@ -147,6 +149,13 @@ class Bench {
 
 CompactionRequest small_request(const std::string& method, double ratio = 4) {
   return {.method = method, .ratio = ratio, .self_study = {.n_conversations = 32, .max_question_tokens = 24, .max_answer_tokens = 8}};
+}
+
+/// Rows chosen by the queries that were captured while the conversation was read.
+CompactionRequest captured_request() {
+  CompactionRequest request = small_request("select");
+  request.queries = compaction::QuerySource::prefill;
+  return request;
 }
 
 // ---- generation ----
@@ -445,6 +454,36 @@ TEST(Scheduler, ACompactedConversationIsNotGivenUpForAPrefixItCannotServe) {
   EXPECT_EQ(bench.scheduler->slots()[static_cast<size_t>(slot)].usage.n_compactions, 1);
 }
 
+// Slots share batches; each captures the queries of its own rows only.
+TEST(Scheduler, CapturedQueriesAreThoseOfTheSlot) {
+  const Document other = read_document("512", 1);
+  const auto other_request = [&](const Bench& bench) { return bench.greedy(joined(document_ids(*bench.engine, other), question_ids(*bench.engine, other.questions[0].text))); };
+  std::vector<std::vector<int64_t>> alone, together;
+  std::vector<double> alone_error, together_error;
+  for (int i = 0; i < 2; ++i) {
+    Bench bench({.n_ctx = 1024});
+    bench.run(i == 0 ? bench.asking(0) : other_request(bench));
+    const auto report = bench.compact(captured_request()).value();
+    alone.push_back(report.head_rows);
+    alone_error.push_back(report.heldout_plain);
+  }
+  Bench bench({.n_ctx = 2048, .n_parallel = 2, .n_ubatch = 300});
+  Client clients[2];
+  for (int i = 0; i < 2; ++i) {
+    GenerationRequest request = i == 0 ? bench.asking(0) : other_request(bench);
+    request.id_slot = i;
+    bench.submit(std::move(request), clients[i]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    clients[i].last();
+    const auto report = bench.compact(captured_request(), i).value();
+    together.push_back(report.head_rows);
+    together_error.push_back(report.heldout_plain);
+  }
+  EXPECT_EQ(together, alone);
+  EXPECT_EQ(together_error, alone_error);
+}
+
 TEST(Scheduler, CompactionWaitsForTheRunningRequest) {
   Bench bench;
   Client client;
@@ -592,7 +631,14 @@ TEST(Scheduler, ASpentPoolEvictsIdleConversations) {
     EXPECT_EQ(trimmed(client.text()), documents[i].questions[0].answer);
   }
   EXPECT_EQ(scheduler.slots()[0].n_logical, 0);
-  EXPECT_GT(scheduler.slots()[1].n_logical, 400);
+  const int64_t n_logical = scheduler.slots()[1].n_logical;
+  EXPECT_GT(n_logical, 400);
+  // The forward that failed left nothing among the captured queries: two query heads a KV head and token, none twice.
+  Answer<CompactionReport> answer;
+  scheduler.compact(1, captured_request(), answer.sink());
+  ASSERT_TRUE(answer.wait().ok()) << answer.wait().error().message;
+  EXPECT_EQ(answer.wait()->queries, compaction::QuerySource::prefill);
+  EXPECT_EQ(answer.wait()->n_queries, 2 * n_logical);
 }
 
 TEST(Scheduler, APoolThatIsTooSmallFailsTheRequestAndNothingElse) {
@@ -683,15 +729,36 @@ TEST(Scheduler, ProtectedPromptsAreNotCompacted) {
   Bench bench(options);
   GenerationRequest request = bench.asking(0);
   request.n_keep = -1;
-  request.n_predict = -1;
+  request.n_predict = 300;  // the prompt alone fills most of the rows
   request.ignore_eos = true;
   Client client;
   bench.submit(request, client);
-  EXPECT_EQ(client.last().stop_reason, StopReason::context_full);  // the prompt alone fills most of the rows
+  EXPECT_EQ(client.last().stop_reason, StopReason::limit);
+  EXPECT_GT(client.compactions().size(), 1u);
   EXPECT_GE(bench.scheduler->slots()[0].usage.n_rows, static_cast<int64_t>(request.prompt.size()) * 10);
   // Little can be gained, and it is not tried again for every token.
   const SchedulerTotals totals = bench.scheduler->totals();
   EXPECT_LT(totals.n_compactions + totals.n_compaction_failures, client.last().timings.predicted_n / 8);
+}
+
+// Protected rows fill everything, so that nothing can be freed: the request ends with what it has.
+TEST(Scheduler, RowsThatCannotBeFreedEndTheRequest) {
+  EngineOptions options = automatic_options();
+  options.n_ctx = 460;
+  Bench bench(options);
+  GenerationRequest request = bench.asking(0);
+  request.n_keep = -1;
+  request.ignore_eos = true;
+  request.n_predict = 2000;
+  GenerationEvent last;
+  const auto ids = bench.run(request, &last);
+  EXPECT_EQ(last.stop_reason, StopReason::context_full);
+  EXPECT_GT(ids.size(), 10u);
+  request.prompt = joined(bench.ids, bench.ids);  // more than all rows
+  EXPECT_TRUE(bench.run(request, &last).empty());
+  EXPECT_EQ(last.stop_reason, StopReason::failed);
+  ASSERT_TRUE(last.error.has_value());
+  EXPECT_EQ(last.error->kind, ErrorKind::context_exceeded);
 }
 
 // At a threshold of 1 the rows are full before the compaction is due.
