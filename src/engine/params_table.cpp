@@ -449,6 +449,14 @@ std::vector<Flag> make_table() {
   t.push_back(on_off(g, {"--json"}, {}, nullptr, kInspect, "print JSON", [](P& p) -> auto& { return p.tool.prints_json; }));
   t.push_back(custom(g, {"--ids"}, nullptr, "LIST", kLogits, "token ids, comma separated", set_token_ids, {}, true));
   t.push_back(text(g, {"-o", "--output"}, nullptr, "FILE", kLogits | kMakeModel, "file to write", [](P& p) -> auto& { return p.tool.output_path; }));
+  t.push_back(text(g, {"--arch"}, nullptr, "NAME", kMakeModel, "architecture of the file: llama, qwen2, qwen3", [](P& p) -> auto& { return p.tool.arch; }));
+  t.push_back(text(g, {"--shape"}, nullptr, "NAME", kMakeModel, "size of the model that it has the shape of: 0.5B, 0.6B, 1B, ...", [](P& p) -> auto& { return p.tool.shape; }));
+  t.push_back(custom(g, {"--type"}, nullptr, "TYPE", kMakeModel, "format of the matrices: f16, q8_0, q4_0, q4_K, ...",
+                     [](P& p, const std::string& value) -> Result<void> {
+                       SH_ASSIGN(p.tool.dtype, dtype_from_name(value));
+                       return {};
+                     },
+                     [](const P& p) { return std::string(tensor_format(p.tool.dtype).name); }));
   t.push_back(on_off(g, {"--display-prompt"}, {"--no-display-prompt"}, nullptr, kComplete, "print the prompt before the answer",
                      [](P& p) -> auto& { return p.displays_prompt; }));
 

@@ -24,6 +24,7 @@ constexpr Subcommand kCommands[] = {
     {"tokenize", "show the tokens of a text", tokenize_command},
     {"inspect", "show what a model file holds", inspect_command},
     {"logits", "write the logits of a token sequence to a .npy file", logits_command},
+    {"make-model", "write a model file of a known shape with random weights, to measure speed with", make_model_command},
     {"compact-eval", "measure what a compacted cache still knows", compact_eval_command},
     {"help", "this text; `help --markdown` prints docs/flags.md", help_command},
 };

@@ -174,6 +174,15 @@ TEST(Complete, CtrlCStopsTheAnswerAndReports) {
   EXPECT_FALSE(outcome.out.empty());
 }
 
+TEST(MakeModel, WritesAFileThatRuns) {
+  const std::string path = temporary("random.gguf");
+  EXPECT_TRUE(contains(output_of({"make-model", "--arch", "qwen2", "--shape", "0.5B", "--type", "q4_0", "-o", path}), "qwen2 0.5B"));
+  const Outcome outcome = run_program({"complete", "-m", path, "-c", "64", "--temp", "0", "-n", "2", "--ignore-eos", "-p", "Hi"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_TRUE(contains(outcome.err, "answer 2 tokens")) << outcome.err;
+  unlink(path.c_str());
+}
+
 TEST(Commands, BadFlagsAndFilesAreErrorsWithAMessage) {
   const std::string broken = temporary("broken.gguf");
   std::ofstream(broken) << "GGUF but not really";
@@ -204,6 +213,8 @@ TEST(Commands, BadFlagsAndFilesAreErrorsWithAMessage) {
       {{"bench", "-m", kScribe, "-o", "xml"}, "xml"},
       {{"bench", "-m", kScribe, "-p", "0", "-n", "0"}, "nothing to run"},
       {{"bench", "-m", kScribe, "--compact-method", "select"}, "-d"},
+      {{"make-model"}, "-o FILE"},
+      {{"make-model", "--shape", "9000B", "-o", temporary("x.gguf")}, "qwen3 0.6B"},
       {{"no-such-command"}, "no-such-command"},
   };
   for (const Case& c : cases) {
@@ -216,7 +227,7 @@ TEST(Commands, BadFlagsAndFilesAreErrorsWithAMessage) {
 }
 
 TEST(Commands, HelpAndVersionSucceed) {
-  for (const char* command : {"complete", "chat", "bench", "tokenize", "inspect", "logits"}) {
+  for (const char* command : {"complete", "chat", "bench", "tokenize", "inspect", "logits", "make-model"}) {
     EXPECT_TRUE(contains(output_of({command, "--help"}), std::string("usage: shorthand ") + command));
     EXPECT_TRUE(contains(output_of({command, "--version"}), "version: "));
   }
