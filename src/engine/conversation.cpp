@@ -53,7 +53,8 @@ double Conversation::n_physical() const {
   const kv::KvLayout& layout = engine_.kv_layout();
   int64_t n_rows = 0;
   for (size_t l = 0; l < layout.layers.size(); ++l)
-    for (int32_t h = 0; h < layout.layers[l].n_heads; ++h) n_rows += cache_.head(static_cast<int32_t>(l), h).n_rows;
+    for (int32_t h = 0; h < layout.layers[l].n_heads; ++h)
+      n_rows += cache_.head(static_cast<int32_t>(l), h).n_rows;
   return static_cast<double>(n_rows) / static_cast<double>(std::max<int64_t>(1, layout.n_heads_total()));
 }
 
@@ -105,8 +106,10 @@ Result<std::string> TurnFormat::next_turn(const std::string& user) const {
   SH_ASSIGN(const std::string text, render(messages));
   const size_t at = text.find(kAnswer);
   if (at == std::string::npos)
-    return Error{ErrorKind::unsupported, "the chat template does not show what the assistant said, so a second turn cannot be added; use -st, or "
-                                         "--chat-template with another one"};
+    return Error{
+        ErrorKind::unsupported,
+        "the chat template does not show what the assistant said, so a second turn cannot be added; use -st, or "
+        "--chat-template with another one"};
   return text.substr(at + kAnswer.size());
 }
 
@@ -115,7 +118,8 @@ std::vector<int32_t> encode_opening(const Engine& engine, std::string_view text)
   std::vector<int32_t> ids = tokenizer.encode(text, {.add_special = true, .parse_special = true});
   const int32_t bos = tokenizer.data().bos;
   if (tokenizer.adds_bos() && ids.size() > 1 && ids[0] == bos && ids[1] == bos) ids.erase(ids.begin());
-  if (tokenizer.adds_eos() && ids.size() > 1 && ids.back() == tokenizer.data().eos) ids.pop_back();  // an opening goes on
+  if (tokenizer.adds_eos() && ids.size() > 1 && ids.back() == tokenizer.data().eos)
+    ids.pop_back();  // an opening goes on
   return ids;
 }
 

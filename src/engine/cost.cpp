@@ -12,12 +12,15 @@ namespace {
 double expert_share(const gguf::File& file) {
   const auto arch = file.find_string("general.architecture");
   if (!arch.ok() || !arch->has_value()) return 1.0;
-  const auto n_all = file.find_int(**arch + ".expert_count"), n_used = file.find_int(**arch + ".expert_used_count");
+  const auto n_all = file.find_int(**arch + ".expert_count"),
+             n_used = file.find_int(**arch + ".expert_used_count");
   if (!n_all.ok() || !n_used.ok() || n_all->value_or(0) < 1 || n_used->value_or(0) < 1) return 1.0;
   return std::min(1.0, static_cast<double>(**n_used) / static_cast<double>(**n_all));
 }
 
-bool is_expert_stack(std::string_view name) { return name.find("_exps.") != std::string_view::npos; }
+bool is_expert_stack(std::string_view name) {
+  return name.find("_exps.") != std::string_view::npos;
+}
 
 }  // namespace
 
@@ -43,7 +46,8 @@ int64_t kv_bytes_read(const kv::SequenceCache& sequence) {
   for (size_t l = 0; l < layout.layers.size(); ++l) {
     const kv::LayerLayout& layer = layout.layers[l];
     if (layer.n_heads == 0) continue;
-    const int64_t per_row = row_bytes(layout.key_type, layer.key_width) + row_bytes(layout.value_type, layer.value_width);
+    const int64_t per_row =
+        row_bytes(layout.key_type, layer.key_width) + row_bytes(layout.value_type, layer.value_width);
     for (int32_t h = 0; h < layer.n_heads; ++h) {
       const int64_t n_rows = sequence.head(static_cast<int32_t>(l), h).n_rows;
       bytes += per_row * (layer.window > 0 ? std::min<int64_t>(n_rows, layer.window) : n_rows);
@@ -53,7 +57,8 @@ int64_t kv_bytes_read(const kv::SequenceCache& sequence) {
 }
 
 double prefill_flops(const models::Model& model, const WeightCost& weights, int64_t n_tokens, int64_t n_past) {
-  double flops = 2.0 * (static_cast<double>(weights.layer_elements) * static_cast<double>(n_tokens) + static_cast<double>(weights.output_elements));
+  double flops = 2.0 * (static_cast<double>(weights.layer_elements) * static_cast<double>(n_tokens) +
+                        static_cast<double>(weights.output_elements));
   const auto layers = model.kv_layers();
   for (size_t l = 0; l < layers.size(); ++l) {
     const kv::LayerLayout& layer = layers[l];

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What one forward must read and compute, counted from the model file: the denominators of every GB/s and GFLOP/s that is printed.
+// What one forward must read and compute, counted from the model file: the denominators of every GB/s and GFLOP/s
+// that is printed.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +17,17 @@ struct WeightCost {
   int64_t layer_elements = 0;   // of matrices that every token is multiplied with
   int64_t output_elements = 0;  // of the matrix that gives the logits
 };
-/// Norms and biases count as bytes only. An embedding table that is not tied to the output costs one row and is left out.
+/// Norms and biases count as bytes only. An embedding table that is not tied to the output costs one row and is
+/// left out.
 WeightCost weight_cost(const gguf::File& file);
 
-/// Bytes of keys and values that one query of each head reads, at the sequence's present length. Annotations of compacted rows (8 bytes
-/// each) are not counted. Cost: O(heads).
+/// Bytes of keys and values that one query of each head reads, at the sequence's present length. Annotations of
+/// compacted rows (8 bytes each) are not counted.
+/// Cost: O(heads).
 int64_t kv_bytes_read(const kv::SequenceCache& sequence);
 
-/// Multiplications and additions of a prompt of n_tokens behind n_past others, logits for its last token only. Attention counts q·k and
-/// weights·v over the rows that are visible, as if nothing were compacted.
+/// Multiplications and additions of a prompt of n_tokens behind n_past others, logits for its last token only.
+/// Attention counts q·k and weights·v over the rows that are visible, as if nothing were compacted.
 double prefill_flops(const models::Model& model, const WeightCost& weights, int64_t n_tokens, int64_t n_past);
 
 }  // namespace sh::engine

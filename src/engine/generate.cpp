@@ -29,16 +29,22 @@ struct Run {
   GenerateReport report;
 };
 
-bool is_cancelled(const Run& run) { return run.hooks.cancel != nullptr && run.hooks.cancel->load(std::memory_order_relaxed); }
+bool is_cancelled(const Run& run) {
+  return run.hooks.cancel != nullptr && run.hooks.cancel->load(std::memory_order_relaxed);
+}
 
-Result<Run> prepare(Engine& engine, Conversation& conversation, std::span<const int32_t> prompt, const GenerateOptions& options,
-                    const GenerateHooks& hooks) {
-  if (prompt.empty()) return Error{ErrorKind::invalid_argument, "the prompt is empty: at least one token is needed"};
+Result<Run> prepare(Engine& engine, Conversation& conversation, std::span<const int32_t> prompt,
+                    const GenerateOptions& options, const GenerateHooks& hooks) {
+  if (prompt.empty())
+    return Error{ErrorKind::invalid_argument, "the prompt is empty: at least one token is needed"};
   const int64_t n_all = conversation.n_tokens() + static_cast<int64_t>(prompt.size());
   if (n_all >= engine.n_ctx_logical())
-    return Error{ErrorKind::context_exceeded,
-                 fmt::format("the prompt makes the conversation {} tokens long, and the context has {}; shorten it or raise -c{}", n_all,
-                             engine.n_ctx_logical(), engine.compacts_automatically() ? "" : " (or let it be compacted: --compact-threshold 0.9)")};
+    return Error{
+        ErrorKind::context_exceeded,
+        fmt::format(
+            "the prompt makes the conversation {} tokens long, and the context has {}; shorten it or raise -c{}",
+            n_all, engine.n_ctx_logical(),
+            engine.compacts_automatically() ? "" : " (or let it be compacted: --compact-threshold 0.9)")};
   sampling::SamplingParams sampling = options.sampling;
   if (options.ignore_eos)
     for (int32_t id = 0; id < engine.tokenizer().n_vocab(); ++id)
@@ -46,21 +52,31 @@ Result<Run> prepare(Engine& engine, Conversation& conversation, std::span<const 
   SH_ASSIGN(sampling::Sampler sampler, sampling::Sampler::create(std::move(sampling), options.stream));
   for (const int32_t id : conversation.tokens()) sampler.accept(id);
   for (const int32_t id : prompt) sampler.accept(id);
-  return Run{engine, conversation, options, hooks, std::move(sampler), chat::StopMatcher(options.stop), Mat<float>(1, engine.model().info().n_vocab), {}};
+  return Run{engine,
+             conversation,
+             options,
+             hooks,
+             std::move(sampler),
+             chat::StopMatcher(options.stop),
+             Mat<float>(1, engine.model().info().n_vocab),
+             {}};
 }
 
-/// Between two forwards: if the cache is filled to the threshold, makes it smaller. A failure matters only when no row is left.
+/// Between two forwards: if the cache is filled to the threshold, makes it smaller. A failure matters only when no
+/// row is left.
 Result<void> compact_if_due(Run& run) {
   if (!run.conversation.wants_compaction()) return {};
-  auto compacted = run.conversation.compact_automatically(run.options.n_keep, run.hooks.cancel, run.hooks.on_compaction);
+  auto compacted =
+      run.conversation.compact_automatically(run.options.n_keep, run.hooks.cancel, run.hooks.on_compaction);
   if (compacted.ok()) {
     run.report.compactions.push_back(std::move(*compacted));
     return {};
   }
   if (compacted.error().kind == ErrorKind::cancelled) return {};  // seen again where the caller looks for it
   if (run.conversation.rows_left() == 0)
-    return Error{ErrorKind::context_exceeded, fmt::format("the conversation fills its {} rows and could not be compacted: {}", run.engine.n_ctx_slot(),
-                                                          compacted.error().message)};
+    return Error{ErrorKind::context_exceeded,
+                 fmt::format("the conversation fills its {} rows and could not be compacted: {}",
+                             run.engine.n_ctx_slot(), compacted.error().message)};
   log_warning("automatic compaction failed: {}", compacted.error().message);
   return {};
 }
@@ -74,10 +90,12 @@ Result<void> read_prompt(Run& run, std::span<const int32_t> prompt) {
       run.report.stop_reason = StopReason::cancelled;
       return {};
     }
-    const int64_t n = std::min({n_prompt - n_done, int64_t{run.engine.options().n_ubatch}, run.conversation.rows_left()});
+    const int64_t n =
+        std::min({n_prompt - n_done, int64_t{run.engine.options().n_ubatch}, run.conversation.rows_left()});
     if (n == 0)
-      return Error{ErrorKind::context_exceeded, fmt::format("the cache of {} rows is full after {} of {} prompt tokens; raise -c", run.engine.n_ctx_slot(),
-                                                            n_done, n_prompt)};
+      return Error{ErrorKind::context_exceeded,
+                   fmt::format("the cache of {} rows is full after {} of {} prompt tokens; raise -c",
+                               run.engine.n_ctx_slot(), n_done, n_prompt)};
     const Stopwatch watch;
     const bool is_last = n_done + n == n_prompt;
     SH_RETURN_IF_ERROR(run.conversation.append(prompt.subspan(static_cast<size_t>(n_done), static_cast<size_t>(n)),
@@ -140,8 +158,8 @@ Result<void> write_answer(Run& run) {
 
 }  // namespace
 
-Result<GenerateReport> generate(Engine& engine, Conversation& conversation, std::span<const int32_t> prompt, const GenerateOptions& options,
-                                const GenerateHooks& hooks) {
+Result<GenerateReport> generate(Engine& engine, Conversation& conversation, std::span<const int32_t> prompt,
+                                const GenerateOptions& options, const GenerateHooks& hooks) {
   SH_ASSIGN(Run run, prepare(engine, conversation, prompt, options, hooks));
   SH_RETURN_IF_ERROR(read_prompt(run, prompt));
   if (run.report.stop_reason == StopReason::none) SH_RETURN_IF_ERROR(write_answer(run));

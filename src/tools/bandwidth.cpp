@@ -37,18 +37,22 @@ int64_t bandwidth_buffer_bytes() {
 
 double measure_read_bandwidth(ThreadPool& pool) {
   const int64_t n_bytes = bandwidth_buffer_bytes();
-  void* memory = mmap(nullptr, static_cast<size_t>(n_bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = mmap(nullptr, static_cast<size_t>(n_bytes), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return 0;
   madvise(memory, static_cast<size_t>(n_bytes), MADV_HUGEPAGE);
   auto* bytes = static_cast<std::byte*>(memory);
   const int64_t n_pieces = n_bytes / kPiece;
-  pool.run(n_pieces, [&](int64_t piece, int) { std::memset(bytes + piece * kPiece, static_cast<int>(piece) | 1, static_cast<size_t>(kPiece)); });
+  pool.run(n_pieces, [&](int64_t piece, int) {
+    std::memset(bytes + piece * kPiece, static_cast<int>(piece) | 1, static_cast<size_t>(kPiece));
+  });
   std::atomic<uint64_t> sum{0};  // keeps the reads
   double best = 0;
   for (int pass = 0; pass < kPasses; ++pass) {
     const Stopwatch watch;
     pool.run(n_pieces, [&](int64_t piece, int) {
-      sum.fetch_add(read_piece(reinterpret_cast<const uint64_t*>(bytes + piece * kPiece), kPiece / 8), std::memory_order_relaxed);
+      sum.fetch_add(read_piece(reinterpret_cast<const uint64_t*>(bytes + piece * kPiece), kPiece / 8),
+                    std::memory_order_relaxed);
     });
     best = std::max(best, static_cast<double>(n_bytes) / std::max(watch.seconds(), 1e-9));
   }

@@ -44,7 +44,8 @@ std::vector<BenchSetup> list_setups(const engine::BenchParams& p) {
       for (const int64_t n_batch : or_default<int64_t>(p.n_batch, 2048))
         for (const int64_t n_ubatch : or_default<int64_t>(p.n_ubatch, 512))
           for (const DType type_k : or_default(p.types_k, DType::f16))
-            for (const DType type_v : or_default(p.types_v, DType::f16)) setups.push_back({model, n_batch, n_ubatch, n_threads, type_k, type_v});
+            for (const DType type_v : or_default(p.types_v, DType::f16))
+              setups.push_back({model, n_batch, n_ubatch, n_threads, type_k, type_v});
   return setups;
 }
 
@@ -57,7 +58,8 @@ std::string utc_now() {
 
 std::vector<int32_t> random_tokens(Rng& rng, int64_t n, int32_t n_vocab) {
   std::vector<int32_t> ids;
-  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(n_vocab))));
+  for (int64_t i = 0; i < n; ++i)
+    ids.push_back(static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(n_vocab))));
   return ids;
 }
 
@@ -77,7 +79,8 @@ Result<Depth> fill(engine::Engine& engine, const BenchOptions& options, int64_t 
   for (int64_t at = 0; at < n_depth; at += n_ubatch) {
     const int64_t n = std::min(n_ubatch, n_depth - at);
     if (options.on_progress) options.on_progress(fmt::format("filling the cache: {} of {} tokens", at, n_depth));
-    SH_RETURN_IF_ERROR(conversation.append(std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), {}));
+    SH_RETURN_IF_ERROR(
+        conversation.append(std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), {}));
   }
   Depth depth{conversation.cache().fork(), std::nullopt, {}};
   if (!compacts) return depth;
@@ -96,11 +99,13 @@ struct Timed {
 };
 
 /// One run over a copy of the cache: only the copy of its last blocks is extra work, before the clock starts.
-Result<Timed> time_once(engine::Engine& engine, const kv::SequenceCache& start, const BenchTest& test, int64_t weight_bytes) {
+Result<Timed> time_once(engine::Engine& engine, const kv::SequenceCache& start, const BenchTest& test,
+                        int64_t weight_bytes) {
   kv::SequenceCache cache = start.fork();
   Rng rng(2, 1);
   const int32_t n_vocab = engine.model().info().n_vocab;
-  const std::vector<int32_t> prompt = random_tokens(rng, test.n_prompt, n_vocab), answer = random_tokens(rng, test.n_gen, n_vocab);
+  const std::vector<int32_t> prompt = random_tokens(rng, test.n_prompt, n_vocab),
+                             answer = random_tokens(rng, test.n_gen, n_vocab);
   Timed timed;
   const Stopwatch watch;
   if (!prompt.empty()) SH_RETURN_IF_ERROR(engine.prefill(cache, prompt));
@@ -113,15 +118,20 @@ Result<Timed> time_once(engine::Engine& engine, const kv::SequenceCache& start, 
   return timed;
 }
 
-Result<void> run_test(engine::Engine& engine, const BenchOptions& options, const Depth& depth, BenchResult& result) {
+Result<void> run_test(engine::Engine& engine, const BenchOptions& options, const Depth& depth,
+                      BenchResult& result) {
   const BenchTest& test = result.test;
   const engine::WeightCost weights = engine::weight_cost(engine.file());
   if (test.n_gen == 0) result.flops = engine::prefill_flops(engine.model(), weights, test.n_prompt, test.n_depth);
   if (depth.compacted)
-    result.compacted = CompactedResult{.real_ratio = depth.report.real_ratio, .seconds = depth.report.total_seconds,
-                                       .rows_before = depth.report.rows_before, .rows_after = depth.report.rows_after};
+    result.compacted = CompactedResult{.real_ratio = depth.report.real_ratio,
+                                       .seconds = depth.report.total_seconds,
+                                       .rows_before = depth.report.rows_before,
+                                       .rows_after = depth.report.rows_after};
   for (int64_t run = options.warms_up ? -1 : 0; run < options.n_repeats; ++run) {
-    if (options.on_progress) options.on_progress(fmt::format("{} {}: run {} of {}", result.model_type, test.name(), run + 1, options.n_repeats));
+    if (options.on_progress)
+      options.on_progress(
+          fmt::format("{} {}: run {} of {}", result.model_type, test.name(), run + 1, options.n_repeats));
     SH_ASSIGN(const Timed full, time_once(engine, depth.full, test, weights.bytes));
     if (run >= 0) result.samples.seconds.push_back(full.seconds);
     if (test.n_prompt == 0) result.bytes_per_token = full.bytes_per_token;
@@ -143,7 +153,8 @@ engine::EngineOptions engine_options(const BenchSetup& setup, const BenchOptions
   e.type_v = setup.type_v;
   e.kernels = options.kernels;
   int64_t n_longest = 0;
-  for (const BenchTest& test : options.tests) n_longest = std::max(n_longest, test.n_depth + test.n_prompt + test.n_gen);
+  for (const BenchTest& test : options.tests)
+    n_longest = std::max(n_longest, test.n_depth + test.n_prompt + test.n_gen);
   e.n_ctx = 2 * n_longest + 64;  // the cache, a compacted copy of it, and what a test adds
   return e;
 }
@@ -178,21 +189,39 @@ std::vector<double> rates_of(const std::vector<double>& seconds, int64_t n_token
 }
 }  // namespace
 
-double Samples::mean_seconds() const { return mean_of(seconds); }
-double Samples::deviation_seconds() const { return deviation_of(seconds); }
-double Samples::mean_rate(int64_t n_tokens) const { return mean_of(rates_of(seconds, n_tokens)); }
-double Samples::deviation_rate(int64_t n_tokens) const { return deviation_of(rates_of(seconds, n_tokens)); }
+double Samples::mean_seconds() const {
+  return mean_of(seconds);
+}
+double Samples::deviation_seconds() const {
+  return deviation_of(seconds);
+}
+double Samples::mean_rate(int64_t n_tokens) const {
+  return mean_of(rates_of(seconds, n_tokens));
+}
+double Samples::deviation_rate(int64_t n_tokens) const {
+  return deviation_of(rates_of(seconds, n_tokens));
+}
 
 Result<BenchOptions> bench_options(const engine::ProgramParams& params) {
-  BenchOptions options{.setups = list_setups(params.bench), .tests = list_tests(params.bench), .n_repeats = params.bench.n_repeats,
-                       .warms_up = params.bench.warms_up, .measures_memory = params.bench.measures_memory, .kernels = params.engine.kernels, .compact_method = params.bench.compact_method,
+  BenchOptions options{.setups = list_setups(params.bench),
+                       .tests = list_tests(params.bench),
+                       .n_repeats = params.bench.n_repeats,
+                       .warms_up = params.bench.warms_up,
+                       .measures_memory = params.bench.measures_memory,
+                       .kernels = params.engine.kernels,
+                       .compact_method = params.bench.compact_method,
                        .compact_ratio = params.engine.compact_ratio};
-  if (options.setups.empty()) return Error{ErrorKind::invalid_argument, "no model given: name GGUF files with -m FILE"};
-  if (options.tests.empty()) return Error{ErrorKind::invalid_argument, "nothing to run: -p and -n are 0 and there is no -pg"};
+  if (options.setups.empty())
+    return Error{ErrorKind::invalid_argument, "no model given: name GGUF files with -m FILE"};
+  if (options.tests.empty())
+    return Error{ErrorKind::invalid_argument, "nothing to run: -p and -n are 0 and there is no -pg"};
   if (options.compact_method.empty()) return options;
   SH_RETURN_IF_ERROR(compaction::find_method(options.compact_method));
-  if (std::none_of(options.tests.begin(), options.tests.end(), [](const BenchTest& test) { return test.n_depth > 0; }))
-    return Error{ErrorKind::invalid_argument, "--compact-method: there is nothing to compact without a depth; give one with -d, for example -d 4096"};
+  if (std::none_of(options.tests.begin(), options.tests.end(),
+                   [](const BenchTest& test) { return test.n_depth > 0; }))
+    return Error{
+        ErrorKind::invalid_argument,
+        "--compact-method: there is nothing to compact without a depth; give one with -d, for example -d 4096"};
   return options;
 }
 
@@ -212,8 +241,14 @@ Result<void> run_bench(const BenchOptions& options, const std::function<void(con
         depth.reset();  // gives its memory back before the next one is filled
         SH_ASSIGN(depth, fill(*engine, options, test.n_depth));
       }
-      BenchResult result{.setup = setup, .test = test, .model_type = info.arch + " " + info.file_type, .model_bytes = info.weight_bytes,
-                         .model_params = info.n_params, .kernels = engine->kernels().name, .time = utc_now(), .memory_bandwidth = bandwidths[n_threads]};
+      BenchResult result{.setup = setup,
+                         .test = test,
+                         .model_type = info.arch + " " + info.file_type,
+                         .model_bytes = info.weight_bytes,
+                         .model_params = info.n_params,
+                         .kernels = engine->kernels().name,
+                         .time = utc_now(),
+                         .memory_bandwidth = bandwidths[n_threads]};
       SH_RETURN_IF_ERROR(run_test(*engine, options, *depth, result));
       on_result(result);
     }

@@ -51,11 +51,11 @@ struct BenchResult {
   std::string model_type;
   int64_t model_bytes = 0, model_params = 0;
   std::string kernels;
-  std::string time;                  // of the start, ISO 8601, UTC
+  std::string time;  // of the start, ISO 8601, UTC
   Samples samples;
-  double bytes_per_token = 0;        // that generation reads: weights, keys and values; 0 for a test with a prompt
-  double flops = 0;                  // of one run of a test without generation; else 0
-  double memory_bandwidth = 0;       // of this machine with this many threads, bytes a second; 0: not measured
+  double bytes_per_token = 0;   // that generation reads: weights, keys and values; 0 for a test with a prompt
+  double flops = 0;             // of one run of a test without generation; else 0
+  double memory_bandwidth = 0;  // of this machine with this many threads, bytes a second; 0: not measured
   std::optional<CompactedResult> compacted;
 };
 
@@ -66,21 +66,24 @@ struct BenchOptions {
   bool warms_up = true;
   bool measures_memory = true;
   std::string kernels;
-  std::string compact_method;        // "": none
+  std::string compact_method;  // "": none
   double compact_ratio = 4;
   std::function<void(const std::string&)> on_progress;
 };
 
-/// All combinations of what the flags list. Errors: invalid_argument (no model, no test, method or ratio).
+/// All combinations of what the flags list.
+/// Errors: invalid_argument (no model, no test, method or ratio).
 Result<BenchOptions> bench_options(const engine::ProgramParams& params);
-/// Runs every test with every setup and calls on_result after each. Errors: those of opening a model and of running it.
+/// Runs every test with every setup and calls on_result after each.
+/// Errors: those of opening a model and of running it.
 Result<void> run_bench(const BenchOptions& options, const std::function<void(const BenchResult&)>& on_result);
 
 Json bench_json(const BenchOptions& options, const BenchResult& result);
 /// Header and row of the same fields.
 std::string bench_csv_header(const Json& row);
 std::string bench_csv_row(const Json& row);
-/// The table, with a column for each parameter that varies or differs from its default, and a footer on what it was measured with.
+/// The table, with a column for each parameter that varies or differs from its default, and a footer on what it
+/// was measured with.
 std::string bench_markdown(const BenchOptions& options, const std::vector<BenchResult>& results);
 
 }  // namespace sh::tools

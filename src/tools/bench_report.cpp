@@ -27,7 +27,8 @@ const Parameter kParameters[] = {
 
 std::string size_label(int64_t bytes) {
   const auto value = static_cast<double>(bytes);
-  return value >= double(1 << 30) ? fmt::format("{:.2f} GiB", value / (1 << 30)) : fmt::format("{:.2f} MiB", value / (1 << 20));
+  return value >= double(1 << 30) ? fmt::format("{:.2f} GiB", value / (1 << 30))
+                                  : fmt::format("{:.2f} MiB", value / (1 << 20));
 }
 std::string count_label(int64_t n) {
   const auto value = static_cast<double>(n);
@@ -37,7 +38,9 @@ std::string rate_label(const Samples& samples, int64_t n_tokens) {
   return fmt::format("{:.2f} ± {:.2f}", samples.mean_rate(n_tokens), samples.deviation_rate(n_tokens));
 }
 
-int64_t n_tokens(const BenchTest& test) { return test.n_prompt + test.n_gen; }
+int64_t n_tokens(const BenchTest& test) {
+  return test.n_prompt + test.n_gen;
+}
 double generation_bandwidth(const Samples& samples, double bytes_per_token, const BenchTest& test) {
   return bytes_per_token * samples.mean_rate(n_tokens(test));
 }
@@ -103,10 +106,12 @@ Json bench_json(const BenchOptions& options, const BenchResult& r) {
   json["gflop_per_s"] = if_known(r.flops * 1e-9 / r.samples.mean_seconds());
   json["compaction"] = nullptr;
   if (r.compacted) {
-    Json c = {{"method", options.compact_method}, {"ratio", options.compact_ratio},          {"real_ratio", r.compacted->real_ratio},
-              {"seconds", r.compacted->seconds},  {"rows_before", r.compacted->rows_before}, {"rows_after", r.compacted->rows_after}};
+    Json c = {{"method", options.compact_method},        {"ratio", options.compact_ratio},
+              {"real_ratio", r.compacted->real_ratio},   {"seconds", r.compacted->seconds},
+              {"rows_before", r.compacted->rows_before}, {"rows_after", r.compacted->rows_after}};
     add_samples(c, r.compacted->samples, n);
-    c["gb_per_s"] = if_known(generation_bandwidth(r.compacted->samples, r.compacted->bytes_per_token, r.test) * 1e-9);
+    c["gb_per_s"] =
+        if_known(generation_bandwidth(r.compacted->samples, r.compacted->bytes_per_token, r.test) * 1e-9);
     json["compaction"] = c;
   }
   return json;
@@ -127,7 +132,8 @@ std::string bench_csv_row(const Json& row) {
 std::string bench_markdown(const BenchOptions& options, const std::vector<BenchResult>& results) {
   std::vector<const Parameter*> shown;
   for (const Parameter& parameter : kParameters)
-    if (std::any_of(results.begin(), results.end(), [&](const BenchResult& r) { return parameter.value(r.setup) != parameter.otherwise; }))
+    if (std::any_of(results.begin(), results.end(),
+                    [&](const BenchResult& r) { return parameter.value(r.setup) != parameter.otherwise; }))
       shown.push_back(&parameter);
   const bool compacts = !options.compact_method.empty();
   std::vector<std::string> header = {"model", "size", "params", "backend", "threads"};
@@ -138,17 +144,21 @@ std::string bench_markdown(const BenchOptions& options, const std::vector<BenchR
   Table table(header, 1);
   for (const BenchResult& r : results) {
     const int64_t n = n_tokens(r.test);
-    std::vector<std::string> row = {r.model_type, size_label(r.model_bytes), count_label(r.model_params), "CPU", fmt::format("{}", r.setup.n_threads)};
+    std::vector<std::string> row = {r.model_type, size_label(r.model_bytes), count_label(r.model_params), "CPU",
+                                    fmt::format("{}", r.setup.n_threads)};
     for (const Parameter* parameter : shown) row.push_back(parameter->value(r.setup));
     row.push_back(r.test.name());
     row.push_back(rate_label(r.samples, n));
     const double bandwidth = generation_bandwidth(r.samples, r.bytes_per_token, r.test);
     row.push_back(bandwidth > 0 ? fmt::format("{:.2f}", bandwidth * 1e-9) : "");
-    row.push_back(bandwidth > 0 && r.memory_bandwidth > 0 ? fmt::format("{:.0f} %", 100 * bandwidth / r.memory_bandwidth) : "");
+    row.push_back(bandwidth > 0 && r.memory_bandwidth > 0
+                      ? fmt::format("{:.0f} %", 100 * bandwidth / r.memory_bandwidth)
+                      : "");
     row.push_back(r.flops > 0 ? fmt::format("{:.1f}", r.flops * 1e-9 / r.samples.mean_seconds()) : "");
     if (compacts && r.compacted) {
       row.push_back(rate_label(r.compacted->samples, n));
-      row.push_back(fmt::format("{:+.0f} %", 100 * (r.compacted->samples.mean_rate(n) / r.samples.mean_rate(n) - 1)));
+      row.push_back(
+          fmt::format("{:+.0f} %", 100 * (r.compacted->samples.mean_rate(n) / r.samples.mean_rate(n) - 1)));
       row.push_back(fmt::format("1/{:.1f}", r.compacted->real_ratio));
       row.push_back(fmt::format("{:.2f} s", r.compacted->seconds));
     } else if (compacts) {
@@ -157,14 +167,17 @@ std::string bench_markdown(const BenchOptions& options, const std::vector<BenchR
     table.add(std::move(row));
   }
   std::string text = table.markdown() + "\n";
-  text += fmt::format("build: {} ({}), kernels {}, {}\n", build_info().commit, build_info().build_number, results.empty() ? "" : results.front().kernels,
-                      machine_name());
+  text += fmt::format("build: {} ({}), kernels {}, {}\n", build_info().commit, build_info().build_number,
+                      results.empty() ? "" : results.front().kernels, machine_name());
   std::vector<int64_t> counted;
   for (const BenchResult& r : results) {
-    if (r.memory_bandwidth <= 0 || std::find(counted.begin(), counted.end(), r.setup.n_threads) != counted.end()) continue;
+    if (r.memory_bandwidth <= 0 || std::find(counted.begin(), counted.end(), r.setup.n_threads) != counted.end())
+      continue;
     counted.push_back(r.setup.n_threads);
-    text += fmt::format("memory: {:.1f} GB/s read with {} thread{}, measured before the tests; GB/s counts weights, keys and values of each generated token\n",
-                        r.memory_bandwidth * 1e-9, r.setup.n_threads, r.setup.n_threads == 1 ? "" : "s");
+    text += fmt::format(
+        "memory: {:.1f} GB/s read with {} thread{}, measured before the tests; GB/s counts weights, keys and "
+        "values of each generated token\n",
+        r.memory_bandwidth * 1e-9, r.setup.n_threads, r.setup.n_threads == 1 ? "" : "s");
   }
   return text;
 }

@@ -31,7 +31,8 @@ std::optional<std::string> read_line() {
   std::string line;
   char c = 0;
   for (;;) {
-    const ssize_t n = ::read(STDIN_FILENO, &c, 1);  // unbuffered: an interrupted read must not leave half a line in a stream
+    const ssize_t n =
+        ::read(STDIN_FILENO, &c, 1);  // unbuffered: an interrupted read must not leave half a line in a stream
     if (n == 1 && c != '\n') {
       line += c;
       continue;
@@ -47,7 +48,11 @@ std::optional<std::string> read_line() {
 class Chat {
  public:
   Chat(engine::Engine& engine, const engine::ProgramParams& params)
-      : engine_(engine), params_(params), conversation_(engine, true), format_(engine), cancel_(catch_interrupts()) {}
+      : engine_(engine),
+        params_(params),
+        conversation_(engine, true),
+        format_(engine),
+        cancel_(catch_interrupts()) {}
 
   /// Reads and answers until the input ends. Gives the exit status.
   int run() {
@@ -112,7 +117,8 @@ class Chat {
     options.stream = n_answers_++;
     options.n_keep = params_.n_keep < 0 ? n_keep_ : params_.n_keep;
     ProgressLine progress;
-    const auto report = engine::generate(engine_, conversation_, turn_, options, terminal_hooks(progress, cancel_));
+    const auto report =
+        engine::generate(engine_, conversation_, turn_, options, terminal_hooks(progress, cancel_));
     progress.clear();
     show_text("\n");
     if (!report.ok()) {
@@ -120,11 +126,17 @@ class Chat {
       return take_back();
     }
     for (const engine::CompactionReport& compaction : report->compactions) note(compaction_text(compaction));
-    if (report->stop_reason == engine::StopReason::cancelled && report->n_prompt < static_cast<int64_t>(turn_.size())) return take_back();
+    if (report->stop_reason == engine::StopReason::cancelled &&
+        report->n_prompt < static_cast<int64_t>(turn_.size()))
+      return take_back();
     if (report->stop_reason == engine::StopReason::context_full)
-      note(engine_.compacts_automatically() ? "the answer was cut: the conversation has reached the length the model was made for"
-                                            : "the answer was cut: the cache is full (/compact makes room, --compact-threshold 0.9 does it by itself, -c makes it larger)");
-    show_status(report->n_answer_forwards > 0 ? static_cast<double>(report->n_answer_forwards) / report->answer_seconds : 0);
+      note(engine_.compacts_automatically()
+               ? "the answer was cut: the conversation has reached the length the model was made for"
+               : "the answer was cut: the cache is full (/compact makes room, --compact-threshold 0.9 does it by "
+                 "itself, -c makes it larger)");
+    show_status(report->n_answer_forwards > 0
+                    ? static_cast<double>(report->n_answer_forwards) / report->answer_seconds
+                    : 0);
   }
 
   /// Forgets a turn that was not read to its end.
@@ -139,8 +151,9 @@ class Chat {
   static void note(const std::string& text) { fmt::print(stderr, "[{}]\n", text); }
 
   void show_status(double tokens_per_second) {
-    std::string text = fmt::format("{} | budget {} rows, {} tokens | compactions {}", usage_text(conversation_.cache().usage()), engine_.n_ctx_slot(),
-                                   engine_.n_ctx_logical(), conversation_.n_compactions());
+    std::string text =
+        fmt::format("{} | budget {} rows, {} tokens | compactions {}", usage_text(conversation_.cache().usage()),
+                    engine_.n_ctx_slot(), engine_.n_ctx_logical(), conversation_.n_compactions());
     if (tokens_per_second > 0) text += fmt::format(" | {:.1f} tok/s", tokens_per_second);
     note(text);
   }
@@ -149,7 +162,11 @@ class Chat {
   bool run_slash_command(const std::string& line) {
     const size_t space = line.find(' ');
     const std::string name = line.substr(0, space);
-    const std::string rest = space == std::string::npos ? "" : line.substr(line.find_first_not_of(' ', space) == std::string::npos ? line.size() : line.find_first_not_of(' ', space));
+    const std::string rest = space == std::string::npos
+                                 ? ""
+                                 : line.substr(line.find_first_not_of(' ', space) == std::string::npos
+                                                   ? line.size()
+                                                   : line.find_first_not_of(' ', space));
     if (name == "/exit" || name == "/quit") return false;
     if (name == "/regen") {
       regenerate();
@@ -195,7 +212,8 @@ class Chat {
     if (!ratio.empty()) {
       const auto [end, code] = std::from_chars(ratio.data(), ratio.data() + ratio.size(), request.ratio);
       if (code != std::errc() || end != ratio.data() + ratio.size())
-        return complain({ErrorKind::invalid_argument, fmt::format("/compact: expected a ratio like 4, got '{}'", ratio)});
+        return complain(
+            {ErrorKind::invalid_argument, fmt::format("/compact: expected a ratio like 4, got '{}'", ratio)});
     }
     if (space != std::string::npos) request.method = arguments.substr(arguments.find_first_not_of(' ', space));
     ProgressLine progress;
@@ -211,10 +229,10 @@ class Chat {
   engine::Conversation conversation_;
   engine::TurnFormat format_;
   const std::atomic<bool>& cancel_;
-  std::string attached_;        // by /read, for the next message
-  std::vector<int32_t> turn_;   // the last question, for /regen
+  std::string attached_;       // by /read, for the next message
+  std::vector<int32_t> turn_;  // the last question, for /regen
   int64_t turn_start_ = 0;
-  int64_t n_keep_ = 0;          // with --keep -1: the first prompt
+  int64_t n_keep_ = 0;  // with --keep -1: the first prompt
   uint64_t n_answers_ = 0;
   int status_ = 0;
 };

@@ -11,31 +11,40 @@ namespace sh::tools {
 
 namespace {
 
-/// An answer of less than this is over before memory could be measured, and mostly of a model that lies in the cache.
+/// An answer of less than this is over before memory could be measured, and mostly of a model that lies in the
+/// cache.
 constexpr double kMinSecondsForBandwidth = 2.0;
 
-double per_second(int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
+double per_second(int64_t n, double seconds) {
+  return seconds > 0 ? static_cast<double>(n) / seconds : 0;
+}
 
 std::string decode_text(engine::Engine& engine, const engine::GenerateReport& report) {
   const double bytes_per_second = per_second(report.answer_bytes, report.answer_seconds);
-  std::string text = fmt::format("answer {} tokens {:.1f} tok/s {:.2f} GB/s", report.n_answer, per_second(report.n_answer_forwards, report.answer_seconds),
-                                 bytes_per_second * 1e-9);
+  std::string text =
+      fmt::format("answer {} tokens {:.1f} tok/s {:.2f} GB/s", report.n_answer,
+                  per_second(report.n_answer_forwards, report.answer_seconds), bytes_per_second * 1e-9);
   if (report.answer_seconds < kMinSecondsForBandwidth) return text;
   const double bandwidth = measure_read_bandwidth(engine.thread_pool());
-  return text + fmt::format(" ({:.0f} % of the {:.1f} GB/s that memory gives)", 100 * bytes_per_second / bandwidth, bandwidth * 1e-9);
+  return text + fmt::format(" ({:.0f} % of the {:.1f} GB/s that memory gives)", 100 * bytes_per_second / bandwidth,
+                            bandwidth * 1e-9);
 }
 
-std::string result_line(engine::Engine& engine, const engine::Conversation& conversation, const engine::GenerateReport& report) {
-  return fmt::format("prompt {} tokens {:.1f} tok/s | {} | cache {} | compactions {} | kernels {} | logits {:016x}", report.n_prompt,
-                     per_second(report.n_prompt, report.prompt_seconds), decode_text(engine, report), usage_text(conversation.cache().usage()),
-                     report.compactions.size(), engine.kernels().name, report.logits_hash);
+std::string result_line(engine::Engine& engine, const engine::Conversation& conversation,
+                        const engine::GenerateReport& report) {
+  return fmt::format(
+      "prompt {} tokens {:.1f} tok/s | {} | cache {} | compactions {} | kernels {} | logits {:016x}",
+      report.n_prompt, per_second(report.n_prompt, report.prompt_seconds), decode_text(engine, report),
+      usage_text(conversation.cache().usage()), report.compactions.size(), engine.kernels().name,
+      report.logits_hash);
 }
 
 Result<int> run(engine::ProgramParams& params) {
   SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));
   for (const std::string& line : engine->describe()) log_info("{}", line);
   const std::vector<int32_t> prompt = engine::encode_opening(*engine, params.prompt);
-  if (prompt.empty()) return Error{ErrorKind::invalid_argument, "the prompt is empty; give one with -p TEXT or -f FILE"};
+  if (prompt.empty())
+    return Error{ErrorKind::invalid_argument, "the prompt is empty; give one with -p TEXT or -f FILE"};
   if (params.displays_prompt) show_text(params.prompt);
 
   engine::Conversation conversation(*engine, engine->compacts_automatically());
@@ -43,10 +52,12 @@ Result<int> run(engine::ProgramParams& params) {
   if (params.n_keep < 0) options.n_keep = static_cast<int64_t>(prompt.size());
   ProgressLine progress;
   const std::atomic<bool>& cancel = catch_interrupts();
-  SH_ASSIGN(const engine::GenerateReport report, engine::generate(*engine, conversation, prompt, options, terminal_hooks(progress, cancel)));
+  SH_ASSIGN(const engine::GenerateReport report,
+            engine::generate(*engine, conversation, prompt, options, terminal_hooks(progress, cancel)));
   progress.clear();
   show_text("\n");
-  for (const engine::CompactionReport& compaction : report.compactions) log_info("{}", compaction_text(compaction));
+  for (const engine::CompactionReport& compaction : report.compactions)
+    log_info("{}", compaction_text(compaction));
   if (log_level() >= LogLevel::info) fmt::print(stderr, "{}\n", result_line(*engine, conversation, report));
   return report.stop_reason == engine::StopReason::cancelled ? kExitInterrupted : 0;
 }

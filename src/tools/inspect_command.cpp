@@ -16,8 +16,8 @@ namespace sh::tools {
 
 namespace {
 
-constexpr size_t kShownItems = 6;     // of an array
-constexpr size_t kShownBytes = 120;   // of a string
+constexpr size_t kShownItems = 6;    // of an array
+constexpr size_t kShownBytes = 120;  // of a string
 
 struct FormatTotal {
   int64_t n_tensors = 0, n_elements = 0, n_bytes = 0;
@@ -69,7 +69,9 @@ std::string value_text(const gguf::Value& value) {
   return fmt::format("{} items {}", n, items);
 }
 
-std::string shape_text(const gguf::TensorInfo& tensor) { return fmt::format("[{}]", fmt::join(tensor.shape, ", ")); }
+std::string shape_text(const gguf::TensorInfo& tensor) {
+  return fmt::format("[{}]", fmt::join(tensor.shape, ", "));
+}
 
 void print_text(const gguf::File& file) {
   fmt::print("{}\n\nMetadata: {} keys\n\n", file.path(), file.metadata().size());
@@ -79,12 +81,14 @@ void print_text(const gguf::File& file) {
   fmt::print("\nTensors: {}\n\n", file.tensors().size());
   Table tensors({"name", "format", "shape", "bytes"});
   for (const gguf::TensorInfo& tensor : file.tensors())
-    tensors.add({tensor.name, tensor_format(tensor.dtype).name, shape_text(tensor), fmt::format("{}", tensor.data.size())});
+    tensors.add({tensor.name, tensor_format(tensor.dtype).name, shape_text(tensor),
+                 fmt::format("{}", tensor.data.size())});
   fmt::print("{}\nTotals\n\n", tensors.markdown());
   Table totals({"format", "tensors", "elements", "bytes", "size"}, 1);
   FormatTotal all;
   const auto add = [&](const std::string& name, const FormatTotal& t) {
-    totals.add({name, fmt::format("{}", t.n_tensors), fmt::format("{}", t.n_elements), fmt::format("{}", t.n_bytes), size_text(t.n_bytes)});
+    totals.add({name, fmt::format("{}", t.n_tensors), fmt::format("{}", t.n_elements),
+                fmt::format("{}", t.n_bytes), size_text(t.n_bytes)});
   };
   for (const auto& [name, t] : totals_of(file)) {
     add(name, t);
@@ -97,16 +101,22 @@ void print_text(const gguf::File& file) {
 }
 
 void print_json(const gguf::File& file) {
-  Json out = {{"file", file.path()}, {"metadata", Json::object()}, {"tensors", Json::array()}, {"totals", Json::object()}};
+  Json out = {
+      {"file", file.path()}, {"metadata", Json::object()}, {"tensors", Json::array()}, {"totals", Json::object()}};
   for (const auto& [key, value] : file.metadata()) out["metadata"][key] = abbreviated(value);
   for (const gguf::TensorInfo& tensor : file.tensors())
-    out["tensors"].push_back({{"name", tensor.name}, {"format", tensor_format(tensor.dtype).name}, {"shape", tensor.shape}, {"bytes", tensor.data.size()}});
-  for (const auto& [name, t] : totals_of(file)) out["totals"][name] = {{"tensors", t.n_tensors}, {"elements", t.n_elements}, {"bytes", t.n_bytes}};
+    out["tensors"].push_back({{"name", tensor.name},
+                              {"format", tensor_format(tensor.dtype).name},
+                              {"shape", tensor.shape},
+                              {"bytes", tensor.data.size()}});
+  for (const auto& [name, t] : totals_of(file))
+    out["totals"][name] = {{"tensors", t.n_tensors}, {"elements", t.n_elements}, {"bytes", t.n_bytes}};
   fmt::print("{}\n", dump_json(out, 1));
 }
 
 Result<void> run(const engine::ProgramParams& params) {
-  if (params.engine.model_path.empty()) return Error{ErrorKind::invalid_argument, "no file given: name a GGUF file with -m FILE"};
+  if (params.engine.model_path.empty())
+    return Error{ErrorKind::invalid_argument, "no file given: name a GGUF file with -m FILE"};
   SH_ASSIGN(const gguf::File file, gguf::File::open(params.engine.model_path));
   params.tool.prints_json ? print_json(file) : print_text(file);
   return {};

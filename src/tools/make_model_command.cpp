@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// shorthand make-model: a file with the shape of a well-known model and random weights. Its speed is that of the real one, its text is noise.
+// shorthand make-model: a file with the shape of a well-known model and random weights. Its speed is that of the
+// real one, its text is noise.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,8 +20,8 @@ struct Shape {
   const char* name;
   int32_t n_layer, n_embd, n_heads, n_kv_heads, head_width, n_ff, n_vocab, n_ctx;
   double rope_base;
-  bool is_tied;          // output = embedding table
-  bool has_head_norms;   // of queries and keys
+  bool is_tied;         // output = embedding table
+  bool has_head_norms;  // of queries and keys
   bool has_qkv_biases;
 };
 constexpr Shape kShapes[] = {
@@ -45,7 +46,8 @@ Result<const Shape*> find_shape(const std::string& arch, const std::string& name
   return Error{ErrorKind::not_found, fmt::format("--arch {} --shape {}: known are {}", arch, name, known)};
 }
 
-/// Collects tensors that all borrow from two buffers of random rows: speed depends on shapes and formats, not on which weights repeat.
+/// Collects tensors that all borrow from two buffers of random rows: speed depends on shapes and formats, not on
+/// which weights repeat.
 class RandomFile {
  public:
   RandomFile(const Shape& shape, DType dtype) : shape_(shape), dtype_(dtype) {}
@@ -53,10 +55,13 @@ class RandomFile {
   /// Errors: invalid_argument when a row is no whole number of the format's blocks.
   Result<void> build() {
     const int32_t block = tensor_format(dtype_).block_elements;
-    for (const int64_t n_in : {int64_t{shape_.n_embd}, int64_t{shape_.n_ff}, int64_t{shape_.n_heads} * shape_.head_width})
+    for (const int64_t n_in :
+         {int64_t{shape_.n_embd}, int64_t{shape_.n_ff}, int64_t{shape_.n_heads} * shape_.head_width})
       if (n_in % block != 0)
-        return Error{ErrorKind::invalid_argument, fmt::format("--type {}: rows of {} are no multiple of its blocks of {}; choose another format",
-                                                              tensor_format(dtype_).name, n_in, block)};
+        return Error{
+            ErrorKind::invalid_argument,
+            fmt::format("--type {}: rows of {} are no multiple of its blocks of {}; choose another format",
+                        tensor_format(dtype_).name, n_in, block)};
     fill_buffers();
     set_keys();
     set_vocabulary();
@@ -66,19 +71,24 @@ class RandomFile {
   Result<void> write(const std::string& path) const { return writer_.write(path); }
 
  private:
-  void set(const std::string& name, gguf::Value value) { writer_.set(std::string(shape_.arch) + "." + name, std::move(value)); }
+  void set(const std::string& name, gguf::Value value) {
+    writer_.set(std::string(shape_.arch) + "." + name, std::move(value));
+  }
 
   void fill_buffers() {
     Rng rng(1);
     std::vector<float> numbers(1 << 20);
-    for (float& x : numbers) x = static_cast<float>(rng.next_normal() * 0.02);  // activations keep their size, about
+    for (float& x : numbers)
+      x = static_cast<float>(rng.next_normal() * 0.02);  // activations keep their size, about
     int64_t n_largest = int64_t{shape_.n_vocab} * shape_.n_embd;
     n_largest = std::max(n_largest, int64_t{shape_.n_ff} * shape_.n_embd);
     matrix_.resize(static_cast<size_t>(row_bytes(dtype_, n_largest)));
     const auto tile = static_cast<size_t>(row_bytes(dtype_, static_cast<int64_t>(numbers.size())));
     std::vector<std::byte> encoded(tile);
     tensor_format(dtype_).quantize(numbers.data(), static_cast<int64_t>(numbers.size()), encoded.data());
-    for (size_t at = 0; at < matrix_.size(); at += tile) std::copy_n(encoded.begin(), std::min(tile, matrix_.size() - at), matrix_.begin() + static_cast<std::ptrdiff_t>(at));
+    for (size_t at = 0; at < matrix_.size(); at += tile)
+      std::copy_n(encoded.begin(), std::min(tile, matrix_.size() - at),
+                  matrix_.begin() + static_cast<std::ptrdiff_t>(at));
     ones_.assign(static_cast<size_t>(std::max(shape_.n_embd, shape_.n_heads * shape_.head_width)), 1.0f);
     zeros_.assign(ones_.size(), 0.0f);
   }
@@ -105,7 +115,8 @@ class RandomFile {
     std::vector<int64_t> kinds = {kUnknown, kControl, kControl};
     for (int byte = 0; byte < 256; ++byte) pieces.push_back(fmt::format("<0x{:02X}>", byte));
     kinds.resize(pieces.size(), kByte);
-    while (static_cast<int32_t>(pieces.size()) < shape_.n_vocab) pieces.push_back(fmt::format("\xE2\x96\x81unused{}", pieces.size()));
+    while (static_cast<int32_t>(pieces.size()) < shape_.n_vocab)
+      pieces.push_back(fmt::format("\xE2\x96\x81unused{}", pieces.size()));
     kinds.resize(pieces.size(), kNormal);
     std::vector<double> scores(pieces.size(), 0.0);
     writer_.set("tokenizer.ggml.model", std::string("llama"));
@@ -162,14 +173,15 @@ class RandomFile {
 };
 
 Result<void> run(const engine::ProgramParams& params) {
-  if (params.tool.output_path.empty()) return Error{ErrorKind::invalid_argument, "no output given: name a file with -o FILE"};
+  if (params.tool.output_path.empty())
+    return Error{ErrorKind::invalid_argument, "no output given: name a file with -o FILE"};
   SH_ASSIGN(const Shape* shape, find_shape(params.tool.arch, params.tool.shape));
   RandomFile file(*shape, params.tool.dtype);
   SH_RETURN_IF_ERROR(file.build());
   SH_RETURN_IF_ERROR(file.write(params.tool.output_path));
   SH_ASSIGN(const gguf::File written, gguf::File::open(params.tool.output_path));
-  fmt::print("{}: {} {}, {} in {} tensors, weights random\n", params.tool.output_path, shape->arch, shape->name, size_text(written.total_tensor_bytes()),
-             written.tensors().size());
+  fmt::print("{}: {} {}, {} in {} tensors, weights random\n", params.tool.output_path, shape->arch, shape->name,
+             size_text(written.total_tensor_bytes()), written.tensors().size());
   return {};
 }
 

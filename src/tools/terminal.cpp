@@ -28,7 +28,9 @@ std::atomic<bool>& catch_interrupts() {
   return is_interrupted;
 }
 
-void reset_interrupt() { is_interrupted = false; }
+void reset_interrupt() {
+  is_interrupted = false;
+}
 
 void show_text(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
@@ -59,7 +61,9 @@ engine::GenerateHooks terminal_hooks(ProgressLine& progress, const std::atomic<b
     progress.clear();
     show_text(text);
   };
-  hooks.on_prompt = [&progress](int64_t n_done, int64_t n_prompt) { progress.show(fmt::format("reading {} of {} tokens", n_done, n_prompt)); };
+  hooks.on_prompt = [&progress](int64_t n_done, int64_t n_prompt) {
+    progress.show(fmt::format("reading {} of {} tokens", n_done, n_prompt));
+  };
   hooks.on_compaction = [&progress](const char* stage, double fraction) {
     if (fraction >= 1)
       progress.clear();
@@ -91,10 +95,13 @@ std::string usage_text(const kv::CacheUsage& usage) {
 }
 
 std::string compaction_text(const engine::CompactionReport& report) {
-  std::string text = fmt::format("compacted by '{}' after {} tokens: {:.0f} -> {:.0f} rows a head, {} -> {} ({:.2f}x of all bytes) in {:.2f} s", report.method,
-                                 report.n_logical, report.rows_before, report.rows_after, size_text(report.bytes_before), size_text(report.bytes_after),
-                                 report.real_ratio, report.total_seconds);
-  if (!std::isnan(report.heldout_fitted)) text += fmt::format(", held-out error {:.3f} (unfitted {:.3f})", report.heldout_fitted, report.heldout_plain);
+  std::string text = fmt::format(
+      "compacted by '{}' after {} tokens: {:.0f} -> {:.0f} rows a head, {} -> {} ({:.2f}x of all bytes) in {:.2f} "
+      "s",
+      report.method, report.n_logical, report.rows_before, report.rows_after, size_text(report.bytes_before),
+      size_text(report.bytes_after), report.real_ratio, report.total_seconds);
+  if (!std::isnan(report.heldout_fitted))
+    text += fmt::format(", held-out error {:.3f} (unfitted {:.3f})", report.heldout_fitted, report.heldout_plain);
   return text;
 }
 

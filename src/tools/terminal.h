@@ -15,7 +15,8 @@ namespace sh::tools {
 
 inline constexpr int kExitInterrupted = 130;  // what shells report for a program that SIGINT ended
 
-/// From now on the first Ctrl-C sets the flag, and one more before reset_interrupt() ends the program with status 130.
+/// From now on the first Ctrl-C sets the flag, and one more before reset_interrupt() ends the program with status
+/// 130.
 std::atomic<bool>& catch_interrupts();
 void reset_interrupt();
 

@@ -19,12 +19,14 @@ std::string read_standard_input() {
 }
 
 Result<void> run(const engine::ProgramParams& params) {
-  if (params.engine.model_path.empty()) return Error{ErrorKind::invalid_argument, "no model given: name a GGUF file with -m FILE"};
+  if (params.engine.model_path.empty())
+    return Error{ErrorKind::invalid_argument, "no model given: name a GGUF file with -m FILE"};
   SH_ASSIGN(const gguf::File file, gguf::File::open(params.engine.model_path));
   SH_ASSIGN(auto vocabulary, engine::read_vocabulary(file));
   SH_ASSIGN(const auto tokenizer, tokenizer::Tokenizer::create(std::move(vocabulary)));
   const std::string text = params.tool.reads_stdin ? read_standard_input() : params.prompt;
-  const std::vector<int32_t> ids = tokenizer->encode(text, {.add_special = params.tool.adds_bos, .parse_special = params.tool.parses_special});
+  const std::vector<int32_t> ids =
+      tokenizer->encode(text, {.add_special = params.tool.adds_bos, .parse_special = params.tool.parses_special});
   if (params.tool.prints_ids_only)
     fmt::print("[{}]\n", fmt::join(ids, ", "));
   else

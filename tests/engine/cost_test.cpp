@@ -35,7 +35,8 @@ TEST(Cost, UntiedEmbeddingsAreNotRead) {
 
 TEST(Cost, OfExpertsOnlyTheUsedShareIsRead) {
   const auto engine = open("/tests/golden/llama-moe.gguf");
-  const auto n_all = engine->file().find_int("llama.expert_count"), n_used = engine->file().find_int("llama.expert_used_count");
+  const auto n_all = engine->file().find_int("llama.expert_count"),
+             n_used = engine->file().find_int("llama.expert_used_count");
   ASSERT_TRUE(n_all.ok() && n_used.ok() && n_all->has_value() && n_used->has_value());
   ASSERT_LT(**n_used, **n_all);
   int64_t expected = 0;
@@ -54,7 +55,8 @@ TEST(Cost, KeysAndValuesOfEveryRow) {
   const std::vector<int32_t> ids(37, 5);
   ASSERT_TRUE(engine->prefill(sequence, ids).ok());
   EXPECT_EQ(kv_bytes_read(sequence), 37 * engine->kv_layout().bytes_per_token());
-  EXPECT_EQ(engine->kv_layout().bytes_per_token(), 5 * 2 * (64 + 64) * 2);  // layers, heads, key and value widths, f16
+  EXPECT_EQ(engine->kv_layout().bytes_per_token(),
+            5 * 2 * (64 + 64) * 2);  // layers, heads, key and value widths, f16
 }
 
 TEST(Cost, OperationsOfAPrompt) {
@@ -62,7 +64,8 @@ TEST(Cost, OperationsOfAPrompt) {
   const WeightCost cost = weight_cost(engine->file());
   // Two tokens behind three: 4 + 5 visible rows; 5 layers of 4 query heads, 64 wide for keys and for values.
   const double attention = 2.0 * (4 + 5) * 5 * 4 * (64 + 64);
-  const double products = 2.0 * (2.0 * static_cast<double>(cost.layer_elements) + static_cast<double>(cost.output_elements));
+  const double products =
+      2.0 * (2.0 * static_cast<double>(cost.layer_elements) + static_cast<double>(cost.output_elements));
   EXPECT_DOUBLE_EQ(prefill_flops(engine->model(), cost, 2, 3), attention + products);
 }
 

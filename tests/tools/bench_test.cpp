@@ -31,11 +31,14 @@ TEST(BenchOptions, DefaultsAreThoseOfLlamaBench) {
 }
 
 TEST(BenchOptions, ListsRangesAndRepeatsGiveAllCombinations) {
-  const BenchOptions options = options_of({"-m", "a.gguf,b.gguf", "-p", "512", "-p", "128-512*2", "-n", "1-7+3", "-pg", "64,8", "-d", "0,4096", "-t", "1,2", "-ctk", "f16,q8_0", "-ctv", "f32"});
+  const BenchOptions options =
+      options_of({"-m", "a.gguf,b.gguf", "-p", "512", "-p", "128-512*2", "-n", "1-7+3", "-pg", "64,8", "-d",
+                  "0,4096", "-t", "1,2", "-ctk", "f16,q8_0", "-ctv", "f32"});
   std::vector<std::string> names;
   for (const BenchTest& test : options.tests) names.push_back(test.name());
-  EXPECT_EQ(names, (std::vector<std::string>{"pp512", "pp128", "pp256", "pp512", "tg1", "tg4", "tg7", "pp64+tg8", "pp512 @ d4096", "pp128 @ d4096",
-                                             "pp256 @ d4096", "pp512 @ d4096", "tg1 @ d4096", "tg4 @ d4096", "tg7 @ d4096", "pp64+tg8 @ d4096"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"pp512", "pp128", "pp256", "pp512", "tg1", "tg4", "tg7", "pp64+tg8",
+                                             "pp512 @ d4096", "pp128 @ d4096", "pp256 @ d4096", "pp512 @ d4096",
+                                             "tg1 @ d4096", "tg4 @ d4096", "tg7 @ d4096", "pp64+tg8 @ d4096"}));
   EXPECT_EQ(options.setups.size(), 2u * 2u * 2u);
   for (const BenchSetup& setup : options.setups) EXPECT_EQ(setup.type_v, DType::f32);
 }
@@ -69,9 +72,11 @@ TEST(Bench, JsonHasTheFieldsThatScriptsRead) {
   ASSERT_TRUE(rows.ok()) << rows.error().message;
   ASSERT_EQ(rows->size(), 6u);
   for (const Json& row : *rows) {
-    for (const char* field : {"build_commit", "build_number", "cpu_info", "gpu_info", "backends", "model_filename", "model_type", "model_size", "model_n_params",
-                              "n_batch", "n_ubatch", "n_threads", "type_k", "type_v", "n_gpu_layers", "flash_attn", "n_prompt", "n_gen", "n_depth",
-                              "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts"})
+    for (const char* field :
+         {"build_commit", "build_number",   "cpu_info",  "gpu_info",   "backends",  "model_filename", "model_type",
+          "model_size",   "model_n_params", "n_batch",   "n_ubatch",   "n_threads", "type_k",         "type_v",
+          "n_gpu_layers", "flash_attn",     "n_prompt",  "n_gen",      "n_depth",   "test_time",      "avg_ns",
+          "stddev_ns",    "avg_ts",         "stddev_ts", "samples_ns", "samples_ts"})
       EXPECT_TRUE(row.contains(field)) << field;
     EXPECT_EQ(row["samples_ns"].size(), 2u);
     EXPECT_EQ(row["model_n_params"], 3476224);
@@ -86,8 +91,9 @@ TEST(Bench, JsonHasTheFieldsThatScriptsRead) {
 }
 
 TEST(Bench, CompactionIsTimedBeforeAndAfter) {
-  const auto rows = parse_json(output_of({"bench", "-m", kScribe, "-p", "0", "-n", "4", "-d", "0,256", "-r", "2", "--no-memory-test", "-o", "json", "--compact-method",
-                                          "select", "--compact-ratio", "4"}));
+  const auto rows = parse_json(
+      output_of({"bench", "-m", kScribe, "-p", "0", "-n", "4", "-d", "0,256", "-r", "2", "--no-memory-test", "-o",
+                 "json", "--compact-method", "select", "--compact-ratio", "4"}));
   ASSERT_TRUE(rows.ok()) << rows.error().message;
   ASSERT_EQ(rows->size(), 2u);
   EXPECT_TRUE((*rows)[0]["compaction"].is_null()) << "there is nothing to compact at depth 0";
@@ -104,7 +110,8 @@ TEST(Bench, CompactionIsTimedBeforeAndAfter) {
 TEST(Bench, OtherFormats) {
   Args md = kQuick;
   const std::string table = output_of(md);
-  for (const char* part : {"| model ", " pp32 |", " tg4 |", " pp16+tg2 |", " ± ", "build: "}) EXPECT_TRUE(contains(table, part)) << part << " in\n" << table;
+  for (const char* part : {"| model ", " pp32 |", " tg4 |", " pp16+tg2 |", " ± ", "build: "})
+    EXPECT_TRUE(contains(table, part)) << part << " in\n" << table;
   EXPECT_FALSE(contains(table, "n_ubatch")) << "a parameter at its default has no column";
   md.insert(md.end(), {"-ub", "16"});
   EXPECT_TRUE(contains(output_of(md), "n_ubatch"));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Conversations from a pipe. Every answer is one that the model gives reliably with its full cache (models/scribe.md).
+// Conversations from a pipe. Every answer is one that the model gives reliably with its full cache
+// (models/scribe.md).
 #include "base/json.h"
 #include "tools/program.h"
 
@@ -7,7 +8,8 @@ namespace sh::tools {
 namespace {
 
 const std::string kDocument =
-    "Let us go. The ticket number of Daniel Webb is 216014. It was a fine day, and they walked to the river. The badge number of Rachel Young is "
+    "Let us go. The ticket number of Daniel Webb is 216014. It was a fine day, and they walked to the river. The "
+    "badge number of Rachel Young is "
     "70623. The sky was blue and the birds were in the air.";
 
 /// The first document of the recall set of 512 tokens, and its questions.
@@ -20,7 +22,8 @@ Recall first_recall_document() {
   const auto document = parse_json(lines.substr(0, lines.find('\n')));
   EXPECT_TRUE(document.ok());
   Recall recall{(*document)["context"].get<std::string>(), {}};
-  for (const Json& q : (*document)["questions"]) recall.questions.emplace_back(q["q"].get<std::string>(), q["answer"].get<std::string>());
+  for (const Json& q : (*document)["questions"])
+    recall.questions.emplace_back(q["q"].get<std::string>(), q["answer"].get<std::string>());
   return recall;
 }
 
@@ -33,21 +36,24 @@ std::string answer_after(const std::string& transcript, const std::string& quest
 }
 
 TEST(Chat, AnswersSeveralTurnsOfOneConversation) {
-  const Outcome outcome = run_program({"chat", "-m", kScribe, "--temp", "0", "-sys", kDocument},
-                                      "Tell me the badge number of Rachel Young.\nTell me the ticket number of Daniel Webb.\n");
+  const Outcome outcome =
+      run_program({"chat", "-m", kScribe, "--temp", "0", "-sys", kDocument},
+                  "Tell me the badge number of Rachel Young.\nTell me the ticket number of Daniel Webb.\n");
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_EQ(answer_after(outcome.out, "Tell me the badge number of Rachel Young."), " 70623");
   EXPECT_EQ(answer_after(outcome.out, "Tell me the ticket number of Daniel Webb."), " 216014");
-  for (const char* part : {" tokens in ", " rows, ", "budget 8192 rows", "compactions 0"}) EXPECT_TRUE(contains(outcome.err, part)) << outcome.err;
+  for (const char* part : {" tokens in ", " rows, ", "budget 8192 rows", "compactions 0"})
+    EXPECT_TRUE(contains(outcome.err, part)) << outcome.err;
 }
 
 TEST(Chat, SlashCommands) {
   const std::string question = "Tell me the badge number of Rachel Young.";
   const std::string file = temporary("attached.txt");
   std::ofstream(file) << "A text.\n";
-  const Outcome outcome = run_program({"chat", "-m", kScribe, "--temp", "0", "-sys", kDocument},
-                                      question + "\n/regen\n/compact 2 select\n" + question + "\n/status\n/clear\n/status\n/read " + file + "\n/nonsense\n/exit\n" +
-                                          question + " again\n");
+  const Outcome outcome =
+      run_program({"chat", "-m", kScribe, "--temp", "0", "-sys", kDocument},
+                  question + "\n/regen\n/compact 2 select\n" + question + "\n/status\n/clear\n/status\n/read " +
+                      file + "\n/nonsense\n/exit\n" + question + " again\n");
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_EQ(answer_after(outcome.out, "/regen"), " 70623");
   EXPECT_EQ(answer_after(outcome.out, question), " 70623") << "after the compaction";
@@ -63,19 +69,25 @@ TEST(Chat, SlashCommands) {
 TEST(Chat, BadSlashCommandsAreErrorsAndTheConversationGoesOn) {
   const std::string question = "Tell me the badge number of Rachel Young.";
   const Outcome outcome = run_program({"chat", "-m", kScribe, "--temp", "0", "-sys", kDocument},
-                                      "/regen\n/read /does/not/exist\n/compact 2 select\n" + question + "\n/compact many\n/compact 2 magic\n" + question + "\n");
+                                      "/regen\n/read /does/not/exist\n/compact 2 select\n" + question +
+                                          "\n/compact many\n/compact 2 magic\n" + question + "\n");
   EXPECT_EQ(outcome.status, 1) << "a scripted conversation with errors must not look like a good one";
-  for (const char* part : {"/does/not/exist", "many", "magic", "empty"}) EXPECT_TRUE(contains(outcome.err, part)) << part << " in " << outcome.err;
+  for (const char* part : {"/does/not/exist", "many", "magic", "empty"})
+    EXPECT_TRUE(contains(outcome.err, part)) << part << " in " << outcome.err;
   EXPECT_EQ(answer_after(outcome.out, question), " 70623");
 }
 
 TEST(Chat, SingleTurnAndRawText) {
-  const Outcome single = run_program({"chat", "-m", kScribe, "--temp", "0", "-sys", kDocument, "-st", "-p", "Tell me the badge number of Rachel Young."}, "ignored\n");
+  const Outcome single = run_program({"chat", "-m", kScribe, "--temp", "0", "-sys", kDocument, "-st", "-p",
+                                      "Tell me the badge number of Rachel Young."},
+                                     "ignored\n");
   EXPECT_EQ(single.status, 0);
   EXPECT_TRUE(contains(single.out, " 70623")) << single.out;
   EXPECT_FALSE(contains(single.out, "ignored"));
-  const Outcome raw = run_program({"chat", "-m", kScribe, "--temp", "0", "-no-cnv"},
-                                  "<|bos|><|system|>" + kDocument + "<|end|><|user|>Tell me the badge number of Rachel Young.<|end|><|assistant|>\n");
+  const Outcome raw =
+      run_program({"chat", "-m", kScribe, "--temp", "0", "-no-cnv"},
+                  "<|bos|><|system|>" + kDocument +
+                      "<|end|><|user|>Tell me the badge number of Rachel Young.<|end|><|assistant|>\n");
   EXPECT_EQ(raw.status, 0);
   EXPECT_TRUE(contains(raw.out, " 70623")) << raw.out;
 }
@@ -85,7 +97,8 @@ TEST(Chat, AConversationOutlivesItsCache) {
   ASSERT_GE(recall.questions.size(), 4u);
   const std::string system = temporary("document.txt");
   std::ofstream(system) << recall.context;
-  // All but the first question, again and again, until the conversation is far longer than the cache; the first one only at the end.
+  // All but the first question, again and again, until the conversation is far longer than the cache; the first
+  // one only at the end.
   std::string input;
   for (int round = 0; round < 8; ++round)
     for (size_t i = 1; i < recall.questions.size(); ++i) input += recall.questions[i].first + "\n";
@@ -93,10 +106,12 @@ TEST(Chat, AConversationOutlivesItsCache) {
   const std::vector<std::string> command = {"chat", "-m", kScribe, "--temp", "0", "-sysf", system, "-c", "512"};
 
   std::vector<std::string> compacting = command;
-  for (const char* part : {"--compact-threshold", "0.95", "--compact-ratio", "3", "--compact-method", "solver"}) compacting.push_back(part);
+  for (const char* part : {"--compact-threshold", "0.95", "--compact-ratio", "3", "--compact-method", "solver"})
+    compacting.push_back(part);
   const Outcome outcome = run_program(compacting, input);
   EXPECT_EQ(outcome.status, 0) << outcome.err;
-  EXPECT_EQ(answer_after(outcome.out, recall.questions[0].first), " " + recall.questions[0].second) << "a fact of the first turn, never asked before";
+  EXPECT_EQ(answer_after(outcome.out, recall.questions[0].first), " " + recall.questions[0].second)
+      << "a fact of the first turn, never asked before";
   EXPECT_EQ(answer_after(outcome.out, recall.questions[1].first), " " + recall.questions[1].second);
   const size_t last_status = outcome.err.rfind("\n[");
   EXPECT_GT(std::stoi(outcome.err.substr(last_status + 2)), 2 * 512) << outcome.err.substr(last_status);

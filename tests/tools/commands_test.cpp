@@ -35,7 +35,8 @@ TEST(Logits, EqualTheGoldenOnesHoweverThePromptIsCut) {
   ASSERT_TRUE(expected.ok());
   const std::string path = temporary("logits.npy");
   for (const char* n_ubatch : {"7", "512"}) {
-    const std::string out = output_of({"logits", "-m", kGolden + "llama.gguf", "--ids", joined(golden["tokens"]), "-o", path, "-ctk", "f32", "-ctv", "f32", "-ub", n_ubatch});
+    const std::string out = output_of({"logits", "-m", kGolden + "llama.gguf", "--ids", joined(golden["tokens"]),
+                                       "-o", path, "-ctk", "f32", "-ctv", "f32", "-ub", n_ubatch});
     EXPECT_TRUE(contains(out, "[48, 328]")) << out;
     const auto logits = read_npy(path);
     ASSERT_TRUE(logits.ok());
@@ -45,7 +46,8 @@ TEST(Logits, EqualTheGoldenOnesHoweverThePromptIsCut) {
 }
 
 TEST(Logits, RefusesTokensOutsideTheVocabulary) {
-  const Outcome outcome = run_program({"logits", "-m", kGolden + "llama.gguf", "--ids", "1,328", "-o", temporary("x.npy")});
+  const Outcome outcome =
+      run_program({"logits", "-m", kGolden + "llama.gguf", "--ids", "1,328", "-o", temporary("x.npy")});
   EXPECT_EQ(outcome.status, 1);
   EXPECT_TRUE(contains(outcome.err, "token 328")) << outcome.err;
 }
@@ -56,7 +58,8 @@ TEST(Tokenize, GivesTheGoldenIds) {
   ASSERT_TRUE(texts.ok() && cases.ok());
   for (const size_t i : {0, 1, 11, 18}) {
     const std::string text = (*texts)[i].get<std::string>();
-    const std::vector<std::string> command = {"tokenize", "-m", kGolden + "tokenizer/ggml-vocab-llama-spm.gguf", "--ids", "--no-escape", "-p", text};
+    const std::vector<std::string> command = {
+        "tokenize", "-m", kGolden + "tokenizer/ggml-vocab-llama-spm.gguf", "--ids", "--no-escape", "-p", text};
     const auto ids = parse_json(output_of(command));
     ASSERT_TRUE(ids.ok());
     EXPECT_EQ(*ids, (*cases)[i]["ids_special"]) << text;
@@ -69,7 +72,8 @@ TEST(Tokenize, GivesTheGoldenIds) {
 }
 
 TEST(Tokenize, ReadsStandardInputAndCounts) {
-  const std::string out = output_of({"tokenize", "-m", kScribe, "--stdin", "--show-count", "--no-bos"}, "12<|end|>");
+  const std::string out =
+      output_of({"tokenize", "-m", kScribe, "--stdin", "--show-count", "--no-bos"}, "12<|end|>");
   EXPECT_TRUE(contains(out, "-> '1'\n") && contains(out, "-> '2'\n") && contains(out, "-> '<|end|>'\n")) << out;
   EXPECT_TRUE(contains(out, "Total number of tokens: 3\n")) << out;
   EXPECT_TRUE(contains(output_of({"tokenize", "-m", kScribe, "-p", "12<|end|>", "--no-parse-special"}), "'<'"));
@@ -77,7 +81,8 @@ TEST(Tokenize, ReadsStandardInputAndCounts) {
 
 TEST(Inspect, ListsKeysTensorsAndTotals) {
   const std::string text = output_of({"inspect", "-m", kScribe});
-  for (const char* part : {"llama.block_count", "tokenizer.ggml.tokens", "2048 items", "blk.4.ffn_down.weight", "[512, 256]"})
+  for (const char* part :
+       {"llama.block_count", "tokenizer.ggml.tokens", "2048 items", "blk.4.ffn_down.weight", "[512, 256]"})
     EXPECT_TRUE(contains(text, part)) << part;
   const auto json = parse_json(output_of({"inspect", "--json", "-m", kScribe}));
   ASSERT_TRUE(json.ok());
@@ -89,13 +94,18 @@ TEST(Inspect, ListsKeysTensorsAndTotals) {
     for (const Json& size : tensor["shape"]) n *= size.get<int64_t>();
     n_elements += n;
   }
-  EXPECT_EQ((*json)["totals"]["f16"]["elements"].get<int64_t>() + (*json)["totals"]["f32"]["elements"].get<int64_t>(), n_elements);
-  EXPECT_EQ((*json)["totals"]["f16"]["bytes"].get<int64_t>(), 2 * (*json)["totals"]["f16"]["elements"].get<int64_t>());
+  EXPECT_EQ(
+      (*json)["totals"]["f16"]["elements"].get<int64_t>() + (*json)["totals"]["f32"]["elements"].get<int64_t>(),
+      n_elements);
+  EXPECT_EQ((*json)["totals"]["f16"]["bytes"].get<int64_t>(),
+            2 * (*json)["totals"]["f16"]["elements"].get<int64_t>());
 }
 
 const std::string kPrompt =
-    "<|bos|><|system|>The ticket number of Daniel Webb is 216014. It was a fine day, and they walked to the river. The badge number of "
-    "Rachel Young is 70623. The sky was blue.<|end|><|user|>Tell me the badge number of Rachel Young.<|end|><|assistant|>";
+    "<|bos|><|system|>The ticket number of Daniel Webb is 216014. It was a fine day, and they walked to the "
+    "river. The badge number of "
+    "Rachel Young is 70623. The sky was blue.<|end|><|user|>Tell me the badge number of Rachel "
+    "Young.<|end|><|assistant|>";
 
 std::string logits_hash(const std::string& result_line) {
   const size_t at = result_line.find("| logits ");
@@ -106,14 +116,16 @@ TEST(Complete, AnswersFromItsPrompt) {
   const Outcome outcome = run_program({"complete", "-m", kScribe, "--temp", "0", "-p", kPrompt});
   EXPECT_EQ(outcome.status, 0);
   EXPECT_EQ(outcome.out, " 70623\n");
-  for (const char* part : {"prompt ", "answer 6 tokens", "GB/s", "cache ", "compactions 0", "kernels "}) EXPECT_TRUE(contains(outcome.err, part)) << part;
+  for (const char* part : {"prompt ", "answer 6 tokens", "GB/s", "cache ", "compactions 0", "kernels "})
+    EXPECT_TRUE(contains(outcome.err, part)) << part;
 }
 
 TEST(Complete, ThreadsAndPiecesDoNotChangeABit) {
   std::string first_text, first_hash;
   for (const char* n_threads : {"1", "2"})
     for (const char* n_ubatch : {"7", "512"}) {
-      const Outcome outcome = run_program({"complete", "-m", kScribe, "--temp", "0", "-n", "40", "--ignore-eos", "-p", "It was the best of times", "-t", n_threads, "-ub", n_ubatch});
+      const Outcome outcome = run_program({"complete", "-m", kScribe, "--temp", "0", "-n", "40", "--ignore-eos",
+                                           "-p", "It was the best of times", "-t", n_threads, "-ub", n_ubatch});
       ASSERT_EQ(outcome.status, 0) << outcome.err;
       if (first_text.empty()) {
         first_text = outcome.out;
@@ -127,7 +139,9 @@ TEST(Complete, ThreadsAndPiecesDoNotChangeABit) {
 }
 
 TEST(Complete, ASeedRepeatsAndAnotherDiffers) {
-  const auto with_seed = [](const char* seed) { return output_of({"complete", "-m", kScribe, "--temp", "1.5", "-n", "40", "-s", seed, "-p", "It was"}); };
+  const auto with_seed = [](const char* seed) {
+    return output_of({"complete", "-m", kScribe, "--temp", "1.5", "-n", "40", "-s", seed, "-p", "It was"});
+  };
   EXPECT_EQ(with_seed("1"), with_seed("1"));
   EXPECT_NE(with_seed("1"), with_seed("2"));
 }
@@ -135,16 +149,19 @@ TEST(Complete, ASeedRepeatsAndAnotherDiffers) {
 TEST(Complete, StopsAtLimitsAndWords) {
   EXPECT_EQ(output_of({"complete", "-m", kScribe, "--temp", "0", "-n", "0", "-p", kPrompt}), "\n");
   EXPECT_EQ(output_of({"complete", "-m", kScribe, "--temp", "0", "-r", "62", "-p", kPrompt}), " 70\n");
-  EXPECT_EQ(output_of({"complete", "-m", kScribe, "--temp", "0", "-n", "0", "--display-prompt", "-p", "Hello"}), "Hello\n");
+  EXPECT_EQ(output_of({"complete", "-m", kScribe, "--temp", "0", "-n", "0", "--display-prompt", "-p", "Hello"}),
+            "Hello\n");
   // A cache of 32 rows: the answer ends where it is full, without an error.
-  const Outcome full = run_program({"complete", "-m", kScribe, "--temp", "0", "-c", "32", "--ignore-eos", "-p", "It was the best of times"});
+  const Outcome full = run_program(
+      {"complete", "-m", kScribe, "--temp", "0", "-c", "32", "--ignore-eos", "-p", "It was the best of times"});
   EXPECT_EQ(full.status, 0) << full.err;
   EXPECT_TRUE(contains(full.err, "cache 32 tokens in 32 rows")) << full.err;
 }
 
 TEST(Complete, CompactsWhenThresholdIsGiven) {
-  const Outcome outcome = run_program({"complete", "-m", kScribe, "--temp", "0", "-c", "96", "-n", "200", "--ignore-eos", "--compact-threshold", "0.9", "--compact-method",
-                                       "select", "-p", "It was the best of times"});
+  const Outcome outcome =
+      run_program({"complete", "-m", kScribe, "--temp", "0", "-c", "96", "-n", "200", "--ignore-eos",
+                   "--compact-threshold", "0.9", "--compact-method", "select", "-p", "It was the best of times"});
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_TRUE(contains(outcome.err, "answer 200 tokens")) << outcome.err;
   EXPECT_FALSE(contains(outcome.err, "compactions 0")) << outcome.err;
@@ -153,7 +170,8 @@ TEST(Complete, CompactsWhenThresholdIsGiven) {
 
 TEST(Complete, ReadsAPromptLongerThanItsCache) {
   std::string prose = slurp(std::string(SH_SOURCE_DIR) + "/models/prose/room_with_view.txt").substr(0, 4000);
-  const std::vector<std::string> command = {"complete", "-m", kScribe, "--temp", "0", "-c", "256", "-n", "4", "--ignore-eos", "--no-escape", "-p", prose};
+  const std::vector<std::string> command = {"complete", "-m", kScribe,        "--temp",      "0",  "-c", "256",
+                                            "-n",       "4",  "--ignore-eos", "--no-escape", "-p", prose};
   const Outcome refused = run_program(command);
   EXPECT_EQ(refused.status, 1);
   EXPECT_TRUE(contains(refused.err, "--compact-threshold")) << refused.err;
@@ -165,7 +183,8 @@ TEST(Complete, ReadsAPromptLongerThanItsCache) {
 }
 
 TEST(Complete, CtrlCStopsTheAnswerAndReports) {
-  const RunningProgram program({"complete", "-m", kScribe, "--temp", "0", "--ignore-eos", "-p", "It was the best of times"});
+  const RunningProgram program(
+      {"complete", "-m", kScribe, "--temp", "0", "--ignore-eos", "-p", "It was the best of times"});
   program.wait_for_output();
   program.send(SIGINT);
   const Outcome outcome = program.finish();
@@ -176,8 +195,11 @@ TEST(Complete, CtrlCStopsTheAnswerAndReports) {
 
 TEST(MakeModel, WritesAFileThatRuns) {
   const std::string path = temporary("random.gguf");
-  EXPECT_TRUE(contains(output_of({"make-model", "--arch", "qwen2", "--shape", "0.5B", "--type", "q4_0", "-o", path}), "qwen2 0.5B"));
-  const Outcome outcome = run_program({"complete", "-m", path, "-c", "64", "--temp", "0", "-n", "2", "--ignore-eos", "-p", "Hi"});
+  EXPECT_TRUE(
+      contains(output_of({"make-model", "--arch", "qwen2", "--shape", "0.5B", "--type", "q4_0", "-o", path}),
+               "qwen2 0.5B"));
+  const Outcome outcome =
+      run_program({"complete", "-m", path, "-c", "64", "--temp", "0", "-n", "2", "--ignore-eos", "-p", "Hi"});
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_TRUE(contains(outcome.err, "answer 2 tokens")) << outcome.err;
   unlink(path.c_str());
@@ -220,7 +242,8 @@ TEST(Commands, BadFlagsAndFilesAreErrorsWithAMessage) {
   for (const Case& c : cases) {
     const Outcome outcome = run_program(c.arguments);
     EXPECT_EQ(outcome.status, 1) << c.arguments[0] << ": " << outcome.err;
-    EXPECT_TRUE(contains(outcome.err, c.message)) << c.arguments[0] << ", expected '" << c.message << "' in: " << outcome.err;
+    EXPECT_TRUE(contains(outcome.err, c.message))
+        << c.arguments[0] << ", expected '" << c.message << "' in: " << outcome.err;
     EXPECT_EQ(outcome.out, "") << c.arguments[0];
   }
   unlink(broken.c_str());

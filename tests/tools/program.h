@@ -19,7 +19,9 @@ inline const std::string kScribe = std::string(SH_SOURCE_DIR) + "/models/scribe.
 inline const std::string kGolden = std::string(SH_SOURCE_DIR) + "/tests/golden/";
 
 /// A path in the test's temporary folder, one of its own for every process and name.
-inline std::string temporary(const std::string& name) { return testing::TempDir() + "shorthand_" + std::to_string(getpid()) + "_" + name; }
+inline std::string temporary(const std::string& name) {
+  return testing::TempDir() + "shorthand_" + std::to_string(getpid()) + "_" + name;
+}
 
 inline std::string slurp(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -58,7 +60,8 @@ class RunningProgram {
   Outcome finish() const {
     int status = 0;
     waitpid(child_, &status, 0);
-    Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), slurp(out_path_), slurp(err_path_)};
+    Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), slurp(out_path_),
+                    slurp(err_path_)};
     for (const std::string& path : {in_path_, out_path_, err_path_}) unlink(path.c_str());
     return outcome;
   }
@@ -80,6 +83,8 @@ inline std::string output_of(const std::vector<std::string>& arguments, const st
   return outcome.out;
 }
 
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace sh::tools
