@@ -151,6 +151,8 @@ CompactionRequest small_request(const std::string& method, double ratio = 4) {
   return {.method = method, .ratio = ratio, .self_study = {.n_conversations = 32, .max_question_tokens = 24, .max_answer_tokens = 8}};
 }
 
+constexpr int64_t kCaptureBytes = int64_t{64} << 20;  // every token of a test's conversation
+
 /// Rows chosen by the queries that were captured while the conversation was read.
 CompactionRequest captured_request() {
   CompactionRequest request = small_request("select");
@@ -461,13 +463,13 @@ TEST(Scheduler, CapturedQueriesAreThoseOfTheSlot) {
   std::vector<std::vector<int64_t>> alone, together;
   std::vector<double> alone_error, together_error;
   for (int i = 0; i < 2; ++i) {
-    Bench bench({.n_ctx = 1024});
+    Bench bench({.n_ctx = 1024, .capture_bytes = kCaptureBytes});
     bench.run(i == 0 ? bench.asking(0) : other_request(bench));
     const auto report = bench.compact(captured_request()).value();
     alone.push_back(report.head_rows);
     alone_error.push_back(report.heldout_plain);
   }
-  Bench bench({.n_ctx = 2048, .n_parallel = 2, .n_ubatch = 300});
+  Bench bench({.n_ctx = 2048, .n_parallel = 2, .n_ubatch = 300, .capture_bytes = kCaptureBytes});
   Client clients[2];
   for (int i = 0; i < 2; ++i) {
     GenerationRequest request = i == 0 ? bench.asking(0) : other_request(bench);
@@ -477,6 +479,7 @@ TEST(Scheduler, CapturedQueriesAreThoseOfTheSlot) {
   for (int i = 0; i < 2; ++i) {
     clients[i].last();
     const auto report = bench.compact(captured_request(), i).value();
+    EXPECT_EQ(report.queries, compaction::QuerySource::prefill);
     together.push_back(report.head_rows);
     together_error.push_back(report.heldout_plain);
   }
@@ -617,7 +620,7 @@ TEST(Scheduler, TheEndOfTheSchedulerEndsEverything) {
 // ---- memory ----
 
 TEST(Scheduler, ASpentPoolEvictsIdleConversations) {
-  auto engine = open_scribe({.n_ctx = 2048, .n_parallel = 2});
+  auto engine = open_scribe({.n_ctx = 2048, .n_parallel = 2, .capture_bytes = kCaptureBytes});
   const int64_t token_bytes = engine->kv_layout().bytes_per_token();
   const PoolFiller filler(engine->block_pool(), 700 * token_bytes);  // one document and a half
   Scheduler scheduler(*engine);
@@ -635,7 +638,9 @@ TEST(Scheduler, ASpentPoolEvictsIdleConversations) {
   EXPECT_GT(n_logical, 400);
   // The forward that failed left nothing among the captured queries: two query heads a KV head and token, none twice.
   Answer<CompactionReport> answer;
-  scheduler.compact(1, captured_request(), answer.sink());
+  CompactionRequest compaction = captured_request();
+  compaction.fit = compaction::Fit::biases;  // a fit's report counts all queries
+  scheduler.compact(1, compaction, answer.sink());
   ASSERT_TRUE(answer.wait().ok()) << answer.wait().error().message;
   EXPECT_EQ(answer.wait()->queries, compaction::QuerySource::prefill);
   EXPECT_EQ(answer.wait()->n_queries, 2 * n_logical);
