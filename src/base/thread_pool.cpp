@@ -22,14 +22,22 @@ constexpr int kSpinPauses = 2000;
 thread_local bool inside_loop = false;
 }  // namespace
 
+/// The caller waits only for workers that entered a loop, never for one that the operating system has not run yet: on a busy machine a
+/// worker may be away for milliseconds, and a decode step has dozens of loops. (Waiting for all workers cost a factor of 20 there.)
 struct ThreadPool::State {
+  // The gate: workers inside (low 16 bits), whether the loop takes workers (kOpen), and the loop's number (high 32 bits).
+  static constexpr uint64_t kOpen = uint64_t{1} << 16;
+  static constexpr uint64_t kInside = kOpen - 1;
+  static uint64_t loop_number(uint64_t gate) { return gate >> 32; }
+
   std::vector<std::thread> threads;
   std::mutex mutex;
   std::condition_variable wake;
-  std::atomic<uint64_t> generation{0};
+  std::atomic<uint64_t> gate{0};
+  std::atomic<int> n_sleeping{0};
   std::atomic<int64_t> next_task{0};
-  std::atomic<int> n_busy{0};
   std::atomic<bool> stop{false};
+  // Of the loop that runs: written while the gate is shut and empty, read by workers that entered.
   int64_t n_tasks = 0;
   void (*call)(void*, int64_t, int) = nullptr;
   void* body = nullptr;
@@ -40,22 +48,38 @@ struct ThreadPool::State {
     inside_loop = false;
   }
 
+  /// Enters the loop that is open, if it is another than `seen`.
+  bool try_enter(uint64_t& seen) {
+    uint64_t now = gate.load(std::memory_order_acquire);
+    while ((now & kOpen) != 0 && loop_number(now) != seen)
+      if (gate.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {
+        seen = loop_number(now);
+        return true;
+      }
+    return false;
+  }
+
   void loop(int worker) {
     uint64_t seen = 0;
-    for (;;) {
+    while (!stop.load(std::memory_order_relaxed)) {
       int spins = 0;
-      while (generation.load(std::memory_order_acquire) == seen && !stop.load(std::memory_order_relaxed)) {
+      while (!try_enter(seen)) {
+        if (stop.load(std::memory_order_relaxed)) return;
         if (++spins < kSpinPauses) {
           cpu_pause();
           continue;
         }
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen || stop.load(); });
+        n_sleeping.fetch_add(1);
+        wake.wait(lock, [&] {
+          const uint64_t now = gate.load();
+          return stop.load() || ((now & kOpen) != 0 && loop_number(now) != seen);
+        });
+        n_sleeping.fetch_sub(1);
+        spins = 0;
       }
-      if (stop.load()) return;
-      seen = generation.load(std::memory_order_acquire);
       work(worker);
-      n_busy.fetch_sub(1, std::memory_order_release);
+      gate.fetch_sub(1, std::memory_order_release);
     }
   }
 };
@@ -88,14 +112,15 @@ void ThreadPool::run_erased(int64_t n_tasks, void (*call)(void*, int64_t, int), 
   s.body = body;
   s.n_tasks = n_tasks;
   s.next_task.store(0, std::memory_order_relaxed);
-  s.n_busy.store(static_cast<int>(s.threads.size()), std::memory_order_relaxed);
-  {
-    std::lock_guard lock(s.mutex);
-    s.generation.fetch_add(1, std::memory_order_release);
+  const uint64_t number = (State::loop_number(s.gate.load(std::memory_order_relaxed)) + 1) & 0xFFFFFFFFu;
+  s.gate.store(number << 32 | State::kOpen);
+  if (s.n_sleeping.load() > 0) {
+    std::lock_guard lock(s.mutex);  // a worker between its check and its sleep would miss the call
+    s.wake.notify_all();
   }
-  s.wake.notify_all();
   s.work(0);
-  for (int spins = 0; s.n_busy.load(std::memory_order_acquire) != 0;) {
+  s.gate.fetch_and(~State::kOpen, std::memory_order_acq_rel);
+  for (int spins = 0; (s.gate.load(std::memory_order_acquire) & State::kInside) != 0;) {
     if (++spins < kSpinPauses)
       cpu_pause();
     else

@@ -30,6 +30,16 @@ TEST(ThreadPool, EveryTaskRunsOnceForAnyThreadCount) {
   }
 }
 
+TEST(ThreadPool, ManyShortLoopsLoseAndRepeatNothing) {
+  ThreadPool pool(4);
+  for (int64_t loop = 0; loop < 20000; ++loop) {
+    const int64_t n_tasks = 2 + loop % 5;
+    std::atomic<int64_t> sum{0};  // dies with the loop: a worker that came late would be caught by the sanitizers
+    pool.run(n_tasks, [&](int64_t task, int) { sum += loop + task; });
+    ASSERT_EQ(sum.load(), n_tasks * loop + n_tasks * (n_tasks - 1) / 2);
+  }
+}
+
 TEST(ThreadPool, ANestedLoopRunsInPlace) {
   ThreadPool pool(2);
   std::atomic<int> inner{0};
