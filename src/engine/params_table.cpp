@@ -368,6 +368,14 @@ std::vector<Flag> make_table() {
                      [](P& p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
   t.push_back(text(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates, "method of automatic compaction",
                    [](P& p) -> auto& { return p.engine.compact_method; }));
+  t.push_back(custom(g, {"--compact-capture"}, "LLAMA_ARG_COMPACT_CAPTURE", "MIB", kGenerates,
+                     "memory for queries captured while a conversation is read (queries=prefill); 0: none are captured",
+                     [](P& p, const std::string& value) -> Result<void> {
+                       SH_ASSIGN(const int64_t mib, parse_number<int64_t>(value, 0, int64_t{1} << 20));
+                       p.engine.capture_bytes = mib << 20;
+                       return {};
+                     },
+                     [](const P& p) { return std::to_string(p.engine.capture_bytes >> 20); }));
   t.push_back(number(g, {"--keep"}, nullptr, "N", kInteractive, "tokens at the start that automatic compaction leaves alone; -1: all of the first prompt",
                      [](P& p) -> auto& { return p.n_keep; }, -1));
   t.push_back(on_off(g, {"--endpoint-compact"}, {"--no-endpoint-compact"}, "LLAMA_ARG_ENDPOINT_COMPACT", kServe, "answer POST /compact",
