@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The numbers of compact-eval: measures, intervals, what it reads, and the rows that docs/compact-eval.md promises.
+// The numbers of compact-eval: measures, intervals, what it reads, and the rows that its page promises.
 #include "tools/eval_metrics.h"
 
 #include <cmath>
@@ -51,7 +51,8 @@ TEST(CompareLogits, GivesTheDivergenceOfTwoTokenDistributions) {
 
 TEST(CompareLogits, IsBlindToAShiftOfTheLogits) {
   const TokenComparison c = compare_logits(logits_of({0.9, 0.1}, 60), logits_of({0.8, 0.2}, -60), 0);
-  EXPECT_NEAR(c.kl, 0.9 * std::log(0.9 / 0.8) + 0.1 * std::log(0.1 / 0.2), 1e-5) << "floats near 60 are 4e-6 apart";
+  EXPECT_NEAR(c.kl, 0.9 * std::log(0.9 / 0.8) + 0.1 * std::log(0.1 / 0.2), 1e-5)
+      << "floats near 60 are 4e-6 apart";
 }
 
 TEST(CompareLogits, FlagsAFlipAndWhetherItWasConfident) {
@@ -70,7 +71,8 @@ TEST(CompareLogits, TakesImpossibleTokensAndNeverTurnsNonsenseIntoZero) {
   EXPECT_NEAR(compared({1, 0}, {1, 0}, 0).kl, 0, kRounding);
   EXPECT_EQ(compared({0.5, 0.5}, {1, 0}, 0).kl, kInf);
   const std::vector<float> broken = {std::numeric_limits<float>::quiet_NaN(), 1};
-  EXPECT_TRUE(std::isnan(compare_logits(logits_of({0.5, 0.5}), broken, 0).kl)) << "a broken cache is not a perfect one";
+  EXPECT_TRUE(std::isnan(compare_logits(logits_of({0.5, 0.5}), broken, 0).kl))
+      << "a broken cache is not a perfect one";
 }
 
 TEST(Quantile, InterpolatesBetweenNeighbours) {
@@ -171,8 +173,8 @@ const std::string kGoodLine =
     R"({"id": "a", "context": "the code is 42", "questions": [{"q": "code?", "answer": "42"}]})";
 
 TEST(ReadRecall, ReadsDocumentsAndFindsWhereAnswersStand) {
-  const TemporaryFile file(kGoodLine + "\n\n" +
-                           R"({"context": "nothing", "questions": [{"q": "x?", "answer": " owl\n"}]})" + "\nnot read");
+  const std::string third_line = R"({"context": "nothing", "questions": [{"q": "x?", "answer": " owl\n"}]})";
+  const TemporaryFile file(kGoodLine + "\n\n" + third_line + "\nnot read");
   const auto documents = read_recall(file.path, 2);
   ASSERT_TRUE(documents.ok()) << documents.error().message;
   ASSERT_EQ(documents->size(), 2u);
