@@ -195,7 +195,7 @@ EvalCost cost_of(const Subject& subject, const CompactionReport& report) {
           .seconds_select = report.select_seconds,
           .seconds_fit = report.fit_seconds,
           .seconds_prefill = subject.prefill_seconds,
-          .fallback_heads = report.fallback_heads,
+          .fallback_heads = std::isnan(report.heldout_plain) ? report.heldout_plain : report.fallback_heads,  // nothing was fitted: unknown
           .heldout_plain = report.heldout_plain,
           .heldout_fitted = report.heldout_fitted,
           .study_conversations = static_cast<double>(report.study.n_conversations),
@@ -218,6 +218,9 @@ class Runner {
     for (const std::string& path : options_.recall_files) SH_RETURN_IF_ERROR(run_recall_file(path));
     for (const int64_t n_context : options_.prose_contexts)
       if (!options_.prose_files.empty()) SH_RETURN_IF_ERROR(run_prose(n_context));
+    if (cells_.empty())
+      return Error{ErrorKind::invalid_argument,
+                   fmt::format("nothing measured: no document or passage fits a context of {} tokens (-c sets it) and the texts given", options_.max_context_tokens)};
     return std::move(cells_);
   }
 
@@ -267,13 +270,15 @@ class Runner {
       }
       if (!any) break;
     }
+    if (n_done == 0)
+      log_warning("{}: no text has {} tokens, or they do not fit the context of {}; left out", label, n_context + kProseContinuation, options_.max_context_tokens);
     return {};
   }
 
   Result<void> run_passage(const std::string& label, const std::string& id, std::span<const int32_t> tokens, int64_t n_context, bool is_first) {
     Subject subject{.context = label, .id = id, .cache = SequenceCache(engine_.block_pool())};
     const auto& vocabulary = engine_.tokenizer();
-    if (vocabulary.adds_bos() || vocabulary.data().bos != tokenizer::kNoToken) subject.ids.push_back(vocabulary.data().bos);
+    if (vocabulary.data().bos != tokenizer::kNoToken) subject.ids.push_back(vocabulary.data().bos);
     // The last token of the context is fed after the compaction: its logits predict the first token of the continuation.
     subject.ids.insert(subject.ids.end(), tokens.begin(), tokens.begin() + n_context - 1);
     SH_RETURN_IF_ERROR(read_subject(subject));

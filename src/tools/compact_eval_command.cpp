@@ -32,25 +32,35 @@ void use_data_beside_model(engine::ProgramParams& params) {
 
 Result<EvalOptions> eval_options(engine::ProgramParams& params) {
   use_data_beside_model(params);
-  EvalOptions options{.prose_files = params.eval.prose_files, .ratios = params.eval.ratios, .n_documents = params.eval.n_documents,
+  EvalOptions options{.prose_files = params.eval.prose_files, .n_documents = params.eval.n_documents,
                       .seed = params.sampling.seed == sampling::kRandomSeed ? 1 : params.sampling.seed};
+  options.ratios.clear();
+  for (const double ratio : params.eval.ratios)  // given twice it would count every document twice
+    if (std::find(options.ratios.begin(), options.ratios.end(), ratio) == options.ratios.end()) options.ratios.push_back(ratio);
   const auto& wanted = params.eval.contexts;
   for (const std::string& path : params.eval.recall_files)
     if (wanted.empty() || std::find(wanted.begin(), wanted.end(), label_of(path)) != wanted.end()) options.recall_files.push_back(path);
+  for (const std::string& path : options.recall_files)
+    if (std::count_if(options.recall_files.begin(), options.recall_files.end(), [&](const std::string& other) { return label_of(other) == label_of(path); }) > 1)
+      return Error{ErrorKind::invalid_argument, fmt::format("--recall: more than one file named '{}': their rows could not be told apart", label_of(path))};
   if (!wanted.empty() && !options.prose_files.empty()) {
     options.prose_contexts.clear();
     for (const std::string& text : wanted) {
       int64_t n = 0;
       const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), n);
-      if (code != std::errc() || end != text.data() + text.size() || n < 32)
-        return Error{ErrorKind::invalid_argument, fmt::format("--contexts: a prose context is a number of tokens of at least 32, got '{}'", text)};
-      options.prose_contexts.push_back(n);
+      const bool is_length = code == std::errc() && end == text.data() + text.size() && n >= 32 && n <= int64_t{1} << 40;
+      const bool is_recall = std::any_of(options.recall_files.begin(), options.recall_files.end(), [&](const std::string& path) { return label_of(path) == text; });
+      if (!is_length && !is_recall)
+        return Error{ErrorKind::invalid_argument,
+                     fmt::format("--contexts: expected the name of a recall file or a prose context in tokens, at least 32; got '{}'", text)};
+      if (is_length) options.prose_contexts.push_back(n);
     }
   }
   if (options.recall_files.empty() && options.prose_files.empty())
     return Error{ErrorKind::invalid_argument, fmt::format("nothing to measure: no folder recall/ or prose/ beside '{}', or --contexts names none of the files; give --recall FILE.jsonl or --prose FILE.txt",
                                                           params.engine.model_path)};
   for (const std::string& text : params.eval.methods) {
+    if (std::any_of(options.methods.begin(), options.methods.end(), [&](const MethodSpec& spec) { return spec.label == text; })) continue;
     SH_ASSIGN(MethodSpec spec, parse_method_spec(text));
     spec.request.self_study.seed = options.seed;
     options.methods.push_back(std::move(spec));

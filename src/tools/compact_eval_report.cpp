@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 
 #include "tools/compact_eval.h"
 #include "tools/table.h"
@@ -140,11 +141,11 @@ Json row_json(const EvalCell& cell, uint64_t seed) {
       {"n_docs", cell.costs.size()},
       {"n_refused", cell.refusals.size()},
       {"recall", number(n_asked > 0 ? n_right / n_asked : kNaN)},
-      {"recall_n", n_asked},
+      {"recall_n", static_cast<int64_t>(n_asked)},
       {"recall_ci", interval(cluster_bootstrap(clusters(recall), seed))},
       {"recall_of_full", number(n_full_right > 0 ? n_right_of_full / n_full_right : kNaN)},
       {"same_as_full", number(n_asked > 0 ? n_same / n_asked : kNaN)},
-      {"asked_in_study", is_method && n_asked > 0 ? number(n_study_asked) : Json(nullptr)},
+      {"asked_in_study", is_method && n_asked > 0 ? Json(static_cast<int64_t>(n_study_asked)) : Json(nullptr)},
       {"recall_not_asked_in_study", number(n_asked > n_study_asked ? (n_right - n_study_asked_right) / (n_asked - n_study_asked) : kNaN)},
       {"kl_mean", number(mean(kls))},
       {"kl_median", number(quantile(kls, 0.5))},

@@ -34,7 +34,11 @@ Result<RecallDocument> read_document(const std::string& line, const std::string&
   for (const Json& item : *questions) {
     RecallQuestion question;
     SH_ASSIGN(question.question, text_field(item, "q", where));
-    SH_ASSIGN(question.answer, text_field(item, "answer", where));
+    SH_ASSIGN(const std::string answer, text_field(item, "answer", where));
+    constexpr const char* kSpace = " \t\r\n";
+    const size_t begin = answer.find_first_not_of(kSpace);
+    if (begin == std::string::npos) return Error{ErrorKind::invalid_argument, fmt::format("{}: expected a text under \"answer\", got only white space", where)};
+    question.answer = answer.substr(begin, answer.find_last_not_of(kSpace) - begin + 1);
     const size_t at = document.context.find(question.answer);
     if (at != std::string::npos) question.depth = static_cast<double>(at) / static_cast<double>(document.context.size());
     document.questions.push_back(std::move(question));

@@ -27,7 +27,8 @@ TokenComparison compare_logits(std::span<const float> full, std::span<const floa
   size_t full_top = 0, compact_top = 0;
   for (size_t i = 0; i < full.size(); ++i) {
     const double log_p = full[i] - full_lse, log_q = compact[i] - compact_lse;
-    c.kl += std::exp(log_p) * (log_p - log_q);
+    const double p = std::exp(log_p);
+    if (p != 0) c.kl += p * (log_p - log_q);  // 0 ln 0 is 0; NaN stays NaN
     if (log_p > first) {
       second = first;
       first = log_p;
@@ -37,7 +38,7 @@ TokenComparison compare_logits(std::span<const float> full, std::span<const floa
     }
     if (compact[i] > compact[compact_top]) compact_top = i;
   }
-  c.kl = std::max(0.0, c.kl);  // rounding may give -1e-17
+  if (c.kl < 0) c.kl = 0;  // rounding may give -1e-17
   c.is_same_top1 = full_top == compact_top;
   c.is_confident = std::exp(first) - std::exp(second) > 0.2;
   c.nll_full = full_lse - full[static_cast<size_t>(fed)];

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT
+// compact-eval as a user runs it: the shipped model on the shipped documents, at sizes that take seconds.
+#include <algorithm>
+#include <sstream>
+
+#include "base/json.h"
+#include "tools/eval_data.h"
+#include "tools/program.h"
+
+namespace sh::tools {
+namespace {
+
+const std::string kModels = std::string(SH_SOURCE_DIR) + "/models";
+const std::string kRecall = kModels + "/recall/512.jsonl";
+const std::string kProse = kModels + "/prose/room_with_view.txt";
+const std::string kStudy = "self_study:conversations=48";
+// The full row compares decoding with reading the same tokens in one batch: sums in another order, nothing else.
+constexpr double kSummationOrder = 1e-6;
+
+/// What one run wrote.
+struct EvalRun {
+  Outcome outcome;
+  Json result;
+  std::vector<Json> items;
+
+  /// The row of a context and method; null when there is none.
+  Json row(const std::string& context, const std::string& method) const {
+    for (const Json& row : result["rows"])
+      if (row["context"] == context && row["method"] == method) return row;
+    return nullptr;
+  }
+  std::vector<Json> items_of(const std::string& context, const std::string& method) const {
+    std::vector<Json> found;
+    for (const Json& item : items)
+      if (item["context"] == context && item["method"] == method) found.push_back(item);
+    return found;
+  }
+};
+
+EvalRun run_eval(std::vector<std::string> arguments) {
+  const std::string path = temporary("eval.json");
+  arguments.insert(arguments.begin(), {"compact-eval", "-m", kScribe, "--json", path});
+  EvalRun run{.outcome = run_program(arguments)};
+  EXPECT_EQ(run.outcome.status, 0) << run.outcome.err;
+  const auto result = parse_json(slurp(path));
+  EXPECT_TRUE(result.ok()) << slurp(path);
+  if (result.ok()) run.result = *result;
+  std::istringstream lines(slurp(path + ".items.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    const auto item = parse_json(line);
+    EXPECT_TRUE(item.ok()) << line;
+    if (item.ok()) run.items.push_back(*item);
+  }
+  unlink(path.c_str());
+  unlink((path + ".items.jsonl").c_str());
+  return run;
+}
+
+int64_t n_questions(int n_documents) {
+  std::istringstream lines(slurp(kRecall));
+  int64_t n = 0;
+  std::string line;
+  for (int i = 0; i < n_documents && std::getline(lines, line); ++i) {
+    const auto document = parse_json(line);
+    EXPECT_TRUE(document.ok());
+    if (document.ok()) n += static_cast<int64_t>((*document)["questions"].size());
+  }
+  return n;
+}
+
+void expect_compacted(const Json& row, double ratio) {
+  ASSERT_TRUE(row.is_object()) << "the row is missing";
+  EXPECT_EQ(row["n_refused"], 0);
+  EXPECT_EQ(row["ratio"], ratio);
+  EXPECT_GE(row["real_ratio"].get<double>(), ratio) << row["method"];
+  const double bytes_before = row["bytes_before"].get<double>(), bytes_after = row["bytes_after"].get<double>();
+  EXPECT_NEAR(row["real_ratio"].get<double>(), bytes_before / bytes_after, 1e-9);
+  for (const char* key : {"decode_tps_before", "decode_tps_after", "rss_before", "rss_after"})
+    EXPECT_GT(row[key].get<double>(), 0) << key;
+  EXPECT_GT(row["seconds"]["total"].get<double>(), 0);
+  EXPECT_GT(row["kl_mean"].get<double>(), kSummationOrder) << "a compacted cache is not the full one";
+}
+
+void expect_reference_rows(const EvalRun& run, const std::string& context) {
+  const Json full = run.row(context, "full"), none = run.row(context, "none");
+  ASSERT_TRUE(full.is_object() && none.is_object());
+  EXPECT_LE(full["kl_p99"].get<double>(), kSummationOrder);
+  EXPECT_EQ(full["top1"], 1);
+  EXPECT_EQ(full["real_ratio"], 1);
+  EXPECT_NEAR(full["recovery"].get<double>(), 1, kSummationOrder);
+  EXPECT_NEAR(none["recovery"].get<double>(), 0, kSummationOrder);
+  EXPECT_GT(none["kl_mean"].get<double>(), 0.01);
+  EXPECT_TRUE(none["ratio"].is_null());
+  for (const Json& row : {full, none}) {
+    EXPECT_TRUE(row["rss_before"].is_null());
+    EXPECT_TRUE(row["seconds"]["total"].is_null());
+    EXPECT_GT(row["seconds"]["prefill"].get<double>(), 0);
+  }
+}
+
+TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
+  const std::vector<std::string> flags = {"--recall",  kRecall, "--ratios", "4",
+                                          "--methods", "truncate,select," + kStudy};
+  std::vector<std::string> two = flags, one = flags;
+  two.insert(two.end(), {"--docs", "2", "-t", "2"});
+  one.insert(one.end(), {"--docs", "1", "-t", "1"});
+  const EvalRun run = run_eval(two);
+  ASSERT_TRUE(run.result.is_object());
+  EXPECT_EQ(run.result["schema"], 1);
+  EXPECT_EQ(run.result["model"]["file"], "scribe.gguf");
+  ASSERT_EQ(run.result["rows"].size(), 5u);
+  expect_reference_rows(run, "512");
+  const int64_t n = n_questions(2);
+  for (const char* method : {"full", "none", "truncate", "select", kStudy.c_str()}) {
+    const Json row = run.row("512", method);
+    ASSERT_TRUE(row.is_object()) << method;
+    EXPECT_EQ(row["n_docs"], 2) << method;
+    EXPECT_EQ(row["recall_n"], n) << method;
+    EXPECT_LE(row["recall_ci"][0].get<double>(), row["recall"].get<double>()) << method;
+    EXPECT_GE(row["recall_ci"][1].get<double>(), row["recall"].get<double>()) << method;
+    EXPECT_EQ(static_cast<int64_t>(run.items_of("512", method).size()), n) << method;
+    EXPECT_TRUE(contains(run.outcome.out, "| 512     | " + std::string(method))) << run.outcome.out;
+  }
+  EXPECT_EQ(static_cast<int64_t>(run.items.size()), 5 * n);
+
+  const auto recall = [&](const char* method) { return run.row("512", method)["recall"].get<double>(); };
+  for (const char* method : {"truncate", "select", kStudy.c_str()}) expect_compacted(run.row("512", method), 4);
+  EXPECT_EQ(run.row("512", "full")["recall_of_full"], 1);
+  EXPECT_GE(recall("full"), 0.9) << "the documents fit the model";
+  EXPECT_LT(recall("none"), 0.5) << "the answers cannot be guessed";
+  EXPECT_GE(recall(kStudy.c_str()), recall("truncate"));
+  EXPECT_GE(recall(kStudy.c_str()), 0.9 * recall("full"));
+  EXPECT_EQ(run.row("512", kStudy)["options"], Json({{"conversations", "48"}}));
+  EXPECT_TRUE(run.row("512", "truncate")["fallback_heads"].is_null()) << "truncate measures no error";
+
+  // Neither the number of threads nor the documents that come after change anything.
+  const EvalRun again = run_eval(one);
+  ASSERT_EQ(static_cast<int64_t>(again.items.size()), 5 * n_questions(1));
+  for (const Json& item : again.items) {
+    const auto same = std::find_if(run.items.begin(), run.items.end(), [&](const Json& other) {
+      return other["method"] == item["method"] && other["doc"] == item["doc"] && other["item"] == item["item"];
+    });
+    ASSERT_NE(same, run.items.end());
+    EXPECT_EQ(*same, item);
+  }
+}
+
+TEST(CompactEval, MeasuresProseAndSaysWhatItCouldNotCompact) {
+  // Ratio and method given twice count once; a recall file that --contexts does not name is left out.
+  const EvalRun run = run_eval({"--prose", kProse, "--recall", kRecall, "--contexts", "64,256", "--docs", "2",
+                                "--ratios", "4,4", "--methods", "select,select", "-t", "2"});
+  ASSERT_TRUE(run.result.is_object());
+  ASSERT_EQ(run.result["rows"].size(), 6u) << run.outcome.out;
+  EXPECT_EQ(run.items.size(), 2u * 3 + 2 * 2) << "two passages a row, none in the refused one";
+  expect_reference_rows(run, "prose-64");
+  expect_reference_rows(run, "prose-256");
+
+  const Json select = run.row("prose-256", "select");
+  expect_compacted(select, 4);
+  EXPECT_EQ(select["n_docs"], 2);
+  // The beginning of text and 255 tokens: the last one of the context is fed after the compaction.
+  EXPECT_EQ(select["n_tokens"], 256);
+  EXPECT_TRUE(select["recall"].is_null());
+  EXPECT_LT(select["kl_mean"].get<double>(), run.row("prose-256", "none")["kl_mean"].get<double>())
+      << "a quarter of a context is better than none";
+
+  // The blocks that must stay are more than a quarter of so short a context.
+  const Json refused = run.row("prose-64", "select");
+  EXPECT_EQ(refused["n_docs"], 0);
+  EXPECT_EQ(refused["n_refused"], 2);
+  EXPECT_TRUE(refused["kl_mean"].is_null());
+  EXPECT_TRUE(contains(run.outcome.err, "prose-64 select 4x refused")) << run.outcome.err;
+
+  for (const Json& item : run.items) {
+    EXPECT_EQ(item["kind"], "prose");
+    EXPECT_TRUE(item["right"].is_null());
+    EXPECT_GT(item["nll"].get<double>(), 0);
+  }
+}
+
+TEST(CompactEval, NamesWhatIsWrongAndFails) {
+  const std::string malformed = temporary("bad.jsonl");
+  std::ofstream(malformed) << "{\"context\": 1}\n";
+  const std::pair<std::vector<std::string>, const char*> cases[] = {
+      {{"--recall", "/no/such/512.jsonl"}, "/no/such/512.jsonl"},
+      {{"--prose", "/no/such/book.txt"}, "/no/such/book.txt"},
+      {{"--recall", malformed}, "bad.jsonl:1"},
+      // The name of the recall file is taken beside the length of the prose.
+      {{"--recall", malformed, "--prose", kProse, "--contexts", label_of(malformed) + ",64"}, "bad.jsonl:1"},
+      {{"--recall", kRecall, "--ratios", "0.5"}, "0.5"},
+      {{"--recall", kRecall, "--ratios", "2,many"}, "many"},
+      {{"--recall", kRecall, "--docs", "0"}, "--docs"},
+      {{"--recall", kRecall, "--methods", "magic"}, "unknown compaction method 'magic'"},
+      {{"--recall", kRecall, "--methods", "select:fit=all"}, "none, biases, values, both"},
+      {{"--recall", kRecall, "--methods", "omp"}, "does not have yet"},
+      {{"--recall", kRecall, "--contexts", "513"}, "nothing to measure"},
+      {{"--prose", kProse, "--contexts", "short"}, "'short'"},
+      {{"--prose", kProse, "--contexts", "31"}, "at least 32"},
+      {{"--prose", kProse, "--contexts", "99999999999999999999"}, "--contexts"},
+      {{"--prose", kProse, "--contexts", "1000000000"}, "nothing measured"},
+      {{"--recall", kRecall, "-c", "128"}, "nothing measured"},
+      {{"--recall", kRecall, "--recall", kRecall}, "more than one file named '512'"},
+  };
+  for (const auto& [flags, part] : cases) {
+    std::vector<std::string> arguments = {"compact-eval", "-m", kScribe, "--docs", "1"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const Outcome outcome = run_program(arguments);
+    EXPECT_EQ(outcome.status, 1) << part << ": " << outcome.err;
+    EXPECT_TRUE(contains(outcome.err, part)) << part << ": " << outcome.err;
+    EXPECT_EQ(outcome.out, "") << part;
+  }
+  unlink(malformed.c_str());
+}
+
+}  // namespace
+}  // namespace sh::tools

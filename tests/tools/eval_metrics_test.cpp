@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: MIT
+// The numbers of compact-eval: measures, intervals, what it reads, and the rows that its page promises.
+#include "tools/eval_metrics.h"
+
+#include <cmath>
+#include <limits>
+#include <regex>
+#include <set>
+#include <sstream>
+
+#include "tools/compact_eval.h"
+#include "tools/program.h"
+#include "tools/table.h"
+
+namespace sh::tools {
+namespace {
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kRounding = 1e-6;  // logits are floats: log p has 2^-24 of relative error
+
+/// Logits of a distribution. A shift changes no probability.
+std::vector<float> logits_of(const std::vector<double>& probabilities, double shift = 0) {
+  std::vector<float> logits;
+  for (const double p : probabilities) logits.push_back(static_cast<float>(std::log(p) + shift));
+  return logits;
+}
+
+TokenComparison compared(const std::vector<double>& full, const std::vector<double>& compact, int32_t fed) {
+  return compare_logits(logits_of(full), logits_of(compact), fed);
+}
+
+TEST(CompareLogits, EqualRowsDoNotDiffer) {
+  const std::vector<float> row = {3.5f, -2.0f, 0.25f, 3.0f};
+  const TokenComparison c = compare_logits(row, row, 2);
+  EXPECT_EQ(c.kl, 0);
+  EXPECT_TRUE(c.is_same_top1);
+  EXPECT_EQ(c.nll_full, c.nll_compact);
+  EXPECT_TRUE(std::isnan(c.nll_none)) << "not measured here";
+  EXPECT_NEAR(c.nll_full, negative_log_likelihood(row, 2), 1e-12);
+}
+
+TEST(CompareLogits, GivesTheDivergenceOfTwoTokenDistributions) {
+  const TokenComparison c = compared({0.5, 0.5}, {0.25, 0.75}, 1);
+  EXPECT_NEAR(c.kl, 0.5 * std::log(0.5 / 0.25) + 0.5 * std::log(0.5 / 0.75), kRounding);
+  EXPECT_NEAR(c.nll_full, std::log(2.0), kRounding);
+  EXPECT_NEAR(c.nll_compact, -std::log(0.75), kRounding);
+  // The divergence is from the full cache's side: turned around it is another number.
+  EXPECT_NEAR(compared({0.25, 0.75}, {0.5, 0.5}, 0).kl, 0.25 * std::log(0.5) + 0.75 * std::log(1.5), kRounding);
+}
+
+TEST(CompareLogits, IsBlindToAShiftOfTheLogits) {
+  const TokenComparison c = compare_logits(logits_of({0.9, 0.1}, 60), logits_of({0.8, 0.2}, -60), 0);
+  EXPECT_NEAR(c.kl, 0.9 * std::log(0.9 / 0.8) + 0.1 * std::log(0.1 / 0.2), 1e-5)
+      << "floats near 60 are 4e-6 apart";
+}
+
+TEST(CompareLogits, FlagsAFlipAndWhetherItWasConfident) {
+  const TokenComparison sure = compared({0.61, 0.39}, {0.4, 0.6}, 0);
+  EXPECT_TRUE(sure.is_confident);
+  EXPECT_FALSE(sure.is_same_top1);
+  const TokenComparison unsure = compared({0.59, 0.41}, {0.9, 0.1}, 0);
+  EXPECT_FALSE(unsure.is_confident);
+  EXPECT_TRUE(unsure.is_same_top1);
+  EXPECT_FALSE(compared({0.1, 0.45, 0.45}, {0.1, 0.6, 0.3}, 0).is_confident) << "the second of equals counts";
+  EXPECT_TRUE(compared({0.1, 0.2, 0.7}, {0.1, 0.2, 0.7}, 0).is_confident) << "the top may come last";
+}
+
+TEST(CompareLogits, TakesImpossibleTokensAndNeverTurnsNonsenseIntoZero) {
+  EXPECT_NEAR(compared({1, 0}, {0.5, 0.5}, 0).kl, std::log(2.0), kRounding) << "0 ln 0 is 0";
+  EXPECT_NEAR(compared({1, 0}, {1, 0}, 0).kl, 0, kRounding);
+  EXPECT_EQ(compared({0.5, 0.5}, {1, 0}, 0).kl, kInf);
+  const std::vector<float> broken = {std::numeric_limits<float>::quiet_NaN(), 1};
+  EXPECT_TRUE(std::isnan(compare_logits(logits_of({0.5, 0.5}), broken, 0).kl))
+      << "a broken cache is not a perfect one";
+}
+
+TEST(Quantile, InterpolatesBetweenNeighbours) {
+  EXPECT_EQ(quantile({3, 1, 2}, 0.5), 2);
+  EXPECT_DOUBLE_EQ(quantile({10, 0}, 0.25), 2.5);
+  EXPECT_EQ(quantile({7, 5, 9}, 0), 5);
+  EXPECT_EQ(quantile({7, 5, 9}, 1), 9);
+  EXPECT_EQ(quantile({4}, 0.99), 4);
+  EXPECT_TRUE(std::isnan(quantile({}, 0.5)));
+  EXPECT_TRUE(std::isnan(mean({})));
+}
+
+/// A token whose probability the context raises by `gain` nats, of which `kept` are left.
+TokenComparison helped(double gain, double kept) {
+  return {.nll_full = 1, .nll_compact = 1 + gain - kept, .nll_none = 1 + gain};
+}
+
+TEST(ContextRecovery, IsTheShareOfTheHelpThatIsLeft) {
+  EXPECT_DOUBLE_EQ(context_recovery(std::vector{helped(2, 2), helped(4, 4)}, false), 1);
+  EXPECT_DOUBLE_EQ(context_recovery(std::vector{helped(2, 0), helped(4, 0)}, false), 0);
+  EXPECT_DOUBLE_EQ(context_recovery(std::vector{helped(1, 1), helped(3, 1)}, false), 0.5);
+  EXPECT_DOUBLE_EQ(context_recovery(std::vector{helped(2, -2)}, false), -1) << "worse than no context";
+}
+
+TEST(ContextRecovery, OfTheTopDecileLooksOnlyAtWhatTheContextHelpsMost) {
+  std::vector<TokenComparison> tokens;
+  for (int gain = 1; gain <= 9; ++gain) tokens.push_back(helped(gain, gain));
+  tokens.push_back(helped(10, 0));
+  EXPECT_DOUBLE_EQ(context_recovery(tokens, true), 0);
+  EXPECT_DOUBLE_EQ(context_recovery(tokens, false), 45.0 / 55);
+}
+
+TEST(ContextRecovery, IsUnmeasuredWithoutHelp) {
+  TokenComparison unmeasured = helped(1, 1);
+  unmeasured.nll_none = kNaN;
+  EXPECT_TRUE(std::isnan(context_recovery(std::vector{unmeasured}, false)));
+  EXPECT_TRUE(std::isnan(context_recovery(std::vector{helped(-1, 1)}, false)));
+  EXPECT_TRUE(std::isnan(context_recovery({}, true)));
+  EXPECT_DOUBLE_EQ(context_recovery(std::vector{unmeasured, helped(4, 1)}, false), 0.25);
+}
+
+std::vector<Cluster> uneven_clusters(int n_copies) {
+  std::vector<Cluster> clusters;
+  for (int copy = 0; copy < n_copies; ++copy)
+    for (const Cluster& c : {Cluster{1, 4}, Cluster{4, 4}, Cluster{2, 6}, Cluster{8, 10}}) clusters.push_back(c);
+  return clusters;
+}
+
+TEST(ClusterBootstrap, ContainsTheMeanAndNarrowsWithMoreDocuments) {
+  const double whole = 15.0 / 24;
+  double width[2];
+  for (const int many : {0, 1}) {
+    const auto [low, high] = cluster_bootstrap(uneven_clusters(many == 1 ? 10 : 1), 7);
+    EXPECT_LT(low, whole);
+    EXPECT_GT(high, whole);
+    EXPECT_GE(low, 0.25);
+    EXPECT_LE(high, 1);
+    width[many] = high - low;
+  }
+  // Ten times the documents: a factor of √10 in theory; half leaves room for the coarse 4-document interval.
+  EXPECT_LT(width[1], width[0] / 2);
+}
+
+TEST(ClusterBootstrap, ResamplesDocumentsAndNotQuestions) {
+  // 20 questions, but in two documents of one mind each: the interval must span everything from 0 to 1.
+  const auto [low, high] = cluster_bootstrap(std::vector<Cluster>{{0, 10}, {10, 10}}, 7);
+  EXPECT_EQ(low, 0);
+  EXPECT_EQ(high, 1);
+}
+
+TEST(ClusterBootstrap, IsAPointWhenDocumentsAgreeAndNothingWithoutData) {
+  const auto agreed = cluster_bootstrap(std::vector<Cluster>{{3, 4}, {6, 8}, {3, 4}}, 1);
+  EXPECT_DOUBLE_EQ(agreed.first, 0.75);
+  EXPECT_DOUBLE_EQ(agreed.second, 0.75);
+  EXPECT_TRUE(std::isnan(cluster_bootstrap({}, 1).first));
+  EXPECT_TRUE(std::isnan(cluster_bootstrap(std::vector<Cluster>{{0, 0}}, 1).second));
+}
+
+TEST(ClusterBootstrap, DependsOnItsSeedOnly) {
+  std::vector<Cluster> clusters;  // uneven sizes: many different resampled means
+  for (int i = 1; i <= 12; ++i) clusters.push_back({std::sqrt(i), static_cast<double>(i)});
+  EXPECT_EQ(cluster_bootstrap(clusters, 5), cluster_bootstrap(clusters, 5));
+  EXPECT_NE(cluster_bootstrap(clusters, 5), cluster_bootstrap(clusters, 6));
+}
+
+// ---- what it reads ----
+
+/// A file with this text that is removed at the end.
+struct TemporaryFile {
+  explicit TemporaryFile(const std::string& text) : path(temporary("recall.jsonl")) {
+    std::ofstream(path, std::ios::binary) << text;
+  }
+  ~TemporaryFile() { unlink(path.c_str()); }
+  std::string path;
+};
+
+const std::string kGoodLine =
+    R"({"id": "a", "context": "the code is 42", "questions": [{"q": "code?", "answer": "42"}]})";
+
+TEST(ReadRecall, ReadsDocumentsAndFindsWhereAnswersStand) {
+  const std::string third_line = R"({"context": "nothing", "questions": [{"q": "x?", "answer": " owl\n"}]})";
+  const TemporaryFile file(kGoodLine + "\n\n" + third_line + "\nnot read");
+  const auto documents = read_recall(file.path, 2);
+  ASSERT_TRUE(documents.ok()) << documents.error().message;
+  ASSERT_EQ(documents->size(), 2u);
+  const RecallDocument& first = documents->at(0);
+  EXPECT_EQ(first.id, "a");
+  EXPECT_EQ(first.context, "the code is 42");
+  ASSERT_EQ(first.questions.size(), 1u);
+  EXPECT_EQ(first.questions[0].question, "code?");
+  EXPECT_DOUBLE_EQ(first.questions[0].depth, 12.0 / 14);
+  EXPECT_EQ(documents->at(1).id, file.path + ":3") << "a document without a name is named after its line";
+  EXPECT_EQ(documents->at(1).questions[0].depth, -1);
+  EXPECT_EQ(documents->at(1).questions[0].answer, "owl") << "answers are compared without white space around them";
+}
+
+TEST(ReadRecall, NamesFileAndLineOfWhatIsWrong) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"{\"context\": ", "line"},
+      {"[1, 2]", "array"},
+      {"7", "number"},
+      {R"({"questions": [{"q": "x", "answer": "y"}]})", "\"context\", got nothing"},
+      {R"({"context": 5, "questions": [{"q": "x", "answer": "y"}]})", "\"context\", got number"},
+      {R"({"context": "c"})", "\"questions\""},
+      {R"({"context": "c", "questions": []})", "\"questions\""},
+      {R"({"context": "c", "questions": {"q": "x"}})", "\"questions\""},
+      {R"({"context": "c", "questions": ["x"]})", "\"q\""},
+      {R"({"context": "c", "questions": [{"answer": "y"}]})", "\"q\", got nothing"},
+      {R"({"context": "c", "questions": [{"q": "x"}]})", "\"answer\", got nothing"},
+      {R"({"context": "c", "questions": [{"q": "x", "answer": 42}]})", "\"answer\", got number"},
+      {R"({"context": "c", "questions": [{"q": "x", "answer": ""}]})", "\"answer\""},
+      {R"({"context": "c", "questions": [{"q": "x", "answer": " \n"}]})", "\"answer\""},
+  };
+  for (const auto& [line, part] : cases) {
+    const TemporaryFile file(kGoodLine + "\n" + line + "\n");
+    const auto documents = read_recall(file.path, 10);
+    ASSERT_FALSE(documents.ok()) << line;
+    EXPECT_EQ(documents.error().kind, ErrorKind::invalid_argument) << line;
+    EXPECT_TRUE(contains(documents.error().message, file.path + ":2")) << documents.error().message;
+    EXPECT_TRUE(contains(documents.error().message, part)) << documents.error().message;
+  }
+}
+
+TEST(ReadRecall, RefusesAFileWithoutDocumentsAndOneThatIsNotThere) {
+  const TemporaryFile file("\n  \n");
+  const auto empty = read_recall(file.path, 10);
+  ASSERT_FALSE(empty.ok());
+  EXPECT_TRUE(contains(empty.error().message, file.path)) << empty.error().message;
+  const auto missing = read_recall("/no/such/recall.jsonl", 10);
+  ASSERT_FALSE(missing.ok());
+  EXPECT_EQ(missing.error().kind, ErrorKind::not_found);
+  EXPECT_TRUE(contains(missing.error().message, "/no/such/recall.jsonl")) << missing.error().message;
+}
+
+TEST(RecallFiles, AreLabelledByTheirStemAndOrderedByLength) {
+  EXPECT_EQ(label_of("a/recall/512.jsonl"), "512");
+  const auto files = files_in(std::string(SH_SOURCE_DIR) + "/models/recall", ".jsonl");
+  ASSERT_GE(files.size(), 2u);
+  EXPECT_EQ(label_of(files[0]), "512");
+  EXPECT_EQ(label_of(files[1]), "1024");
+  EXPECT_TRUE(files_in("/no/such/folder", ".jsonl").empty());
+}
+
+TEST(MethodSpec, TakesANameAndOptions) {
+  const auto plain = parse_method_spec("truncate");
+  ASSERT_TRUE(plain.ok());
+  EXPECT_EQ(plain->request.method, "truncate");
+  EXPECT_FALSE(plain->request.queries || plain->request.score || plain->request.weighting || plain->request.fit ||
+               plain->request.budget);
+  EXPECT_TRUE(plain->options.empty());
+
+  const std::string text =
+      "self_study:queries=prefill:score=rms:weighting=none:fit=values:budget=uniform:conversations=96";
+  const auto spec = parse_method_spec(text);
+  ASSERT_TRUE(spec.ok()) << spec.error().message;
+  EXPECT_EQ(spec->label, text);
+  EXPECT_EQ(spec->request.method, "self_study");
+  EXPECT_EQ(spec->request.queries, compaction::QuerySource::prefill);
+  EXPECT_EQ(spec->request.score, compaction::RowScore::rms);
+  EXPECT_EQ(spec->request.weighting, compaction::Weighting::none);
+  EXPECT_EQ(spec->request.fit, compaction::Fit::values);
+  EXPECT_EQ(spec->request.budget, compaction::BudgetPolicy::uniform);
+  EXPECT_EQ(spec->request.self_study.n_conversations, 96);
+  EXPECT_EQ(spec->options.size(), 6u);
+  EXPECT_EQ(spec->options.at("fit"), "values");
+}
+
+TEST(MethodSpec, NamesTheChoicesOfWhatItDoesNotKnow) {
+  const std::pair<const char*, std::vector<const char*>> cases[] = {
+      {"magic", {"'magic'", "truncate", "self_study"}},
+      {"", {"''", "truncate"}},
+      {"omp", {"'omp'", "does not have yet", "truncate"}},
+      {"select:colour=red", {"'colour'", "queries, score, weighting, fit, budget, conversations"}},
+      {"select:queries=often", {"queries", "'often'", "none, prefill, repeat_prefill, self_study"}},
+      {"select:score=sum", {"score", "'sum'", "recency, max, rms, mean"}},
+      {"select:weighting=1", {"weighting", "'1'", "none, attention_share"}},
+      {"select:fit=all", {"fit", "'all'", "none, biases, values, both"}},
+      {"select:budget=", {"budget", "''", "uniform, global"}},
+      {"select:fit", {"'fit'", "option=value"}},
+      {"select:", {"option=value"}},
+      {"select:fit=none:", {"option=value"}},
+      {"self_study:conversations=0", {"conversations", "'0'"}},
+      {"self_study:conversations=12x", {"conversations", "'12x'"}},
+      {"self_study:conversations=99999999999", {"conversations", "'99999999999'"}},
+  };
+  for (const auto& [text, parts] : cases) {
+    const auto spec = parse_method_spec(text);
+    ASSERT_FALSE(spec.ok()) << text;
+    for (const char* part : parts)
+      EXPECT_TRUE(contains(spec.error().message, part)) << text << ": " << spec.error().message;
+  }
+  EXPECT_EQ(parse_method_spec("omp").error().kind, ErrorKind::unsupported);
+  EXPECT_EQ(parse_method_spec("magic").error().kind, ErrorKind::not_found);
+}
+
+// ---- what it prints ----
+
+TEST(Table, PadsByWhatIsSeenAndNotByBytes) {
+  Table table({"name", "a", "count"}, 1);
+  table.add({"caf\u00e9", "\u00d7", "7"});
+  table.add({"a longer one", "1234", "1234567"});
+  EXPECT_EQ(table.markdown(),
+            "| name         |    a |   count |\n"
+            "|--------------|-----:|--------:|\n"
+            "| caf\u00e9         |    \u00d7 |       7 |\n"
+            "| a longer one | 1234 | 1234567 |\n");
+}
+
+/// A cell with one question and one document.
+EvalCell measured_cell(const std::string& method) {
+  EvalItem item{.context = "512", .document = "d", .kind = "fact", .method = method};
+  item.depth = 0.5;
+  item.ratio = 4;
+  item.expected = item.answer = "42";
+  item.has_answer = item.is_right = item.is_right_with_full = item.is_same_as_full = true;
+  item.tokens = {{.kl = 0.25, .nll_full = 1, .nll_compact = 1.5, .nll_none = 3, .is_same_top1 = true}};
+  item.tokens[0].is_confident = true;
+  EvalCell cell{.context = "512", .method = method, .ratio = 4};
+  cell.items.push_back(item);
+  cell.costs.push_back({.n_tokens = 400, .bytes_before = 8000, .bytes_after = 1600, .seconds_total = 2});
+  return cell;
+}
+
+TEST(EvalRow, HoldsWhatWasMeasured) {
+  const Json row = row_json(measured_cell("select"), 1);
+  EXPECT_EQ(row["context"], "512");
+  EXPECT_EQ(row["n_docs"], 1);
+  EXPECT_EQ(row["n_refused"], 0);
+  EXPECT_EQ(row["ratio"], 4);
+  EXPECT_EQ(row["real_ratio"], 5);
+  EXPECT_EQ(row["recall"], 1);
+  EXPECT_EQ(dump_json(row["recall_n"]), "1");
+  EXPECT_EQ(row["recall_of_full"], 1);
+  EXPECT_EQ(dump_json(row["asked_in_study"]), "0");
+  EXPECT_EQ(row["kl_mean"], 0.25);
+  EXPECT_EQ(row["kl_ci"], Json::array({0.25, 0.25}));
+  EXPECT_EQ(row["top1"], 1);
+  EXPECT_EQ(row["confident_flips"], 0);
+  EXPECT_EQ(row["delta_nll"], 0.5);
+  EXPECT_EQ(row["recovery"], 0.75);
+  EXPECT_EQ(row["seconds"]["total"], 2);
+  EXPECT_TRUE(row["rss_before"].is_null()) << "memory was not measured";
+  EXPECT_TRUE(row["decode_tps_before"].is_null());
+}
+
+TEST(EvalRow, IsNullAndNeverZeroWhereNothingWasMeasured) {
+  // Every document was refused: all but labels and counts is unknown.
+  EvalCell refused{.context = "512", .method = "select", .ratio = 64};
+  refused.refusals.push_back("d: too small");
+  const Json row = row_json(refused, 1);
+  const std::set<std::string> known = {"context", "method",    "options",  "ratio",
+                                       "n_docs",  "n_refused", "recall_n", "seconds"};
+  for (const auto& [key, value] : row.items())
+    EXPECT_EQ(value.is_null(), !known.contains(key)) << key << " is " << dump_json(value);
+  for (const auto& [key, value] : row["seconds"].items()) EXPECT_TRUE(value.is_null()) << "seconds." << key;
+  EXPECT_EQ(row["n_refused"], 1);
+
+  // The reference rows are not compactions, and no context has no ratio.
+  const Json full = row_json(measured_cell("full"), 1), none = row_json(measured_cell("none"), 1);
+  for (const char* key : {"asked_in_study", "heldout_plain", "heldout_fitted", "fallback_heads"})
+    EXPECT_TRUE(full[key].is_null()) << key;
+  EXPECT_TRUE(full["seconds"]["total"].is_null());
+  EXPECT_TRUE(none["ratio"].is_null());
+
+  // Prose has no answers.
+  EvalCell prose = measured_cell("select");
+  prose.items[0].has_answer = false;
+  const Json passage = row_json(prose, 1);
+  for (const char* key :
+       {"recall", "recall_ci", "recall_of_full", "same_as_full", "asked_in_study", "recall_not_asked_in_study"})
+    EXPECT_TRUE(passage[key].is_null()) << key;
+  EXPECT_EQ(passage["kl_mean"], 0.25);
+  EXPECT_TRUE(item_json(prose.items[0])["answer"].is_null());
+}
+
+TEST(EvalTable, LeavesUnmeasuredFiguresEmpty) {
+  EvalCell refused{.context = "512", .method = "select", .ratio = 64};
+  const std::string table = eval_table({row_json(measured_cell("select"), 1), row_json(refused, 1)});
+  EXPECT_TRUE(contains(table, "100.0 %")) << table;
+  EXPECT_TRUE(contains(table, "5.00x")) << table;
+  const std::string last = table.substr(table.rfind("| 512"));
+  EXPECT_TRUE(contains(last, "64x")) << table;
+  EXPECT_FALSE(contains(last, "nan")) << table;
+  EXPECT_FALSE(contains(last, "%")) << table;
+}
+
+std::set<std::string> names_in_backticks(const std::string& text) {
+  std::set<std::string> names;
+  static const std::regex pattern("`([a-z_0-9]+)`");
+  for (std::sregex_iterator at(text.begin(), text.end(), pattern), end; at != end; ++at) names.insert((*at)[1]);
+  return names;
+}
+
+std::set<std::string> keys_of(const Json& object) {
+  std::set<std::string> keys;
+  for (const auto& [key, value] : object.items()) keys.insert(key);
+  return keys;
+}
+
+TEST(EvalPage, NamesExactlyTheKeysThatAreWritten) {
+  const std::string page = slurp(std::string(SH_SOURCE_DIR) + "/docs/compact-eval.md");
+  std::set<std::string> row_keys, seconds_keys;
+  std::istringstream lines(page.substr(page.find("## Result")));
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("| `")) continue;
+    const size_t end_of_key = line.find('|', 1);
+    const auto keys = names_in_backticks(line.substr(0, end_of_key));
+    if (keys.contains("seconds")) seconds_keys = names_in_backticks(line.substr(end_of_key));
+    row_keys.insert(keys.begin(), keys.end());
+  }
+  const EvalCell cell = measured_cell("select");
+  const Json row = row_json(cell, 1);
+  EXPECT_EQ(row_keys, keys_of(row));
+  EXPECT_EQ(seconds_keys, keys_of(row["seconds"]));
+  const size_t items = page.find("Keys of an item:");
+  ASSERT_NE(items, std::string::npos);
+  EXPECT_EQ(names_in_backticks(page.substr(items)), keys_of(item_json(cell.items[0])));
+}
+
+}  // namespace
+}  // namespace sh::tools
