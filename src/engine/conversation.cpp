@@ -7,22 +7,83 @@ namespace sh::engine {
 
 using kv::Pos;
 
+namespace {
+
+// Of its capacity, one in so many rows is what a conversation gains between two attempts of an automatic
+// compaction, and how many of the newest tokens stay live in one.
+constexpr int64_t kCompactionPart = 16;
+
+/// Hands each conversation's rows of a batch to its own capture.
+class CaptureTap : public ops::AttentionTap {
+ public:
+  void add(QueryCapture* capture, int64_t first_row, int64_t n_rows) {
+    parts_.push_back({capture, first_row, n_rows});
+  }
+  bool is_empty() const { return parts_.empty(); }
+  void abort_batch() {
+    for (const Part& part : parts_) part.capture->abort_batch();
+  }
+
+  void on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse,
+                    MatView<const float> out) override {
+    for (const Part& part : parts_)
+      if (part.capture->wants_layer(layer))
+        part.capture->on_attention(layer, queries.slice(part.first_row, part.n_rows),
+                                   lse.slice(part.first_row, part.n_rows), out.slice(part.first_row, part.n_rows));
+  }
+  bool wants_layer(int32_t layer) const override {
+    return std::any_of(parts_.begin(), parts_.end(),
+                       [&](const Part& part) { return part.capture->wants_layer(layer); });
+  }
+
+ private:
+  struct Part {
+    QueryCapture* capture;
+    int64_t first_row, n_rows;
+  };
+  std::vector<Part> parts_;
+};
+
+}  // namespace
+
 Conversation::Conversation(Engine& engine, bool captures_queries) : engine_(engine), cache_(engine.block_pool()) {
   if (captures_queries && engine.options().capture_bytes > 0)
     capture_ = std::make_unique<QueryCapture>(engine.model(), engine.kv_layout(), engine.options().capture_bytes);
 }
 
-Result<void> Conversation::append(std::span<const int32_t> ids, MatView<float> logits) {
-  const auto n = static_cast<int64_t>(ids.size());
+Result<void> Conversation::append_all(Engine& engine, std::span<const Piece> pieces, MatView<float> logits) {
+  std::vector<int32_t> ids, logit_rows;
   std::vector<Pos> pos;
-  for (int64_t i = 0; i < n; ++i) pos.push_back(cache_.next_pos() + i);
-  const std::vector<kv::SequenceCache*> sequences(ids.size(), &cache_);
-  std::vector<int32_t> logit_rows;
-  if (logits.rows > 0) logit_rows.push_back(static_cast<int32_t>(n) - 1);
-  if (capture_) capture_->begin_batch(pos);
-  SH_RETURN_IF_ERROR(engine_.forward({ids, pos, sequences, logit_rows}, logits, capture_.get()));
-  tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+  std::vector<kv::SequenceCache*> sequences;
+  CaptureTap tap;
+  for (const Piece& piece : pieces) {
+    Conversation& c = *piece.conversation;
+    const auto n = static_cast<int64_t>(piece.ids.size());
+    const size_t first = ids.size();
+    ids.insert(ids.end(), piece.ids.begin(), piece.ids.end());
+    for (int64_t i = 0; i < n; ++i) pos.push_back(c.cache_.next_pos() + i);
+    sequences.insert(sequences.end(), piece.ids.size(), &c.cache_);
+    if (piece.wants_logits) logit_rows.push_back(static_cast<int32_t>(ids.size()) - 1);
+    if (c.capture_) {
+      c.capture_->begin_batch(std::span(pos).subspan(first));
+      tap.add(c.capture_.get(), static_cast<int64_t>(first), n);
+    }
+  }
+  const auto done = engine.forward({ids, pos, sequences, logit_rows}, logits, tap.is_empty() ? nullptr : &tap);
+  if (!done.ok()) {
+    tap.abort_batch();
+    return done;
+  }
+  for (const Piece& piece : pieces) {
+    std::vector<int32_t>& tokens = piece.conversation->tokens_;
+    tokens.insert(tokens.end(), piece.ids.begin(), piece.ids.end());
+  }
   return {};
+}
+
+Result<void> Conversation::append(std::span<const int32_t> ids, MatView<float> logits) {
+  const Piece piece{this, ids, logits.rows > 0};
+  return append_all(engine_, std::span(&piece, 1), logits);
 }
 
 Result<void> Conversation::truncate(int64_t n_tokens) {
@@ -34,6 +95,7 @@ Result<void> Conversation::truncate(int64_t n_tokens) {
   SH_RETURN_IF_ERROR(cache_.truncate(Pos(n_tokens)));
   tokens_.resize(static_cast<size_t>(n_tokens));
   if (capture_) capture_->truncate(Pos(n_tokens));
+  recount();
   return {};
 }
 
@@ -41,21 +103,20 @@ void Conversation::clear() {
   cache_.clear();
   tokens_.clear();
   if (capture_) capture_->clear();
-  rows_at_last_attempt_ = -1;
+  recount();
+  forget_last_attempt();
 }
 
 Result<CompactionReport> Conversation::compact(const CompactionRequest& request, const std::atomic<bool>* cancel,
                                                const CompactionProgress& on_progress) {
-  return compact_sequence(engine_, cache_, tokens_, capture_.get(), request, cancel, on_progress);
+  auto report = compact_sequence(engine_, cache_, tokens_, capture_.get(), request, cancel, on_progress);
+  recount();
+  return report;
 }
 
-double Conversation::n_physical() const {
-  const kv::KvLayout& layout = engine_.kv_layout();
-  int64_t n_rows = 0;
-  for (size_t l = 0; l < layout.layers.size(); ++l)
-    for (int32_t h = 0; h < layout.layers[l].n_heads; ++h)
-      n_rows += cache_.head(static_cast<int32_t>(l), h).n_rows;
-  return static_cast<double>(n_rows) / static_cast<double>(std::max<int64_t>(1, layout.n_heads_total()));
+void Conversation::recount() {
+  physical_base_ = cache_.usage().n_physical;
+  logical_base_ = n_tokens();
 }
 
 int64_t Conversation::rows_left() const {
@@ -64,10 +125,10 @@ int64_t Conversation::rows_left() const {
 
 bool Conversation::wants_compaction() const {
   if (!engine_.compacts_automatically()) return false;
-  const auto capacity = static_cast<double>(engine_.n_ctx_slot());
+  if (rows_left() == 0) return true;
   const double n = n_physical();
-  if (n < engine_.options().compact_threshold * capacity) return false;
-  return rows_at_last_attempt_ < 0 || n - rows_at_last_attempt_ >= capacity / 16 || rows_left() == 0;
+  return n >= engine_.options().compact_threshold * static_cast<double>(engine_.n_ctx_slot()) &&
+         n >= retry_at_rows_;
 }
 
 Result<CompactionReport> Conversation::compact_automatically(int64_t n_keep, const std::atomic<bool>* cancel,
@@ -76,9 +137,10 @@ Result<CompactionReport> Conversation::compact_automatically(int64_t n_keep, con
   request.method = engine_.options().compact_method;
   request.ratio = engine_.options().compact_ratio;
   request.n_protected_prefix = n_keep < 0 ? n_tokens() : std::min(n_keep, n_tokens());
-  request.n_live_suffix = std::min(engine_.n_ctx_slot() / 16, n_tokens());
+  request.n_live_suffix = std::min(engine_.n_ctx_slot() / kCompactionPart, n_tokens());
   auto report = compact(request, cancel, on_progress);
-  rows_at_last_attempt_ = n_physical();
+  if (report.ok() || report.error().kind != ErrorKind::cancelled)
+    retry_at_rows_ = n_physical() + static_cast<double>(engine_.n_ctx_slot()) / kCompactionPart;
   return report;
 }
 

@@ -15,13 +15,25 @@
 
 namespace sh::engine {
 
-/// One conversation on its own: its cache, its tokens, and the queries that were captured while it was read.
+/// One conversation: its cache, its tokens, the queries that were captured while it was read, and the rule of its
+/// automatic compaction. It stands alone or on a slot of the scheduler.
 /// Threads: one at a time.
 class Conversation {
  public:
+  /// Tokens for one conversation in a forward that several share.
+  struct Piece {
+    Conversation* conversation;
+    std::span<const int32_t> ids;
+    bool wants_logits;  // of the last token
+  };
+
   /// `captures_queries`: keep reference queries for a compaction; without them it reads the text once more.
   Conversation(Engine& engine, bool captures_queries);
 
+  /// Runs pieces of different conversations through the model, in one forward.
+  /// Shapes: logits [pieces that want them, n_vocab].
+  /// Errors: those of Engine::forward(); nothing has changed then.
+  static Result<void> append_all(Engine& engine, std::span<const Piece> pieces, MatView<float> logits);
   /// Runs the tokens through the model, in one forward.
   /// Shapes: logits [1, n_vocab] for those of the last token, or empty.
   /// Errors: those of Engine::forward(); nothing has changed then.
@@ -34,16 +46,20 @@ class Conversation {
                                    const CompactionProgress& on_progress = {});
 
   /// Rows a head, mean over heads: what counts against the capacity.
-  /// Cost: O(heads).
-  double n_physical() const;
+  /// Cost: O(1).
+  double n_physical() const { return physical_base_ + static_cast<double>(n_tokens() - logical_base_); }
   /// Rows that still fit before the capacity of one conversation is reached.
   int64_t rows_left() const;
-  /// Whether automatic compaction is on and due: the cache is filled to the threshold, and since the last attempt
-  /// it has grown by a 16th of its capacity or has filled up.
+  /// Whether automatic compaction is on and due: the cache is full, or it is filled to the threshold and has grown
+  /// by a 16th of its capacity since the last attempt.
   bool wants_compaction() const;
-  /// Automatic compaction as the engine's options say; `n_keep` tokens at the start stay as they are.
+  /// The next attempt is due at the threshold, whatever came of the last one: another request may protect less.
+  void forget_last_attempt() { retry_at_rows_ = 0; }
+  /// Automatic compaction as the engine's options say; `n_keep` tokens at the start stay as they are, all when
+  /// negative. Neither a failure nor an attempt that freed little is repeated for every token; a cancelled attempt
+  /// does not count.
   Result<CompactionReport> compact_automatically(int64_t n_keep, const std::atomic<bool>* cancel,
-                                                 const CompactionProgress& on_progress);
+                                                 const CompactionProgress& on_progress = {});
 
   int64_t n_tokens() const { return static_cast<int64_t>(tokens_.size()); }
   const std::vector<int32_t>& tokens() const { return tokens_; }
@@ -51,11 +67,17 @@ class Conversation {
   int64_t n_compactions() const { return cache_.n_compactions(); }
 
  private:
+  /// After the cache's rows changed other than by appending.
+  void recount();
+
   Engine& engine_;
   kv::SequenceCache cache_;
   std::vector<int32_t> tokens_;  // what the cache holds, logically
   std::unique_ptr<QueryCapture> capture_;
-  double rows_at_last_attempt_ = -1;  // of automatic compaction; -1: none yet
+  // n_physical() when the rows were last counted, and the tokens then: appending adds one row a token.
+  double physical_base_ = 0;
+  int64_t logical_base_ = 0;
+  double retry_at_rows_ = 0;  // below it no automatic compaction is tried again unless the cache is full
 };
 
 /// How a template joins turns. Found by rendering a conversation of known messages, so what the model answered

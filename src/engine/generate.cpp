@@ -45,12 +45,8 @@ Result<Run> prepare(Engine& engine, Conversation& conversation, std::span<const 
             "the prompt makes the conversation {} tokens long, and the context has {}; shorten it or raise -c{}",
             n_all, engine.n_ctx_logical(),
             engine.compacts_automatically() ? "" : " (or let it be compacted: --compact-threshold 0.9)")};
-  sampling::SamplingParams sampling = options.sampling;
-  if (options.ignore_eos)
-    for (int32_t id = 0; id < engine.tokenizer().n_vocab(); ++id)
-      if (engine.tokenizer().is_end_of_generation(id)) sampling.banned.push_back(id);
-  SH_ASSIGN(sampling::Sampler sampler, sampling::Sampler::create(std::move(sampling), options.stream));
-  for (const int32_t id : conversation.tokens()) sampler.accept(id);
+  SH_ASSIGN(sampling::Sampler sampler,
+            start_sampler(engine, options.sampling, options.ignore_eos, options.stream, conversation.tokens()));
   for (const int32_t id : prompt) sampler.accept(id);
   return Run{engine,
              conversation,
@@ -157,6 +153,16 @@ Result<void> write_answer(Run& run) {
 }
 
 }  // namespace
+
+Result<sampling::Sampler> start_sampler(const Engine& engine, sampling::SamplingParams sampling, bool ignore_eos,
+                                        uint64_t stream, std::span<const int32_t> past) {
+  if (ignore_eos)
+    for (int32_t id = 0; id < engine.tokenizer().n_vocab(); ++id)
+      if (engine.tokenizer().is_end_of_generation(id)) sampling.banned.push_back(id);
+  SH_ASSIGN(sampling::Sampler sampler, sampling::Sampler::create(std::move(sampling), stream));
+  for (const int32_t id : past) sampler.accept(id);
+  return sampler;
+}
 
 Result<GenerateReport> generate(Engine& engine, Conversation& conversation, std::span<const int32_t> prompt,
                                 const GenerateOptions& options, const GenerateHooks& hooks) {

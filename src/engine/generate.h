@@ -47,10 +47,16 @@ struct GenerateReport {
   uint64_t logits_hash = 0;  // XXH3 of the last logits: the same run gives the same hash
 };
 
+/// The sampler of a generation that goes on from the tokens `past`: their repetition counts, and with `ignore_eos`
+/// it never takes a token that ends one.
+/// Errors: those of Sampler::create().
+Result<sampling::Sampler> start_sampler(const Engine& engine, sampling::SamplingParams sampling, bool ignore_eos,
+                                        uint64_t stream, std::span<const int32_t> past);
+
 /// Reads `prompt` behind what the conversation holds, and answers. The conversation then holds the prompt and the
 /// answer without the token that ended it.
-/// Errors: invalid_argument (empty prompt, sampling parameters), context_exceeded (the prompt does not fit and could
-/// not be compacted), out_of_memory. Pieces of the prompt that were read before an error stay.
+/// Errors: invalid_argument (empty prompt, sampling parameters), context_exceeded (the prompt does not fit and
+/// could not be compacted), out_of_memory. Pieces of the prompt that were read before an error stay.
 Result<GenerateReport> generate(Engine& engine, Conversation& conversation, std::span<const int32_t> prompt,
                                 const GenerateOptions& options, const GenerateHooks& hooks);
 

@@ -11,69 +11,41 @@
 #include <thread>
 
 #include "base/log.h"
+#include "engine/generate.h"
 #include "engine/slot.h"
 
 namespace sh::engine {
 
 namespace {
 
-using kv::Pos;
-
-// A slot whose cache shares less than this part of a prompt is not worth keeping for it: the least recently used one is taken instead.
+// A slot whose cache shares less than this part of a prompt is not worth keeping for it: the least recently used
+// one is taken instead.
 constexpr double kMinSimilarity = 0.1;
-// Part of its rows that a conversation gains between two attempts of an automatic compaction.
-constexpr double kCompactionGap = 1.0 / 16;
-
-/// Hands each slot's rows of a batch to the slot's own capture.
-class SlotTap : public ops::AttentionTap {
- public:
-  struct Part {
-    QueryCapture* capture;
-    int64_t first_row, n_rows;
-  };
-  std::vector<Part> parts;
-
-  void on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) override {
-    for (const Part& part : parts)
-      if (part.capture->wants_layer(layer))
-        part.capture->on_attention(layer, queries.slice(part.first_row, part.n_rows), lse.slice(part.first_row, part.n_rows),
-                                   out.slice(part.first_row, part.n_rows));
-  }
-  bool wants_layer(int32_t layer) const override {
-    return std::any_of(parts.begin(), parts.end(), [&](const Part& part) { return part.capture->wants_layer(layer); });
-  }
-};
 
 /// The tokens of one step.
 struct StepBatch {
-  std::vector<int32_t> ids;
-  std::vector<Pos> pos;
-  std::vector<kv::SequenceCache*> sequences;
-  std::vector<int32_t> logit_rows;
-  std::vector<Slot*> logit_slots;  // one a logit row
   struct Part {
     Slot* slot;
-    int64_t first_row, n_rows;
     bool is_prompt;
   };
-  std::vector<Part> parts;
-};
+  std::vector<Conversation::Piece> pieces;
+  std::vector<Part> parts;  // one a piece
+  int64_t n_tokens = 0, n_prompt = 0;
 
-CompactionRequest automatic_request(const Engine& engine, const GenerationRequest& request) {
-  CompactionRequest compaction;
-  compaction.method = engine.options().compact_method;
-  compaction.ratio = engine.options().compact_ratio;
-  const auto n_prompt = static_cast<int64_t>(request.prompt.size());
-  compaction.n_protected_prefix = request.n_keep < 0 ? n_prompt : std::min(request.n_keep, n_prompt);
-  compaction.n_live_suffix = engine.n_ctx_slot() / 16;
-  return compaction;
-}
+  void add(Slot& slot, std::span<const int32_t> ids, bool is_prompt, bool wants_logits) {
+    pieces.push_back({&slot.conversation, ids, wants_logits});
+    parts.push_back({&slot, is_prompt});
+    n_tokens += static_cast<int64_t>(ids.size());
+    if (is_prompt) n_prompt += static_cast<int64_t>(ids.size());
+  }
+};
 
 }  // namespace
 
 struct Scheduler::State {
   explicit State(Engine& e) : engine(e) {
-    for (int32_t id = 0; id < engine.options().n_parallel; ++id) slots.push_back(std::make_unique<Slot>(engine, id));
+    for (int32_t id = 0; id < engine.options().n_parallel; ++id)
+      slots.push_back(std::make_unique<Slot>(engine, id));
     publish();
     thread = std::thread([this] { loop(); });
   }
@@ -119,7 +91,10 @@ struct Scheduler::State {
     for (;;) {
       {
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return stopping || !incoming.empty() || !cancellations.empty() || has_ready_command() || any_running() || can_start(); });
+        wake.wait(lock, [&] {
+          return stopping || !incoming.empty() || !cancellations.empty() || has_ready_command() || any_running() ||
+                 can_start();
+        });
         if (stopping) break;
         for (Task& task : incoming) deferred.push_back(std::move(task));
         incoming.clear();
@@ -141,17 +116,21 @@ struct Scheduler::State {
     }
     for (Task& task : deferred) end_unstarted(task, StopReason::cancelled, std::nullopt);
     for (Task& task : unseen) end_unstarted(task, StopReason::cancelled, std::nullopt);
-    for (Command& command : unanswered) command.refuse({ErrorKind::cancelled, "the scheduler is shutting down; nothing has changed"});
+    for (Command& command : unanswered)
+      command.refuse({ErrorKind::cancelled, "the scheduler is shutting down; nothing has changed"});
   }
 
   bool any_running() const {
     return std::any_of(slots.begin(), slots.end(), [](const auto& slot) { return slot->is_busy(); });
   }
   bool can_start() const {
-    return std::any_of(deferred.begin(), deferred.end(), [&](const Task& task) { return free_slot_for(task) != nullptr; });
+    return std::any_of(deferred.begin(), deferred.end(),
+                       [&](const Task& task) { return free_slot_for(task) != nullptr; });
   }
   bool has_ready_command() const {
-    return std::any_of(commands.begin(), commands.end(), [&](const Command& command) { return !slots[static_cast<size_t>(command.id_slot)]->is_busy(); });
+    return std::any_of(commands.begin(), commands.end(), [&](const Command& command) {
+      return !slots[static_cast<size_t>(command.id_slot)]->is_busy();
+    });
   }
 
   void run_commands() {
@@ -199,7 +178,8 @@ struct Scheduler::State {
     double best_similarity = kMinSimilarity;
     for (const auto& slot : slots) {
       if (slot->is_busy()) continue;
-      const double similarity = static_cast<double>(slot->usable_prefix(task.request.prompt)) / static_cast<double>(task.request.prompt.size());
+      const double similarity = static_cast<double>(slot->usable_prefix(task.request.prompt)) /
+                                static_cast<double>(task.request.prompt.size());
       if (similarity > best_similarity) {
         best = slot.get();
         best_similarity = similarity;
@@ -218,24 +198,19 @@ struct Scheduler::State {
         ++it;
         continue;
       }
-      if (it->request.ignore_eos) ban_end_of_generation(it->request.sampling);
-      auto sampler = sampling::Sampler::create(it->request.sampling, 0);
+      const GenerationRequest& request = it->request;
+      auto sampler = start_sampler(engine, request.sampling, request.ignore_eos, 0, request.prompt);
       if (!sampler.ok()) {
         end_unstarted(*it, StopReason::failed, sampler.error());
       } else {
-        auto run = std::make_unique<Run>(Run{.task = std::move(*it), .sampler = std::move(*sampler), .stop = chat::StopMatcher({})});
+        auto run = std::make_unique<Run>(
+            Run{.task = std::move(*it), .sampler = std::move(*sampler), .stop = chat::StopMatcher({})});
         run->stop = chat::StopMatcher(run->task.request.stop);
-        for (const int32_t id : run->task.request.prompt) run->sampler.accept(id);
         slot->start(std::move(run), ++clock);
         tell_progress(*slot);
       }
       it = deferred.erase(it);
     }
-  }
-
-  void ban_end_of_generation(sampling::SamplingParams& sampling) const {
-    for (int32_t id = 0; id < engine.model().info().n_vocab; ++id)
-      if (engine.tokenizer().is_end_of_generation(id)) sampling.banned.push_back(id);
   }
 
   // ---- one step ----
@@ -247,64 +222,47 @@ struct Scheduler::State {
       apply_cancellations();
     }
     StepBatch batch = plan_step();
-    if (batch.ids.empty()) return;
+    if (batch.pieces.empty()) return;
     const Stopwatch watch;
-    Mat<float> logits(static_cast<int64_t>(batch.logit_rows.size()), engine.model().info().n_vocab);
-    SlotTap tap;
-    for (const StepBatch::Part& part : batch.parts)
-      if (part.slot->capture) {
-        part.slot->capture->begin_batch(std::span(batch.pos).subspan(static_cast<size_t>(part.first_row), static_cast<size_t>(part.n_rows)));
-        tap.parts.push_back({part.slot->capture.get(), part.first_row, part.n_rows});
-      }
-    const auto done = engine.forward({batch.ids, batch.pos, batch.sequences, batch.logit_rows}, logits.view(), tap.parts.empty() ? nullptr : &tap);
-    if (!done.ok()) {
-      for (const SlotTap::Part& part : tap.parts) part.capture->abort_batch();
-      make_room(done.error());
-      return;
-    }
+    const auto n_logits = std::count_if(batch.pieces.begin(), batch.pieces.end(),
+                                        [](const Conversation::Piece& piece) { return piece.wants_logits; });
+    Mat<float> logits(n_logits, engine.model().info().n_vocab);
+    const auto done = Conversation::append_all(engine, batch.pieces, logits.view());
+    if (!done.ok()) return make_room(done.error());
     account(batch, watch.seconds());
-    for (const StepBatch::Part& part : batch.parts) {
-      Slot& slot = *part.slot;
-      const auto first = batch.ids.begin() + part.first_row;
-      slot.tokens.insert(slot.tokens.end(), first, first + part.n_rows);
-      if (part.is_prompt) {
-        slot.run->n_prompt_done += part.n_rows;
+    // Taking a token may end a request, which publishes all slots: first every slot is brought up to date.
+    std::vector<Slot*> takers;
+    for (size_t i = 0; i < batch.parts.size(); ++i) {
+      Slot& slot = *batch.parts[i].slot;
+      if (batch.pieces[i].wants_logits) takers.push_back(&slot);
+      if (batch.parts[i].is_prompt) {
+        slot.run->n_prompt_done += static_cast<int64_t>(batch.pieces[i].ids.size());
         tell_progress(slot);
       } else {
         slot.run->next.reset();
       }
     }
-    for (size_t i = 0; i < batch.logit_slots.size(); ++i)
-      take_token(*batch.logit_slots[i], std::span(logits.row(static_cast<int64_t>(i)), static_cast<size_t>(logits.cols)));
+    for (size_t i = 0; i < takers.size(); ++i)
+      take_token(*takers[i], std::span(logits.row(static_cast<int64_t>(i)), static_cast<size_t>(logits.cols)));
   }
 
   /// One token of every conversation that decodes, then prompt tokens of the others, up to n_ubatch in all.
   StepBatch plan_step() {
     StepBatch batch;
     const int64_t n_max = engine.options().n_ubatch;
-    const auto add_part = [&](Slot& slot, std::span<const int32_t> ids, bool is_prompt, bool wants_logits) {
-      batch.parts.push_back({&slot, static_cast<int64_t>(batch.ids.size()), static_cast<int64_t>(ids.size()), is_prompt});
-      for (size_t i = 0; i < ids.size(); ++i) {
-        batch.ids.push_back(ids[i]);
-        batch.pos.push_back(slot.cache.next_pos() + static_cast<int64_t>(i));
-        batch.sequences.push_back(&slot.cache);
-      }
-      if (wants_logits) {
-        batch.logit_rows.push_back(static_cast<int32_t>(batch.ids.size()) - 1);
-        batch.logit_slots.push_back(&slot);
-      }
-    };
     for (auto& slot : slots)
-      if (slot->run && slot->run->next && static_cast<int64_t>(batch.ids.size()) < n_max) add_part(*slot, std::span(&*slot->run->next, 1), false, true);
+      if (slot->run && slot->run->next && batch.n_tokens < n_max)
+        batch.add(*slot, std::span(&*slot->run->next, 1), false, true);
     for (auto& slot : slots) {
       if (!slot->run || slot->run->is_prompt_done()) continue;
       const auto& prompt = slot->run->task.request.prompt;
-      int64_t room = n_max - static_cast<int64_t>(batch.ids.size());
-      if (engine.compacts_automatically()) room = std::min(room, rows_until_full(*slot));
-      const int64_t n = std::min(room, static_cast<int64_t>(prompt.size()) - slot->run->n_prompt_done);
+      int64_t room = n_max - batch.n_tokens;
+      if (engine.compacts_automatically()) room = std::min(room, slot->conversation.rows_left());
+      const int64_t n_left = static_cast<int64_t>(prompt.size()) - slot->run->n_prompt_done;
+      const int64_t n = std::min(room, n_left);
       if (n <= 0) continue;
-      add_part(*slot, std::span(prompt).subspan(static_cast<size_t>(slot->run->n_prompt_done), static_cast<size_t>(n)), true,
-               slot->run->n_prompt_done + n == static_cast<int64_t>(prompt.size()));
+      const auto first = static_cast<size_t>(slot->run->n_prompt_done);
+      batch.add(*slot, std::span(prompt).subspan(first, static_cast<size_t>(n)), true, n == n_left);
     }
     return batch;
   }
@@ -312,12 +270,10 @@ struct Scheduler::State {
   void account(const StepBatch& batch, double seconds) {
     ++totals.n_decode_calls;
     totals.n_busy_slots_sum += static_cast<int64_t>(batch.parts.size());
-    int64_t n_prompt = 0;
-    for (const auto& part : batch.parts) n_prompt += part.is_prompt ? part.n_rows : 0;
-    const auto n_all = static_cast<int64_t>(batch.ids.size());
-    totals.prompt_tokens += n_prompt;
-    totals.prompt_seconds += seconds * static_cast<double>(n_prompt) / static_cast<double>(n_all);
-    totals.predicted_seconds += seconds * static_cast<double>(n_all - n_prompt) / static_cast<double>(n_all);
+    totals.prompt_tokens += batch.n_prompt;
+    const double prompt_share = static_cast<double>(batch.n_prompt) / static_cast<double>(batch.n_tokens);
+    totals.prompt_seconds += seconds * prompt_share;
+    totals.predicted_seconds += seconds * (1 - prompt_share);
   }
 
   void take_token(Slot& slot, std::span<const float> logits) {
@@ -333,18 +289,20 @@ struct Scheduler::State {
     run.sampler.accept(id);
     ++run.n_decoded;
     ++totals.predicted_tokens;
-    totals.n_tokens_max = std::max(totals.n_tokens_max, slot.n_logical() + 1);
+    totals.n_tokens_max = std::max(totals.n_tokens_max, slot.conversation.n_tokens() + 1);
 
     GenerationEvent event = event_of(slot);
     event.ids.push_back(id);
     if (request.n_probs > 0) event.probs.push_back(probs_of(logits, id, request.n_probs));
-    if (tokenizer.is_end_of_generation(id) && !request.ignore_eos) return finish(slot, StopReason::eos, std::move(event));
+    if (tokenizer.is_end_of_generation(id) && !request.ignore_eos)
+      return finish(slot, StopReason::eos, std::move(event));
     event.text = run.stop.feed(tokenizer.piece(id, request.renders_special));
     if (run.stop.is_stopped()) {
       event.stopping_word = request.stop[static_cast<size_t>(run.stop.matched())];
       return finish(slot, StopReason::word, std::move(event));
     }
-    if (request.n_predict >= 0 && run.n_decoded >= request.n_predict) return finish(slot, StopReason::limit, std::move(event));
+    if (request.n_predict >= 0 && run.n_decoded >= request.n_predict)
+      return finish(slot, StopReason::limit, std::move(event));
     if (is_context_full(slot)) return finish(slot, StopReason::context_full, std::move(event));
     run.next = id;
     event.compactions.swap(run.compactions);
@@ -361,32 +319,26 @@ struct Scheduler::State {
 
   // ---- limits and compaction ----
 
-  int64_t rows_until_full(const Slot& slot) const {
-    return std::max<int64_t>(0, static_cast<int64_t>(static_cast<double>(engine.n_ctx_slot()) - slot.n_physical()));
-  }
   bool is_context_full(const Slot& slot) const {
-    if (slot.n_logical() + 1 > engine.n_ctx_logical()) return true;
-    return !engine.compacts_automatically() && rows_until_full(slot) < 1;  // else the next step compacts first
+    if (slot.conversation.n_tokens() + 1 > engine.n_ctx_logical()) return true;
+    if (engine.compacts_automatically()) return false;  // the next step compacts first
+    return slot.conversation.rows_left() == 0;
   }
 
   void compact_if_full(Slot& slot) {
-    const auto n_ctx_slot = static_cast<double>(engine.n_ctx_slot());
-    const double n_rows = slot.n_physical();
-    const bool is_due = n_rows >= engine.options().compact_threshold * n_ctx_slot && n_rows >= slot.run->compact_again_at;
-    if (!is_due && rows_until_full(slot) >= 1) return;
+    if (!slot.conversation.wants_compaction()) return;
     const auto report = compact_for_task(slot);
     if (!report.ok() && report.error().kind == ErrorKind::cancelled) return;
-    // Neither a failure nor a compaction that freed little is repeated for every token.
-    slot.run->compact_again_at = slot.n_physical() + n_ctx_slot * kCompactionGap;
     if (report.ok())
       slot.run->compactions.push_back({.report = *report, .is_automatic = true});
     else
       log_warning("slot {}: automatic compaction failed: {}", slot.id(), report.error().message);
-    if (rows_until_full(slot) >= 1) return;
+    if (slot.conversation.rows_left() > 0) return;
     if (slot.run->is_prompt_done()) return finish(slot, StopReason::context_full);
     fail(slot, Error{ErrorKind::context_exceeded,
                      fmt::format("the conversation fills its {} rows and {}", engine.n_ctx_slot(),
-                                 report.ok() ? "a compaction freed none; raise -c or --compact-ratio" : "could not be compacted: " + report.error().message)});
+                                 report.ok() ? "a compaction freed none; raise -c or --compact-ratio"
+                                             : "could not be compacted: " + report.error().message)});
   }
 
   /// The automatic compaction of the request that runs on the slot; cancel() of the request stops it.
@@ -396,36 +348,47 @@ struct Scheduler::State {
       compacting_task = slot.run->task.id;
     }
     apply_cancellations();
-    Result<CompactionReport> report = Error{ErrorKind::cancelled, "the request was cancelled before its compaction began"};
-    if (slot.run) report = compact_slot(slot, automatic_request(engine, slot.run->task.request));
+    Result<CompactionReport> report =
+        Error{ErrorKind::cancelled, "the request was cancelled before its compaction began"};
+    if (slot.run) {
+      // The whole prompt is meant also while it is still being read.
+      const GenerationRequest& request = slot.run->task.request;
+      const auto n_prompt = static_cast<int64_t>(request.prompt.size());
+      const int64_t n_keep = request.n_keep < 0 ? n_prompt : std::min(request.n_keep, n_prompt);
+      report = slot.conversation.compact_automatically(n_keep, &cancel_compaction);
+      note_compaction(slot, report);
+    }
     std::lock_guard lock(mutex);
     compacting_task = 0;
     if (!stopping) cancel_compaction.store(false);
     return report;
   }
 
-  Result<CompactionReport> compact_slot(Slot& slot, const CompactionRequest& request) {
-    auto report = compact_sequence(engine, slot.cache, slot.tokens, slot.capture.get(), request, &cancel_compaction);
+  /// Counts, logs and keeps what came of a compaction.
+  void note_compaction(Slot& slot, const Result<CompactionReport>& report) {
     if (!report.ok()) {
       ++totals.n_compaction_failures;
-      return report;
+      return;
     }
     ++totals.n_compactions;
     totals.compaction_seconds += report->total_seconds;
-    slot.recount();
     slot.last_compaction = *report;
-    log_info("slot {}: compacted {} tokens, {:.0f} -> {:.0f} rows a head ({:.2f}x of all bytes) by {} in {:.2f} s, held-out error {:.4f} (unfitted {:.4f})",
-             slot.id(), report->n_logical, report->rows_before, report->rows_after, report->real_ratio, report->method, report->total_seconds,
-             report->heldout_fitted, report->heldout_plain);
-    return report;
+    log_info(
+        "slot {}: compacted {} tokens, {:.0f} -> {:.0f} rows a head ({:.2f}x of all bytes) by {} in {:.2f} s, "
+        "held-out error {:.4f} (unfitted {:.4f})",
+        slot.id(), report->n_logical, report->rows_before, report->rows_after, report->real_ratio, report->method,
+        report->total_seconds, report->heldout_fitted, report->heldout_plain);
   }
 
-  /// The pool is spent: gives up the cache of the idle slot that was used longest ago, or, when none is left, the youngest request.
+  /// The pool is spent: gives up the cache of the idle slot that was used longest ago, or, when none is left, the
+  /// youngest request.
   void make_room(const Error& error) {
     Slot* idle = nullptr;
     Slot* youngest = nullptr;
     for (auto& slot : slots) {
-      if (!slot->is_busy() && slot->n_logical() > 0 && (idle == nullptr || slot->last_used < idle->last_used)) idle = slot.get();
+      if (!slot->is_busy() && slot->conversation.n_tokens() > 0 &&
+          (idle == nullptr || slot->last_used < idle->last_used))
+        idle = slot.get();
       if (slot->is_busy() && (youngest == nullptr || slot->last_used > youngest->last_used)) youngest = slot.get();
     }
     if (idle != nullptr)
@@ -442,9 +405,10 @@ struct Scheduler::State {
     event.id_slot = slot.id();
     event.n_prompt = static_cast<int64_t>(run.task.request.prompt.size());
     event.n_prompt_done = run.n_prompt_done;
-    event.n_logical = slot.n_logical();
-    event.n_physical = slot.n_physical();
-    event.kv_bytes = static_cast<int64_t>(slot.n_physical() * static_cast<double>(engine.kv_layout().bytes_per_token()));
+    event.n_logical = slot.conversation.n_tokens();
+    event.n_physical = slot.conversation.n_physical();
+    event.kv_bytes = static_cast<int64_t>(slot.conversation.n_physical() *
+                                          static_cast<double>(engine.kv_layout().bytes_per_token()));
     event.timings = {.cache_n = run.n_prompt_cached,
                      .prompt_n = run.n_prompt_done - run.n_prompt_cached,
                      .prompt_ms = (run.n_decoded > 0 ? run.prompt_seconds : run.prompt_watch.seconds()) * 1e3,
@@ -466,7 +430,7 @@ struct Scheduler::State {
     event.stop_reason = reason;
     event.compactions.swap(slot.run->compactions);
     event.is_truncated = reason == StopReason::context_full;
-    event.kv_bytes = slot.cache.usage().bytes;
+    event.kv_bytes = slot.conversation.cache().usage().bytes;
     const std::unique_ptr<Run> run = std::move(slot.run);
     slot.last_used = ++clock;
     publish();
@@ -489,7 +453,8 @@ struct Scheduler::State {
   void publish() {
     std::vector<SlotStatus> status;
     for (const auto& slot : slots) status.push_back(slot->status(engine));
-    totals.requests_processing = std::count_if(slots.begin(), slots.end(), [](const auto& slot) { return slot->is_busy(); });
+    totals.requests_processing =
+        std::count_if(slots.begin(), slots.end(), [](const auto& slot) { return slot->is_busy(); });
     std::lock_guard lock(mutex);
     totals.requests_deferred = static_cast<int64_t>(deferred.size() + incoming.size());
     published_slots = std::move(status);
@@ -500,17 +465,24 @@ struct Scheduler::State {
 Scheduler::Scheduler(Engine& engine) : state_(std::make_unique<State>(engine)) {}
 Scheduler::~Scheduler() = default;
 
-Result<uint64_t> Scheduler::submit(GenerationRequest request, std::function<void(const GenerationEvent&)> on_event) {
+Result<uint64_t> Scheduler::submit(GenerationRequest request,
+                                   std::function<void(const GenerationEvent&)> on_event) {
   const Engine& engine = state_->engine;
   const auto n_prompt = static_cast<int64_t>(request.prompt.size());
-  if (n_prompt == 0) return Error{ErrorKind::invalid_argument, "the prompt is empty: at least one token is needed"};
+  if (n_prompt == 0)
+    return Error{ErrorKind::invalid_argument, "the prompt is empty: at least one token is needed"};
   const int32_t n_vocab = engine.model().info().n_vocab;
   for (const int32_t id : request.prompt)
-    if (id < 0 || id >= n_vocab) return Error{ErrorKind::invalid_argument, fmt::format("prompt: token id {} is outside the vocabulary of {}", id, n_vocab)};
+    if (id < 0 || id >= n_vocab)
+      return Error{ErrorKind::invalid_argument,
+                   fmt::format("prompt: token id {} is outside the vocabulary of {}", id, n_vocab)};
   if (n_prompt >= engine.n_ctx_logical())
-    return Error{ErrorKind::context_exceeded,
-                 fmt::format("the request exceeds the available context size: the prompt has {} tokens, the context {}; shorten it or raise -c{}", n_prompt,
-                             engine.n_ctx_logical(), engine.compacts_automatically() ? "" : " (or let the server compact: --compact-threshold)")};
+    return Error{
+        ErrorKind::context_exceeded,
+        fmt::format("the request exceeds the available context size: the prompt has {} tokens, the context {}; "
+                    "shorten it or raise -c{}",
+                    n_prompt, engine.n_ctx_logical(),
+                    engine.compacts_automatically() ? "" : " (or let the server compact: --compact-threshold)")};
   SH_RETURN_IF_ERROR(sampling::Sampler::create(request.sampling, 0));
   std::lock_guard lock(state_->mutex);
   const uint64_t id = state_->next_id++;
@@ -528,17 +500,21 @@ void Scheduler::cancel(uint64_t id_task) {
 
 namespace {
 Error unknown_slot(int32_t id_slot, size_t n_slots) {
-  return {ErrorKind::not_found, fmt::format("id_slot: there is no slot {}; this server has slots 0 to {}", id_slot, n_slots - 1)};
+  return {ErrorKind::not_found,
+          fmt::format("id_slot: there is no slot {}; this server has slots 0 to {}", id_slot, n_slots - 1)};
 }
 }  // namespace
 
-void Scheduler::compact(int32_t id_slot, CompactionRequest request, std::function<void(Result<CompactionReport>)> on_done) {
+void Scheduler::compact(int32_t id_slot, CompactionRequest request,
+                        std::function<void(Result<CompactionReport>)> on_done) {
   State& s = *state_;
-  if (id_slot < 0 || id_slot >= static_cast<int32_t>(s.slots.size())) return on_done(unknown_slot(id_slot, s.slots.size()));
+  if (id_slot < 0 || id_slot >= static_cast<int32_t>(s.slots.size()))
+    return on_done(unknown_slot(id_slot, s.slots.size()));
   std::lock_guard lock(s.mutex);
   s.commands.push_back({id_slot,
                         [&s, request = std::move(request), on_done](Slot& slot) {
-                          auto report = s.compact_slot(slot, request);
+                          auto report = slot.conversation.compact(request, &s.cancel_compaction);
+                          s.note_compaction(slot, report);
                           s.publish();
                           on_done(std::move(report));
                         },
@@ -548,11 +524,12 @@ void Scheduler::compact(int32_t id_slot, CompactionRequest request, std::functio
 
 void Scheduler::erase_slot(int32_t id_slot, std::function<void(Result<int64_t>)> on_done) {
   State& s = *state_;
-  if (id_slot < 0 || id_slot >= static_cast<int32_t>(s.slots.size())) return on_done(unknown_slot(id_slot, s.slots.size()));
+  if (id_slot < 0 || id_slot >= static_cast<int32_t>(s.slots.size()))
+    return on_done(unknown_slot(id_slot, s.slots.size()));
   std::lock_guard lock(s.mutex);
   s.commands.push_back({id_slot,
                         [&s, on_done](Slot& slot) {
-                          const int64_t n_erased = slot.n_logical();
+                          const int64_t n_erased = slot.conversation.n_tokens();
                           slot.clear();
                           s.publish();
                           on_done(n_erased);
@@ -571,6 +548,8 @@ SchedulerTotals Scheduler::totals() const {
   return state_->published_totals;
 }
 
-Engine& Scheduler::engine() { return state_->engine; }
+Engine& Scheduler::engine() {
+  return state_->engine;
+}
 
 }  // namespace sh::engine

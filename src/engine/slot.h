@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One conversation of the scheduler: its cache, its tokens and the request that runs on it.
+// One place of the scheduler: a conversation and the request that runs on it.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "chat/stop_matcher.h"
+#include "engine/conversation.h"
 #include "engine/scheduler.h"
 #include "sampling/sampler.h"
 
@@ -30,15 +31,14 @@ struct Run {
   Task task;
   sampling::Sampler sampler;
   chat::StopMatcher stop;
-  int64_t n_prompt_done = 0;     // prompt tokens that are in the cache
-  int64_t n_prompt_cached = 0;   // of them, found there
-  std::optional<int32_t> next;   // sampled, not yet fed
+  int64_t n_prompt_done = 0;    // prompt tokens that are in the cache
+  int64_t n_prompt_cached = 0;  // of them, found there
+  std::optional<int32_t> next;  // sampled, not yet fed
   int64_t n_decoded = 0;
   Stopwatch prompt_watch;
   double prompt_seconds = 0;
   Stopwatch decode_watch;
   std::vector<CompactionEvent> compactions;  // not yet told
-  double compact_again_at = 0;   // rows below which no further automatic compaction is tried
   bool is_prompt_done() const { return n_prompt_done == static_cast<int64_t>(task.request.prompt.size()); }
 };
 
@@ -48,30 +48,22 @@ class Slot {
 
   int32_t id() const { return id_; }
   bool is_busy() const { return run != nullptr; }
-  /// Tokens of `prompt` that this slot's cache can serve: at most all but the last, whose logits are needed, and 0 when the cache would
-  /// have to be cut back into rows that a compaction wrote.
+  /// Tokens of `prompt` that this slot's cache can serve: at most all but the last, whose logits are needed, and 0
+  /// when the cache would have to be cut back into rows that a compaction wrote.
   int64_t usable_prefix(const std::vector<int32_t>& prompt) const;
-  /// Starts a task: cuts the cache back to what the prompt shares with it, or clears it when the shared part was compacted away.
+  /// Starts a task: cuts the cache back to what the prompt shares with it, or clears it when the shared part was
+  /// compacted away.
   void start(std::unique_ptr<Run> new_run, uint64_t clock);
   void clear();
-  int64_t n_logical() const { return static_cast<int64_t>(tokens.size()); }
-  /// Rows per head, mean over heads; kept as a sum so that asking costs nothing.
-  double n_physical() const { return physical_base_ + static_cast<double>(n_logical() - logical_base_); }
-  /// After the cache's rows changed other than by appending.
-  void recount();
   SlotStatus status(const Engine& engine) const;
 
-  kv::SequenceCache cache;
-  std::vector<int32_t> tokens;             // what the cache holds, logically
-  std::unique_ptr<QueryCapture> capture;   // null when nothing is captured
+  Conversation conversation;
   std::unique_ptr<Run> run;
   std::optional<CompactionReport> last_compaction;
   uint64_t last_used = 0;
 
  private:
   int32_t id_;
-  double physical_base_ = 0;
-  int64_t logical_base_ = 0;
 };
 
 }  // namespace sh::engine

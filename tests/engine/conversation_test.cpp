@@ -54,7 +54,8 @@ TEST(Conversation, CutBackItAnswersAsIfNothingHadFollowed) {
   Conversation conversation(*engine, true);
   const auto first = generate(*engine, conversation, prompt, options, {});
   ASSERT_TRUE(first.ok()) << first.error().message;
-  EXPECT_EQ(conversation.n_tokens(), static_cast<int64_t>(prompt.size()) + 12) << "the whole answer is in the cache";
+  EXPECT_EQ(conversation.n_tokens(), static_cast<int64_t>(prompt.size()) + 12)
+      << "the whole answer is in the cache";
   ASSERT_TRUE(conversation.truncate(3).ok());
   EXPECT_EQ(conversation.n_tokens(), 3);
   const auto again = generate(*engine, conversation, std::span(prompt).subspan(3), options, {});
@@ -64,7 +65,8 @@ TEST(Conversation, CutBackItAnswersAsIfNothingHadFollowed) {
 }
 
 TEST(Conversation, CompactionIsDueAtTheThresholdAndNotAgainRightAfterAnAttempt) {
-  const auto engine = open({.model_path = kScribe, .n_ctx = 160, .compact_threshold = 0.5, .compact_method = "select"});
+  const auto engine =
+      open({.model_path = kScribe, .n_ctx = 160, .compact_threshold = 0.5, .compact_method = "select"});
   Conversation conversation(*engine, true);
   const std::vector<int32_t> ids(79, 100);
   ASSERT_TRUE(conversation.append(ids, {}).ok());
@@ -80,6 +82,56 @@ TEST(Conversation, CompactionIsDueAtTheThresholdAndNotAgainRightAfterAnAttempt) 
   EXPECT_FALSE(conversation.wants_compaction());
   EXPECT_LT(conversation.n_physical(), 60);
   EXPECT_EQ(conversation.n_tokens(), 90);
+}
+
+TEST(Conversation, AFullCacheIsDueRightAfterAnAttempt) {
+  const auto engine =
+      open({.model_path = kScribe, .n_ctx = 64, .compact_threshold = 1, .compact_method = "select"});
+  Conversation conversation(*engine, false);
+  const std::vector<int32_t> ids(64, 100);
+  ASSERT_TRUE(conversation.append(ids, {}).ok());
+  EXPECT_EQ(conversation.rows_left(), 0);
+  EXPECT_FALSE(conversation.compact_automatically(-1, nullptr).ok());
+  EXPECT_TRUE(conversation.wants_compaction());
+}
+
+TEST(Conversation, AnAttemptThatWasCancelledOrForgottenIsDueAgain) {
+  const auto engine =
+      open({.model_path = kScribe, .n_ctx = 160, .compact_threshold = 0.5, .compact_method = "select"});
+  Conversation conversation(*engine, true);
+  ASSERT_TRUE(conversation.append(std::vector<int32_t>(80, 100), {}).ok());
+  const std::atomic<bool> cancel{true};
+  const auto cancelled = conversation.compact_automatically(0, &cancel);
+  ASSERT_FALSE(cancelled.ok());
+  EXPECT_EQ(cancelled.error().kind, ErrorKind::cancelled);
+  EXPECT_TRUE(conversation.wants_compaction());
+  EXPECT_FALSE(conversation.compact_automatically(-1, nullptr).ok());
+  EXPECT_FALSE(conversation.wants_compaction());
+  conversation.forget_last_attempt();
+  EXPECT_TRUE(conversation.wants_compaction());
+}
+
+TEST(Conversation, PiecesOfOneForwardGiveWhatEachGivesAlone) {
+  const auto engine = open({.model_path = kScribe, .n_ctx = 128});
+  const std::vector<int32_t> first = encode_opening(*engine, "It was the best of times"),
+                             second = encode_opening(*engine, "Call me");
+  const int32_t n_vocab = engine->model().info().n_vocab;
+  Mat<float> together(2, n_vocab), alone(1, n_vocab);
+  Conversation a(*engine, false), b(*engine, false), silent(*engine, false);
+  const Conversation::Piece pieces[] = {{&a, first, true}, {&silent, first, false}, {&b, second, true}};
+  ASSERT_TRUE(Conversation::append_all(*engine, pieces, together.view()).ok());
+  EXPECT_EQ(a.tokens(), first);
+  EXPECT_EQ(silent.tokens(), first);
+  EXPECT_EQ(b.tokens(), second);
+  int64_t row = 0;
+  for (const auto* ids : {&first, &second}) {
+    Conversation c(*engine, false);
+    ASSERT_TRUE(c.append(*ids, alone.view()).ok());
+    const float* expected = alone.row(0);
+    const float* got = together.row(row++);
+    EXPECT_EQ(std::max_element(got, got + n_vocab) - got,
+              std::max_element(expected, expected + n_vocab) - expected);
+  }
 }
 
 TEST(Generate, RefusesWhatDoesNotFit) {
