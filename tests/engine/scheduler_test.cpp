@@ -565,14 +565,21 @@ TEST(Scheduler, CancelWhileDecodingAndWhileWaiting) {
   GenerationRequest request = bench.asking(0);
   request.n_predict = -1;
   request.ignore_eos = true;
+  request.id_slot = 0;
   std::atomic<uint64_t> id{0};
+  std::atomic<bool> is_waiting_cancelled{false};
   running.on_event = [&](const GenerationEvent& event) {
+    // Holds the scheduler's thread until the other request came and was cancelled: it cannot have run before.
+    while (event.timings.predicted_n == 1 && !is_waiting_cancelled) std::this_thread::yield();
     if (event.timings.predicted_n == 3) bench.scheduler->cancel(id);
   };
   id = bench.scheduler->submit(request, running.sink()).value();
-  const uint64_t id_waiting = bench.submit(bench.asking(1), waiting);
+  GenerationRequest other = bench.asking(1);
+  other.id_slot = 0;
+  const uint64_t id_waiting = bench.submit(other, waiting);
   bench.scheduler->cancel(id_waiting);
   bench.scheduler->cancel(123456);  // nobody's
+  is_waiting_cancelled = true;
   EXPECT_EQ(running.last().stop_reason, StopReason::cancelled);
   EXPECT_EQ(running.ids().size(), 3u);
   EXPECT_EQ(waiting.last().stop_reason, StopReason::cancelled);
