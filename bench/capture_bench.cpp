@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What capturing reference queries costs a prefill: the same tokens with and without the capture, in turn, as a ratio of medians.
-//   capture_bench MODEL.gguf [N_TOKENS=1024] [REPEATS=15] [CAPTURE_MIB=64]
+//   capture_bench MODEL.gguf [N_TOKENS=1024] [REPEATS=15] [CAPTURE_MIB=64] [STRIDE=8]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -42,11 +42,11 @@ double prefill_seconds(engine::Engine& engine, std::span<const int32_t> ids, eng
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    fmt::print(stderr, "usage: capture_bench MODEL.gguf [N_TOKENS] [REPEATS] [CAPTURE_MIB]\n");
+    fmt::print(stderr, "usage: capture_bench MODEL.gguf [N_TOKENS] [REPEATS] [CAPTURE_MIB] [STRIDE]\n");
     return 1;
   }
   const auto argument = [&](int index, int64_t otherwise) { return argc > index ? std::atoll(argv[index]) : otherwise; };
-  const int64_t n_tokens = argument(2, 1024), n_repeats = argument(3, 15), capture_mib = argument(4, 64);
+  const int64_t n_tokens = argument(2, 1024), n_repeats = argument(3, 15), capture_mib = argument(4, 64), stride = argument(5, engine::kReadingStride);
   auto engine = engine::Engine::open({.model_path = argv[1], .n_ctx = n_tokens + 64});
   if (!engine.ok()) {
     fmt::print(stderr, "error: {}\n", engine.error().message);
@@ -60,7 +60,7 @@ int main(int argc, char** argv) {
   int64_t n_kept = 0;
   for (int64_t repeat = 0; repeat <= n_repeats; ++repeat) {
     const double a = prefill_seconds(**engine, ids, nullptr);
-    engine::QueryCapture capture((*engine)->model(), (*engine)->kv_layout(), capture_mib << 20);
+    engine::QueryCapture capture((*engine)->model(), (*engine)->kv_layout(), capture_mib << 20, stride);
     const double b = prefill_seconds(**engine, ids, &capture);
     n_kept = capture.n_tokens();
     if (repeat == 0) continue;  // warms up

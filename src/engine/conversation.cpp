@@ -48,7 +48,7 @@ class CaptureTap : public ops::AttentionTap {
 
 Conversation::Conversation(Engine& engine, bool captures_queries) : engine_(engine), cache_(engine.block_pool()) {
   if (captures_queries && engine.options().capture_bytes > 0)
-    capture_ = std::make_unique<QueryCapture>(engine.model(), engine.kv_layout(), engine.options().capture_bytes);
+    capture_ = std::make_unique<QueryCapture>(engine.model(), engine.kv_layout(), engine.options().capture_bytes, kReadingStride);
 }
 
 Result<void> Conversation::append_all(Engine& engine, std::span<const Piece> pieces, MatView<float> logits) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/check.h"
 #include "engine/reference_queries.h"
 
 namespace sh::engine {
@@ -16,7 +17,7 @@ struct QueryCapture::State {
   std::vector<Layer> layers;
   int64_t row_floats = 0;
   int64_t max_rows = 0;
-  int64_t stride = 1;
+  int64_t stride = 1, first_stride = 1;
   int64_t n_seen = 0;            // tokens announced so far: the next token's ordinal
   int64_t n_seen_before = 0;     // the same before the forward that runs
   std::vector<float> rows;       // [n_rows, row_floats]
@@ -47,8 +48,11 @@ struct QueryCapture::State {
   }
 };
 
-QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes) : state_(std::make_unique<State>()) {
+QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes, int64_t first_stride)
+    : state_(std::make_unique<State>()) {
+  SH_CHECK(first_stride >= 1, "a stride counts tokens");
   State& s = *state_;
+  s.stride = s.first_stride = first_stride;
   for (size_t l = 0; l < layout.layers.size(); ++l) {
     const kv::LayerLayout& kv_layer = layout.layers[l];
     State::Layer layer{.offset = s.row_floats,
@@ -123,7 +127,7 @@ bool QueryCapture::wants_layer(int32_t layer) const {
 void QueryCapture::clear() {
   state_->resize(0);
   state_->pending.clear();
-  state_->stride = 1;
+  state_->stride = state_->first_stride;
   state_->n_seen = 0;
 }
 

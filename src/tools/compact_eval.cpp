@@ -305,7 +305,7 @@ class Runner {
     // Read a second time with the capture on, so that the time above is that of a plain prefill.
     capture_.reset();
     if (needs_capture()) {
-      capture_ = std::make_unique<engine::QueryCapture>(engine_.model(), engine_.kv_layout(), options_.methods.front().request.max_query_bytes);
+      capture_ = std::make_unique<engine::QueryCapture>(engine_.model(), engine_.kv_layout(), options_.methods.front().request.max_query_bytes, engine::kReadingStride);
       SequenceCache again(engine_.block_pool());
       const int64_t n_step = engine_.options().n_ubatch;
       for (int64_t at = 0; at < static_cast<int64_t>(subject.ids.size()); at += n_step) {
