@@ -1,10 +1,13 @@
 # The whole surface for a newcomer: `make run`, `make test`. Everything else is for developers.
 PORT ?= 8080
 MODEL ?= models/scribe.gguf
+FUZZERS = $(basename $(notdir $(wildcard fuzz/*_fuzz.cpp)))
 
 .PHONY: run test build setup asan fuzz bench clean
 
-run: build            ## build and start the server with the bundled model
+run: setup            ## build and start the server with the bundled model
+	cmake --preset release
+	cmake --build --preset release --target shorthand
 	./build/release/shorthand serve -m $(MODEL) --port $(PORT) --endpoint-compact $(ARGS)
 
 test: build           ## build and run all tests
@@ -22,7 +25,7 @@ asan: setup           ## all tests under AddressSanitizer and UBSan
 
 fuzz:                 ## 60 s of each fuzzer (needs clang)
 	@scripts/setup.sh fuzz
-	cmake --preset fuzz && cmake --build --preset fuzz && scripts/fuzz_smoke.sh 60
+	cmake --preset fuzz && cmake --build --preset fuzz --target $(FUZZERS) && scripts/fuzz_smoke.sh 60
 
 bench: setup
 	cmake --preset bench && cmake --build --preset bench
