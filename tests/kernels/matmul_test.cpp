@@ -34,7 +34,7 @@ struct Product {
     for (int64_t c = 0; c < n_cols; ++c) {
       std::byte* row = activations.data() + c * activation_row_bytes;
       if (is_float)
-        std::memcpy(row, x.data() + c * n_inner, static_cast<size_t>(activation_row_bytes));
+        std::copy_n(reinterpret_cast<const std::byte*>(x.data() + c * n_inner), activation_row_bytes, row);
       else
         set.quantize_q8(x.data() + c * n_inner, n_inner, row);
     }

@@ -84,6 +84,14 @@ TEST(BlockPool, CreationCommitsNothing) {
   EXPECT_EQ(pool->stats().bytes_used, 0);
 }
 
+// What the process may hold beside the blocks: the pool's free lists and page counters. The address sanitizer also keeps the lists that
+// were outgrown.
+#ifdef __SANITIZE_ADDRESS__
+constexpr int64_t kBookkeeping = 8 * kMiB;
+#else
+constexpr int64_t kBookkeeping = 3 * kMiB;
+#endif
+
 // Blocks of q8_0 (2176 bytes) share pages with their neighbours, blocks of f32 x 128 (16 KiB) span several.
 TEST(BlockPool, MemoryGoesBackToTheSystem) {
   const std::pair<int32_t, DType> shapes[] = {
@@ -96,8 +104,7 @@ TEST(BlockPool, MemoryGoesBackToTheSystem) {
     for (const BlockId block : blocks) fill(*pool, block, 1);
     const int64_t full = resident_bytes();
     EXPECT_GT(full - before, 63 * kMiB);
-    // The first half one by one in random order, the rest in one go. Slack of 3 MiB: the pool's free lists and
-    // page counters.
+    // The first half one by one in random order, the rest in one go.
     Rng rng(7);
     for (size_t n = blocks.size() / 2; n > 0; --n) {
       std::swap(blocks[rng.next_below(n)], blocks[n - 1]);
@@ -105,9 +112,9 @@ TEST(BlockPool, MemoryGoesBackToTheSystem) {
       blocks[n - 1] = blocks.back();
       blocks.pop_back();
     }
-    EXPECT_LT(resident_bytes() - before, 36 * kMiB);
+    EXPECT_LT(resident_bytes() - before, 33 * kMiB + kBookkeeping);
     pool->release(blocks);
-    EXPECT_LT(resident_bytes() - before, 3 * kMiB);
+    EXPECT_LT(resident_bytes() - before, kBookkeeping);
     EXPECT_EQ(pool->stats().bytes_used, 0);
   }
 }

@@ -135,7 +135,7 @@ void encode_q4_0(const float* x, int64_t n, std::byte* out) {
 void encode_row(DType dtype, const float* x, int64_t n, std::byte* out) {
   switch (dtype) {
     case DType::f32:
-      __builtin_memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
+      if (n > 0) __builtin_memcpy(out, x, static_cast<size_t>(n) * sizeof(float));  // no row, no pointer
       return;
     case DType::f16:
       encode_words<store_half>(x, n, out);
