@@ -132,20 +132,9 @@ Result<void> run(engine::ProgramParams& params, Arguments arguments) {
 }  // namespace
 
 int compact_eval_command(Arguments arguments) {
-  auto params = engine::parse_params(engine::kEval, arguments);
-  if (!params.ok()) {
-    log_error("{}", params.error().message);
-    return 1;
-  }
-  if (params->wants_help) {
-    fmt::print("{}", engine::help_text(engine::kEval));
-    return 0;
-  }
-  engine::apply_log_settings(*params);
-  const auto done = run(*params, arguments);
-  if (done.ok()) return 0;
-  log_error("{}", done.error().message);
-  return 1;
+  engine::ProgramParams params;
+  if (const std::optional<int> status = read_params(engine::kEval, arguments, params)) return *status;
+  return exit_status(run(params, arguments));
 }
 
 }  // namespace sh::tools
