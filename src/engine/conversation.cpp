@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "engine/token_batch.h"
+
 namespace sh::engine {
 
 using kv::Pos;
@@ -52,24 +54,18 @@ Conversation::Conversation(Engine& engine, bool captures_queries) : engine_(engi
 }
 
 Result<void> Conversation::append_all(Engine& engine, std::span<const Piece> pieces, MatView<float> logits) {
-  std::vector<int32_t> ids, logit_rows;
-  std::vector<Pos> pos;
-  std::vector<kv::SequenceCache*> sequences;
+  TokenBatch batch;
   CaptureTap tap;
   for (const Piece& piece : pieces) {
     Conversation& c = *piece.conversation;
-    const auto n = static_cast<int64_t>(piece.ids.size());
-    const size_t first = ids.size();
-    ids.insert(ids.end(), piece.ids.begin(), piece.ids.end());
-    for (int64_t i = 0; i < n; ++i) pos.push_back(c.cache_.next_pos() + i);
-    sequences.insert(sequences.end(), piece.ids.size(), &c.cache_);
-    if (piece.wants_logits) logit_rows.push_back(static_cast<int32_t>(ids.size()) - 1);
+    const size_t first = batch.ids.size();
+    batch.add(c.cache_, piece.ids, piece.wants_logits);
     if (c.capture_) {
-      c.capture_->begin_batch(std::span(pos).subspan(first));
-      tap.add(c.capture_.get(), static_cast<int64_t>(first), n);
+      c.capture_->begin_batch(std::span(batch.pos).subspan(first));
+      tap.add(c.capture_.get(), static_cast<int64_t>(first), static_cast<int64_t>(piece.ids.size()));
     }
   }
-  const auto done = engine.forward({ids, pos, sequences, logit_rows}, logits, tap.is_empty() ? nullptr : &tap);
+  const auto done = engine.forward(batch.view(), logits, tap.is_empty() ? nullptr : &tap);
   if (!done.ok()) {
     tap.abort_batch();
     return done;

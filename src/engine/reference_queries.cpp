@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/clock.h"
+#include "engine/token_batch.h"
 #include "sampling/sampler.h"
 
 namespace sh::engine {
@@ -57,20 +58,11 @@ struct StepItem {
   std::span<const int32_t> ids;
 };
 Result<Mat<float>> run_step(Engine& engine, std::span<const StepItem> items, QueryCapture& capture) {
-  std::vector<int32_t> ids, logit_rows;
-  std::vector<Pos> pos;
-  std::vector<SequenceCache*> sequences;
-  for (const StepItem& item : items) {
-    for (size_t i = 0; i < item.ids.size(); ++i) {
-      ids.push_back(item.ids[i]);
-      pos.push_back(item.sequence->next_pos() + static_cast<int64_t>(i));
-      sequences.push_back(item.sequence);
-    }
-    logit_rows.push_back(static_cast<int32_t>(ids.size()) - 1);
-  }
+  TokenBatch batch;
+  for (const StepItem& item : items) batch.add(*item.sequence, item.ids, true);
   Mat<float> logits(static_cast<int64_t>(items.size()), engine.model().info().n_vocab);
-  capture.begin_batch(pos);
-  SH_RETURN_IF_ERROR(engine.forward({ids, pos, sequences, logit_rows}, logits.view(), &capture));
+  capture.begin_batch(batch.pos);
+  SH_RETURN_IF_ERROR(engine.forward(batch.view(), logits.view(), &capture));
   return logits;
 }
 
