@@ -53,13 +53,13 @@ void score(benchmark::State& state) {
   const Head head(state.range(0), state.range(1));
   for (auto _ : state)
     benchmark::DoNotOptimize(
-        score_rows(head.problem, RowScore::max, Weighting::attention_share, {}, kernel_set()));
+        score_rows(head.problem, **find_method("solver"), {}, kernel_set()));
   state.SetLabel(kernel_set().name);
 }
 
 void fit(benchmark::State& state) {
   const Head head(state.range(0), state.range(1));
-  const auto scores = score_rows(head.problem, RowScore::max, Weighting::attention_share, {}, kernel_set());
+  const auto scores = score_rows(head.problem, **find_method("solver"), {}, kernel_set());
   const auto rows = top_rows(scores, state.range(0) / 8);
   for (auto _ : state) benchmark::DoNotOptimize(fit_head(head.problem, rows, scores, Fit::both, {}, kernel_set()));
   state.SetLabel(kernel_set().name);

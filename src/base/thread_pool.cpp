@@ -2,6 +2,9 @@
 #include "base/thread_pool.h"
 
 #include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -84,10 +87,19 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
+void enter_background_priority() {
+  // Linux counts niceness by thread. Refused or not known elsewhere, the thread is merely not polite.
+  const auto id = static_cast<id_t>(syscall(SYS_gettid));
+  setpriority(PRIO_PROCESS, id, 19);
+}
+
+ThreadPool::ThreadPool(int n_threads, ThreadPriority priority) : state_(std::make_unique<State>()) {
   SH_CHECK(n_threads >= 1, "a thread pool needs at least the calling thread");
   for (int worker = 1; worker < n_threads; ++worker)
-    state_->threads.emplace_back([state = state_.get(), worker] { state->loop(worker); });
+    state_->threads.emplace_back([state = state_.get(), worker, priority] {
+      if (priority == ThreadPriority::background) enter_background_priority();
+      state->loop(worker);
+    });
 }
 
 ThreadPool::~ThreadPool() {

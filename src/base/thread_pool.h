@@ -7,12 +7,17 @@
 
 namespace sh {
 
+/// Background threads run where others leave a core idle.
+enum class ThreadPriority { normal, background };
+/// Lowers the calling thread for good.
+void enter_background_priority();
+
 /// A fixed set of threads that run one parallel loop at a time. The calling thread is worker 0.
 /// Threads: one caller at a time; loops do not nest (a nested call runs on the calling worker alone).
 class ThreadPool {
  public:
-  /// `n_threads` counts the caller; 1 makes every loop run in place.
-  explicit ThreadPool(int n_threads);
+  /// `n_threads` counts the caller, whose own priority stays as it is; 1 makes every loop run in place.
+  explicit ThreadPool(int n_threads, ThreadPriority priority = ThreadPriority::normal);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
+#include "compaction/budget.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <limits>
 #include <numeric>
-
-#include "compaction/compactor.h"
 
 namespace sh::compaction {
 namespace {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <mutex>
 #include <numeric>
+#include <optional>
 
 #include "base/clock.h"
 #include "compaction/fit.h"
@@ -41,34 +42,46 @@ Result<void> check_options(const SolveOptions& options) {
   return Error{ErrorKind::invalid_argument, fmt::format("compaction options: {}", what)};
 }
 
-Result<void> check_problems(const CompactionMethod& method, std::span<const HeadProblem> problems) {
-  const bool needs_queries = method.score != RowScore::recency || method.fit != Fit::none;
-  for (const HeadProblem& problem : problems) {
-    SH_RETURN_IF_ERROR(check_shapes(problem));
-    if (needs_queries && problem.queries.rows == 0 && problem.keys.rows > 0)
-      return Error{ErrorKind::invalid_argument,
-                   fmt::format("compaction method '{}' needs reference queries; layer {}, KV head {} has none",
-                               method.name, problem.layer, problem.head)};
-  }
+Result<void> check_problem(const CompactionMethod& method, const HeadProblem& problem) {
+  SH_RETURN_IF_ERROR(check_shapes(problem));
+  const bool scores_by_attention = method.score != RowScore::recency && method.score != RowScore::random;
+  if ((scores_by_attention || method.fit != Fit::none) && problem.queries.rows == 0 && problem.keys.rows > 0)
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("compaction method '{}' needs reference queries; layer {}, KV head {} has none",
+                             method.name, problem.layer, problem.head)};
   return {};
 }
 
 // Runs one phase over all heads, the most expensive first so that no worker is left with a long one at the end.
 class Phase {
  public:
-  Phase(const SolveContext& context, double begin, double end) : context_(context), begin_(begin), end_(end) {}
+  Phase(const CompactionMethod& method, const ProblemSource& source, const SolveContext& context, double begin,
+        double end)
+      : method_(method), source_(source), context_(context), begin_(begin), end_(end) {}
 
+  /// Calls work(head, problem) for every head. The first head that is at fault, in their order, is the error.
   template <typename Cost, typename Work>
-  Result<void> run(size_t n_heads, Cost&& cost, Work&& work) {
+  Result<void> run(Cost&& cost, Work&& work) {
+    const auto n_heads = static_cast<size_t>(source_.n_heads());
     std::vector<size_t> order(n_heads);
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return cost(a) > cost(b); });
-    context_.pool->run(static_cast<int64_t>(n_heads), [&](int64_t task, int) {
+    std::vector<HeadStorage> storage(static_cast<size_t>(context_.pool->n_threads()));
+    std::vector<std::optional<Error>> errors(n_heads);
+    context_.pool->run(static_cast<int64_t>(n_heads), [&](int64_t task, int worker) {
       if (is_cancelled()) return;
-      work(order[static_cast<size_t>(task)]);
+      const size_t head = order[static_cast<size_t>(task)];
+      const HeadProblem problem =
+          source_.load(static_cast<int64_t>(head), storage[static_cast<size_t>(worker)]);
+      if (const auto checked = check_problem(method_, problem); !checked.ok())
+        errors[head] = checked.error();
+      else
+        work(head, problem);
       report(n_heads);
     });
     if (is_cancelled()) return Error{ErrorKind::cancelled, "compaction was cancelled; the cache is unchanged"};
+    for (const std::optional<Error>& error : errors)
+      if (error) return *error;
     return {};
   }
 
@@ -83,42 +96,63 @@ class Phase {
     context_.on_progress(begin_ + (end_ - begin_) * static_cast<double>(n_done_) / static_cast<double>(n_heads));
   }
 
+  const CompactionMethod& method_;
+  const ProblemSource& source_;
   const SolveContext& context_;
   double begin_, end_;
   std::mutex mutex_;
   size_t n_done_ = 0;
 };
 
+std::vector<int32_t> select_rows(const CompactionMethod&, const HeadProblem&, const std::vector<float>& scores,
+                                 int64_t n_rows) {
+  return top_rows(scores, n_rows);
+}
+
 }  // namespace
 
-Result<Solution> solve(const CompactionMethod& method, std::span<const HeadProblem> problems,
-                       const BudgetLimits& limits, const SolveOptions& options, const SolveContext& context) {
+Result<std::vector<std::vector<float>>> score_heads(const CompactionMethod& method, const ProblemSource& source,
+                                                    const SolveOptions& options, const SolveContext& context) {
   SH_CHECK(context.pool != nullptr && context.kernels != nullptr, "a solve needs threads and kernels");
   SH_RETURN_IF_ERROR(check_options(options));
-  SH_RETURN_IF_ERROR(check_problems(method, problems));
+  std::vector<std::vector<float>> scores(static_cast<size_t>(source.n_heads()));
+  Phase phase(method, source, context, 0.0, kSelectPart);
+  SH_RETURN_IF_ERROR(phase.run([&](size_t head) { return source.n_rows(static_cast<int64_t>(head)); },
+                               [&](size_t head, const HeadProblem& problem) {
+                                 scores[head] = score_rows(problem, method, options, *context.kernels);
+                               }));
+  return scores;
+}
+
+Result<std::vector<CompactHead>> fit_heads(const CompactionMethod& method, const ProblemSource& source,
+                                           std::span<const std::vector<float>> scores,
+                                           std::span<const int64_t> budget, const SolveOptions& options,
+                                           const SolveContext& context) {
+  SH_CHECK(context.pool != nullptr && context.kernels != nullptr, "a solve needs threads and kernels");
+  SH_RETURN_IF_ERROR(check_options(options));
+  std::vector<CompactHead> heads(static_cast<size_t>(source.n_heads()));
+  Phase phase(method, source, context, kSelectPart, 1.0);
+  SH_RETURN_IF_ERROR(
+      phase.run([&](size_t head) { return budget[head]; },
+                [&](size_t head, const HeadProblem& problem) {
+                  const std::vector<int32_t> rows = select_rows(method, problem, scores[head], budget[head]);
+                  heads[head] = fit_head(problem, rows, scores[head], method.fit, options, *context.kernels);
+                }));
+  return heads;
+}
+
+Result<Solution> solve(const CompactionMethod& method, const ProblemSource& source, const BudgetLimits& limits,
+                       const SolveOptions& options, const SolveContext& context) {
   Solution solution;
   const Stopwatch select_time;
-  std::vector<std::vector<float>> scores(problems.size());
-  Phase select(context, 0.0, kSelectPart);
-  SH_RETURN_IF_ERROR(select.run(
-      problems.size(), [&](size_t head) { return problems[head].keys.rows; },
-      [&](size_t head) {
-        scores[head] = score_rows(problems[head], method.score, method.weighting, options, *context.kernels);
-      }));
+  SH_ASSIGN(const auto scores, score_heads(method, source, options, context));
   std::vector<int64_t> fixed_rows;
-  for (const HeadProblem& problem : problems) fixed_rows.push_back(problem.n_fixed_rows);
+  for (int64_t head = 0; head < source.n_heads(); ++head) fixed_rows.push_back(source.n_fixed_rows(head));
   SH_ASSIGN(const std::vector<int64_t> budget, plan_budget(method.budget, scores, fixed_rows, limits));
   solution.times.select_seconds = select_time.seconds();
 
   const Stopwatch fit_time;
-  solution.heads.resize(problems.size());
-  Phase fit(context, kSelectPart, 1.0);
-  SH_RETURN_IF_ERROR(fit.run(
-      problems.size(), [&](size_t head) { return budget[head]; },
-      [&](size_t head) {
-        const std::vector<int32_t> rows = top_rows(scores[head], budget[head]);
-        solution.heads[head] = fit_head(problems[head], rows, scores[head], method.fit, options, *context.kernels);
-      }));
+  SH_ASSIGN(solution.heads, fit_heads(method, source, scores, budget, options, context));
   solution.times.fit_seconds = fit_time.seconds();
   return solution;
 }

@@ -11,36 +11,13 @@
 
 #include "base/result.h"
 #include "base/thread_pool.h"
+#include "compaction/budget.h"
 #include "compaction/method.h"
 #include "compaction/problem.h"
+#include "compaction/problem_source.h"
 #include "kernels/kernel_set.h"
 
 namespace sh::compaction {
-
-/// What may be kept, over all heads together. A limit of -1 does not bind; at least one must.
-struct BudgetLimits {
-  int64_t max_region_rows = -1;  // sum over heads of kept region rows
-  int64_t max_blocks = -1;       // sum over heads of ceil((fixed + kept) / block_rows): real memory
-  int32_t block_rows = 16;
-};
-
-/// Rows to keep of each head under the limits; a head keeps its best. `global` takes rows in the order of their
-/// scores over all heads, `uniform` one row a head in turn. A head that needs a new block takes it from what all
-/// share; when none is left, blocks that are paid for are filled. Ties go to the lower head, then the lower row. A
-/// head may get 0. Under one limit, raising it never takes a row away. Rows of score -inf or NaN are never kept.
-/// Shapes:  scores[h] is [T_h], higher is more wanted; fixed_rows [n_heads].
-/// Cost:    O(N log N) for N rows of all heads.
-/// Errors:  invalid_argument when even the fixed rows exceed max_blocks (says by how much), or no limit is given.
-Result<std::vector<int64_t>> plan_budget(BudgetPolicy policy, std::span<const std::vector<float>> scores,
-                                         std::span<const int64_t> fixed_rows, const BudgetLimits& limits);
-
-struct SolveTimes {
-  double select_seconds = 0, fit_seconds = 0;
-};
-struct Solution {
-  std::vector<CompactHead> heads;  // one a problem, same order
-  SolveTimes times;
-};
 
 struct SolveContext {
   ThreadPool* pool;
@@ -49,10 +26,31 @@ struct SolveContext {
   std::function<void(double fraction)> on_progress;  // called from the calling thread or workers, 0 to 1
 };
 
-/// Solves all heads under one method and budget. The result does not depend on the number of threads.
-/// Errors: cancelled; invalid_argument (budget, shapes: a problem without queries for a method that needs them).
-Result<Solution> solve(const CompactionMethod& method, std::span<const HeadProblem> problems,
-                       const BudgetLimits& limits, const SolveOptions& options, const SolveContext& context);
+// The phases of a solve. None depends on the number of threads.
+
+/// How much every region row of every head is wanted.
+/// Shapes: result [n_heads][T_h].
+/// Errors: cancelled; invalid_argument (options, shapes, a head without queries for a method that needs them).
+Result<std::vector<std::vector<float>>> score_heads(const CompactionMethod& method, const ProblemSource& source,
+                                                    const SolveOptions& options, const SolveContext& context);
+/// The rows that replace each head's region, `budget` of them.
+/// Errors: as score_heads().
+Result<std::vector<CompactHead>> fit_heads(const CompactionMethod& method, const ProblemSource& source,
+                                           std::span<const std::vector<float>> scores,
+                                           std::span<const int64_t> budget, const SolveOptions& options,
+                                           const SolveContext& context);
+
+struct SolveTimes {
+  double select_seconds = 0, fit_seconds = 0;
+};
+struct Solution {
+  std::vector<CompactHead> heads;  // one a problem, same order
+  SolveTimes times;
+};
+/// All phases under one method and budget.
+/// Errors: as score_heads(), and what plan_budget() says.
+Result<Solution> solve(const CompactionMethod& method, const ProblemSource& source, const BudgetLimits& limits,
+                       const SolveOptions& options, const SolveContext& context);
 
 /// Attention of the problem's queries over a set of rows next to the rest that they saw: what a report or a test
 /// compares. Plain loops in double.

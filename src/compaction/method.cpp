@@ -3,8 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
 #include <string>
 
 namespace sh::compaction {
@@ -20,17 +18,6 @@ const CompactionMethod* const kMethods[] = {
 #include "methods_list.inc"
 #undef SH_PLUGIN
 };
-
-// Public names that other programs know and that this version cannot do.
-constexpr std::array<std::string_view, 9> kNotYet = {"omp",
-                                                     "nonuniform",
-                                                     "chunked",
-                                                     "chunked_self_study",
-                                                     "on_policy",
-                                                     "sequential",
-                                                     "sequential_on_policy",
-                                                     "context_prefill",
-                                                     "snapkv"};
 
 std::string available() {
   std::string names;
@@ -48,75 +35,134 @@ std::span<const CompactionMethod* const> methods() {
 Result<const CompactionMethod*> find_method(std::string_view name) {
   for (const CompactionMethod* method : kMethods)
     if (name == method->name) return method;
-  if (std::find(kNotYet.begin(), kNotYet.end(), name) != kNotYet.end())
-    return Error{ErrorKind::unsupported,
-                 fmt::format("compaction method '{}' is a public method name that this version does not have yet; "
-                             "available: {}",
-                             name, available())};
   return Error{ErrorKind::not_found,
                fmt::format("unknown compaction method '{}'; available: {}", name, available())};
 }
 
-std::string_view name_of(QuerySource v) {
-  switch (v) {
-    case QuerySource::none:
-      return "none";
-    case QuerySource::prefill:
-      return "prefill";
-    case QuerySource::repeat_prefill:
-      return "repeat_prefill";
-    case QuerySource::self_study:
-      return "self_study";
-  }
+namespace {
+
+template <typename Axis>
+struct Choice {
+  Axis value;
+  std::string_view name;
+};
+// One table an axis: names, parsing and the lists in messages are made from it.
+template <typename Axis>
+struct AxisTable;
+template <>
+struct AxisTable<QuerySource> {
+  static constexpr std::string_view axis = "queries";
+  static constexpr Choice<QuerySource> choices[] = {{QuerySource::none, "none"},
+                                                    {QuerySource::cache_keys, "cache_keys"},
+                                                    {QuerySource::recent, "recent"},
+                                                    {QuerySource::prefill, "prefill"},
+                                                    {QuerySource::repeat_prefill, "repeat_prefill"},
+                                                    {QuerySource::self_study, "self_study"}};
+};
+template <>
+struct AxisTable<RowScore> {
+  static constexpr std::string_view axis = "score";
+  static constexpr Choice<RowScore> choices[] = {{RowScore::recency, "recency"},
+                                                 {RowScore::max, "max"},
+                                                 {RowScore::rms, "rms"},
+                                                 {RowScore::mean, "mean"},
+                                                 {RowScore::random, "random"}};
+};
+template <>
+struct AxisTable<Weighting> {
+  static constexpr std::string_view axis = "weighting";
+  static constexpr Choice<Weighting> choices[] = {{Weighting::none, "none"},
+                                                  {Weighting::attention_share, "attention_share"}};
+};
+template <>
+struct AxisTable<Selection> {
+  static constexpr std::string_view axis = "selection";
+  static constexpr Choice<Selection> choices[] = {{Selection::attention, "attention"}, {Selection::omp, "omp"}};
+};
+template <>
+struct AxisTable<Fit> {
+  static constexpr std::string_view axis = "fit";
+  static constexpr Choice<Fit> choices[] = {
+      {Fit::none, "none"}, {Fit::biases, "biases"}, {Fit::values, "values"}, {Fit::both, "both"}};
+};
+template <>
+struct AxisTable<BudgetPolicy> {
+  static constexpr std::string_view axis = "budget";
+  static constexpr Choice<BudgetPolicy> choices[] = {{BudgetPolicy::uniform, "uniform"},
+                                                     {BudgetPolicy::global, "global"},
+                                                     {BudgetPolicy::sensitivity, "sensitivity"},
+                                                     {BudgetPolicy::profile, "profile"}};
+};
+template <>
+struct AxisTable<Schedule> {
+  static constexpr std::string_view axis = "schedule";
+  static constexpr Choice<Schedule> choices[] = {{Schedule::one_shot, "one_shot"},
+                                                 {Schedule::chunked, "chunked"},
+                                                 {Schedule::on_policy, "on_policy"},
+                                                 {Schedule::layer_sequential, "layer_sequential"}};
+};
+
+template <typename Axis>
+std::string_view choice_name(Axis value) {
+  for (const Choice<Axis>& choice : AxisTable<Axis>::choices)
+    if (choice.value == value) return choice.name;
   return "";
 }
 
+}  // namespace
+
+template <typename Axis>
+Result<Axis> parse_axis(std::string_view text) {
+  std::string names;
+  for (const Choice<Axis>& choice : AxisTable<Axis>::choices) {
+    if (choice.name == text) return choice.value;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", choice.name);
+  }
+  return Error{ErrorKind::invalid_argument,
+               fmt::format("{}: expected one of {}; got '{}'", AxisTable<Axis>::axis, names, text.substr(0, 60))};
+}
+template Result<QuerySource> parse_axis(std::string_view);
+template Result<RowScore> parse_axis(std::string_view);
+template Result<Weighting> parse_axis(std::string_view);
+template Result<Selection> parse_axis(std::string_view);
+template Result<Fit> parse_axis(std::string_view);
+template Result<BudgetPolicy> parse_axis(std::string_view);
+template Result<Schedule> parse_axis(std::string_view);
+
+Result<QuerySources> parse_query_sources(std::string_view text) {
+  QuerySources sources = QuerySource::none;
+  for (std::string_view rest = text;;) {
+    const size_t plus = rest.find('+');
+    SH_ASSIGN(const QuerySource source, parse_axis<QuerySource>(rest.substr(0, plus)));
+    sources = sources | source;
+    if (plus == std::string_view::npos) return sources;
+    rest.remove_prefix(plus + 1);
+  }
+}
+
+std::string name_of(QuerySources v) {
+  std::string names;
+  for (const auto& choice : AxisTable<QuerySource>::choices)
+    if (v.has(choice.value)) names += fmt::format("{}{}", names.empty() ? "" : "+", choice.name);
+  return names.empty() ? "none" : names;
+}
 std::string_view name_of(RowScore v) {
-  switch (v) {
-    case RowScore::recency:
-      return "recency";
-    case RowScore::max:
-      return "max";
-    case RowScore::rms:
-      return "rms";
-    case RowScore::mean:
-      return "mean";
-  }
-  return "";
+  return choice_name(v);
 }
-
 std::string_view name_of(Weighting v) {
-  switch (v) {
-    case Weighting::none:
-      return "none";
-    case Weighting::attention_share:
-      return "attention_share";
-  }
-  return "";
+  return choice_name(v);
 }
-
+std::string_view name_of(Selection v) {
+  return choice_name(v);
+}
 std::string_view name_of(Fit v) {
-  switch (v) {
-    case Fit::none:
-      return "none";
-    case Fit::biases:
-      return "biases";
-    case Fit::values:
-      return "values";
-    case Fit::both:
-      return "both";
-  }
-  return "";
+  return choice_name(v);
 }
-
 std::string_view name_of(BudgetPolicy v) {
-  switch (v) {
-    case BudgetPolicy::uniform:
-      return "uniform";
-    case BudgetPolicy::global:
-      return "global";
-  }
-  return "";
+  return choice_name(v);
+}
+std::string_view name_of(Schedule v) {
+  return choice_name(v);
 }
 
 }  // namespace sh::compaction

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "base/result.h"
@@ -10,36 +11,78 @@
 namespace sh::compaction {
 
 // The axes that a method is composed of (docs/design.md §5).
-enum class QuerySource { none, prefill, repeat_prefill, self_study };
-enum class RowScore { recency, max, rms, mean };  // aggregate over queries of the weight that a row gets
-enum class Weighting { none, attention_share };   // weight in the region's softmax, or in all the query attends
+enum class QuerySource : uint32_t {
+  none = 0,
+  cache_keys = 1,      // the rows' own keys stand in for queries: a surrogate that does not work, for comparison
+  recent = 2,          // the newest tokens, at their own positions
+  prefill = 4,         // the text at its own positions, captured while it was read or read again
+  repeat_prefill = 8,  // the text repeated after itself
+  self_study = 16,     // conversations that the model holds with itself about the text
+};
+/// Sources add up; written "self_study+repeat_prefill".
+class QuerySources {
+ public:
+  constexpr QuerySources(QuerySource source) : bits_(static_cast<uint32_t>(source)) {}
+  constexpr QuerySources operator|(QuerySources other) const { return QuerySources(bits_ | other.bits_); }
+  constexpr bool has(QuerySource source) const { return (bits_ & static_cast<uint32_t>(source)) != 0; }
+  constexpr bool is_none() const { return bits_ == 0; }
+  constexpr bool operator==(const QuerySources&) const = default;
+
+ private:
+  constexpr explicit QuerySources(uint32_t bits) : bits_(bits) {}
+  uint32_t bits_;
+};
+constexpr QuerySources operator|(QuerySource a, QuerySource b) {
+  return QuerySources(a) | QuerySources(b);
+}
+enum class RowScore { recency, max, rms, mean, random };  // aggregate over queries of the weight that a row gets
+enum class Weighting { none, attention_share };  // weight in the region's softmax, or in all the query attends
+enum class Selection { attention, omp };         // the best scored rows, or those that restore the mass step by step
 enum class Fit { none, biases, values, both };
-enum class BudgetPolicy { uniform, global };  // the same for every head, or one threshold over all heads
+/// The same for every head; one threshold over all heads; least measured error; shares stored for the model.
+enum class BudgetPolicy { uniform, global, sensitivity, profile };
+enum class Schedule {
+  one_shot,
+  chunked,           // stretches of the text on their own: memory of a fit stays that of one
+  on_policy,         // fitted again to the queries that the model asks over compacted layers
+  layer_sequential,  // rows chosen and fitted layer by layer, each with the queries over the compacted ones before
+};
 
 /// A named composition. One file each in compaction/methods/.
 struct CompactionMethod {
   const char* name;
   const char* summary;  // one line for help and docs
   const char* source;   // paper or where the idea is from
-  QuerySource queries;
+  QuerySources queries;
   RowScore score;
   Weighting weighting;
+  Selection selection = Selection::attention;
   Fit fit;
   BudgetPolicy budget;
+  Schedule schedule = Schedule::one_shot;
+  double reread_fraction = 1.0;  // of the text that prefill and repeat_prefill read, in evenly spread pieces
+  int32_t score_pool = 0;        // > 1: scores are averaged over so many neighbouring rows
   int32_t n_sinks = 4;   // rows at the start of a sequence that the engine leaves out of the region
   int32_t n_recent = 4;  // rows at the end of the range, likewise
 };
 
 std::span<const CompactionMethod* const> methods();
-/// Names of the public list that are not built yet are known as such.
-/// Errors: not_found naming the known methods; unsupported for a public name that does not exist yet.
+/// Errors: not_found naming the known methods.
 Result<const CompactionMethod*> find_method(std::string_view name);
 
-std::string_view name_of(QuerySource v);
+std::string name_of(QuerySources v);
 std::string_view name_of(RowScore v);
 std::string_view name_of(Weighting v);
+std::string_view name_of(Selection v);
 std::string_view name_of(Fit v);
 std::string_view name_of(BudgetPolicy v);
+std::string_view name_of(Schedule v);
+
+/// Reads a choice of an axis by its name.
+/// Errors: invalid_argument naming the axis and its choices.
+Result<QuerySources> parse_query_sources(std::string_view text);
+template <typename Axis>
+Result<Axis> parse_axis(std::string_view text);  // RowScore, Weighting, Selection, Fit, BudgetPolicy, Schedule
 
 /// Numbers of the solver.
 struct SolveOptions {

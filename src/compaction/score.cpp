@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "compaction/region.h"
 
@@ -18,6 +19,43 @@ void fold(RowScore score, const float* weights, float factor, float* tile, int64
     for (int64_t row = 0; row < n; ++row) tile[row] += weights[row] * factor;
   else
     for (int64_t row = 0; row < n; ++row) tile[row] += (weights[row] * factor) * (weights[row] * factor);
+}
+
+// A number in [0, 1) that looks random and is the same in every run.
+float drawn_number(const HeadProblem& problem, int64_t row) {
+  const int32_t pos = problem.pos.empty() ? static_cast<int32_t>(row) : problem.pos[static_cast<size_t>(row)];
+  uint64_t x = (static_cast<uint64_t>(problem.layer) << 48) ^ (static_cast<uint64_t>(problem.head) << 32) ^
+               static_cast<uint32_t>(pos);
+  x += 0x9E3779B97F4A7C15u;  // SplitMix64 (Steele, Lea, Flood 2014)
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return static_cast<float>((x ^ (x >> 31)) >> 40) * 0x1p-24f;
+}
+
+// Queries that see each row: all of them, but for those at positions before it.
+std::vector<double> n_seeing(const HeadProblem& problem, std::span<const int64_t> queries) {
+  const auto n_rows = static_cast<size_t>(problem.keys.rows);
+  std::vector<double> n(n_rows, static_cast<double>(queries.size()));
+  if (problem.pos.empty() || problem.query_pos.empty()) return n;
+  std::vector<int32_t> query_pos;
+  for (const int64_t query : queries) query_pos.push_back(problem.query_pos[static_cast<size_t>(query)]);
+  std::sort(query_pos.begin(), query_pos.end());
+  for (size_t row = 0; row < n_rows; ++row)
+    n[row] = static_cast<double>(query_pos.end() -
+                                 std::lower_bound(query_pos.begin(), query_pos.end(), problem.pos[row]));
+  return n;
+}
+
+// Average over a window of `width` neighbours (fewer at the ends).
+void pool_neighbours(int32_t width, std::vector<double>& values) {
+  const auto n = static_cast<int64_t>(values.size()), half = static_cast<int64_t>(width / 2);
+  std::vector<double> sums(values.size() + 1, 0.0);
+  std::partial_sum(values.begin(), values.end(), sums.begin() + 1);
+  for (int64_t row = 0; row < n; ++row) {
+    const int64_t begin = std::max<int64_t>(0, row - half), end = std::min(n, row + half + 1);
+    values[static_cast<size_t>(row)] =
+        (sums[static_cast<size_t>(end)] - sums[static_cast<size_t>(begin)]) / static_cast<double>(end - begin);
+  }
 }
 
 std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weighting weighting,
@@ -42,8 +80,10 @@ std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weight
       total[row] =
           score == RowScore::max ? std::max(total[row], static_cast<double>(tile[row])) : total[row] + tile[row];
   }
-  if (score != RowScore::max)
-    for (double& value : total) value /= static_cast<double>(std::max<int64_t>(n_queries, 1));
+  if (score != RowScore::max) {
+    const std::vector<double> n = n_seeing(problem, queries);
+    for (size_t row = 0; row < total.size(); ++row) total[row] /= std::max(n[row], 1.0);
+  }
   if (score == RowScore::rms)
     for (double& value : total) value = std::sqrt(value);
   return total;
@@ -51,18 +91,21 @@ std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weight
 
 }  // namespace
 
-std::vector<float> score_rows(const HeadProblem& problem, RowScore score, Weighting weighting,
+std::vector<float> score_rows(const HeadProblem& problem, const CompactionMethod& method,
                               const SolveOptions& options, const kernels::KernelSet& kernels) {
   const int64_t n_rows = problem.keys.rows;
   std::vector<float> scores(static_cast<size_t>(n_rows));
   std::vector<uint8_t> is_finite;
-  if (score == RowScore::recency) {
+  if (method.score == RowScore::recency || method.score == RowScore::random) {
     is_finite = finite_rows(problem);
-    for (int64_t row = 0; row < n_rows; ++row) scores[static_cast<size_t>(row)] = static_cast<float>(row - n_rows);
+    for (int64_t row = 0; row < n_rows; ++row)
+      scores[static_cast<size_t>(row)] = method.score == RowScore::recency ? static_cast<float>(row - n_rows)
+                                                                           : drawn_number(problem, row);
   } else {
     RegionSoftmax softmax(problem, kernels);
     is_finite = softmax.row_is_finite();
-    const std::vector<double> total = aggregate(problem, score, weighting, options, softmax);
+    std::vector<double> total = aggregate(problem, method.score, method.weighting, options, softmax);
+    if (method.score_pool > 1) pool_neighbours(method.score_pool, total);
     std::copy(total.begin(), total.end(), scores.begin());
   }
   for (size_t row = 0; row < scores.size(); ++row)

@@ -11,13 +11,14 @@
 
 namespace sh::compaction {
 
-/// How much each region row is wanted: the maximum, root mean square or mean over queries of the attention that it
-/// gets, or for recency minus its distance from the region's end. Rows that are not finite have -inf.
+/// How much each region row is wanted by the method's score and weighting: the maximum, root mean square or mean of
+/// the attention that it gets, over the queries that see it; for recency minus its distance from the region's end;
+/// for random a number drawn from its position, layer and head. Rows that are not finite have -inf.
 /// Shapes:  result [T].
 /// Cost:    n·T·d products and n·T exponentials in one pass; memory one tile.
 /// Precision: f32 weights; sums in f32 within a tile, double over tiles.
 /// Threads: pure.
-std::vector<float> score_rows(const HeadProblem& problem, RowScore score, Weighting weighting,
+std::vector<float> score_rows(const HeadProblem& problem, const CompactionMethod& method,
                               const SolveOptions& options, const kernels::KernelSet& kernels);
 
 /// The n best rows, increasing. Ties go to the lower row; rows with -inf or NaN are never taken.

@@ -105,7 +105,7 @@ void Conversation::clear() {
 
 Result<CompactionReport> Conversation::compact(const CompactionRequest& request, const std::atomic<bool>* cancel,
                                                const CompactionProgress& on_progress) {
-  auto report = compact_sequence(engine_, cache_, tokens_, capture_.get(), request, cancel, on_progress);
+  auto report = compact_sequence(engine_.executor(), cache_, tokens_, capture_.get(), request, cancel, on_progress);
   recount();
   return report;
 }

@@ -65,9 +65,7 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
   SH_ASSIGN(auto template_source, chat_template_source(e.file_, options));
   SH_ASSIGN(e.chat_template_, chat::ChatTemplate::parse(std::move(template_source)));
 
-  e.thread_pool_ = std::make_unique<ThreadPool>(options.n_threads > 0 ? options.n_threads : hardware_threads());
-  e.ops_.pool = e.thread_pool_.get();
-  e.ops_.kernels = e.kernels_;
+  e.executor_ = std::make_unique<Executor>(e, options.n_threads > 0 ? options.n_threads : hardware_threads());
 
   e.n_ctx_ = options.n_ctx > 0 ? options.n_ctx : info.n_ctx_train;
   e.n_ctx_slot_ = options.is_kv_unified ? e.n_ctx_ : e.n_ctx_ / options.n_parallel;
@@ -88,36 +86,6 @@ Engine::~Engine() = default;
 
 std::string Engine::kernel_choice() const { return kernels::describe_choice(*kernels_, options_.kernels); }
 
-Result<void> Engine::forward(const models::Batch& batch, MatView<float> logits, ops::AttentionTap* tap) {
-  return models::run_batch(*model_, ops_, batch, logits, tap);
-}
-
-Result<Mat<float>> Engine::prefill(kv::SequenceCache& sequence, std::span<const int32_t> ids, const PrefillOptions& options) {
-  const auto n = static_cast<int64_t>(ids.size());
-  const int64_t n_vocab = model_->info().n_vocab;
-  Mat<float> logits(options.all_logits ? n : std::min<int64_t>(n, 1), n_vocab);
-  std::vector<kv::Pos> pos;
-  std::vector<kv::SequenceCache*> sequences;
-  std::vector<int32_t> rows;
-  for (int64_t begin = 0; begin < n; begin += options_.n_ubatch) {
-    const int64_t end = std::min<int64_t>(n, begin + options_.n_ubatch);
-    pos.clear();
-    rows.clear();
-    for (int64_t i = 0; i < end - begin; ++i) pos.push_back(sequence.next_pos() + i);
-    sequences.assign(static_cast<size_t>(end - begin), &sequence);
-    if (options.all_logits)
-      for (int64_t i = 0; i < end - begin; ++i) rows.push_back(static_cast<int32_t>(i));
-    else if (end == n)
-      rows.push_back(static_cast<int32_t>(end - begin - 1));
-    const models::Batch batch{ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), pos, sequences, rows};
-    const int64_t first_logit = options.all_logits ? begin : 0;
-    SH_RETURN_IF_ERROR(forward(batch, logits.view().slice(first_logit, static_cast<int64_t>(rows.size())), options.tap));
-    if (options.on_progress != nullptr && !options.on_progress(options.progress_context, end))
-      return Error{ErrorKind::cancelled, "stopped by the caller"};
-  }
-  return logits;
-}
-
 std::vector<std::string> Engine::describe() const {
   const models::ModelInfo& info = model_->info();
   const int64_t token_bytes = kv_layout().bytes_per_token();
@@ -125,7 +93,7 @@ std::vector<std::string> Engine::describe() const {
       fmt::format("model    {} ({} {}, {:.2f} M parameters, {})", alias_, info.arch, info.file_type,
                   static_cast<double>(info.n_params) * 1e-6, mib(info.weight_bytes)),
       fmt::format("kernels  {}", kernel_choice()),
-      fmt::format("threads  {}", thread_pool_->n_threads()),
+      fmt::format("threads  {}", executor_->thread_pool().n_threads()),
       fmt::format("memory   KV cache of {} tokens: {} bytes a token (K {}, V {}), {} at most, committed as it fills and given back when freed",
                   n_ctx_, token_bytes, tensor_format(kv_layout().key_type).name, tensor_format(kv_layout().value_type).name,
                   mib(n_ctx_ * token_bytes)),

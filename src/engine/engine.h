@@ -8,14 +8,13 @@
 #include <vector>
 
 #include "base/result.h"
-#include "base/thread_pool.h"
 #include "chat/chat_template.h"
 #include "compaction/method.h"
+#include "engine/executor.h"
 #include "kernels/kernel_set.h"
 #include "kv/block_pool.h"
 #include "kv/sequence_cache.h"
 #include "models/model.h"
-#include "ops/ops.h"
 #include "tokenizer/tokenizer.h"
 
 namespace sh::engine {
@@ -40,7 +39,7 @@ struct EngineOptions {
   int64_t capture_bytes = 0;           // memory for queries captured while a conversation is read, each; 0: none are captured
 };
 
-/// An opened model. Threads: open once, share; forward() one caller at a time.
+/// An opened model. Threads: open once, share; one caller at a time of each executor.
 class Engine {
  public:
   /// Errors: what gguf, models, tokenizer, chat and kv say; the message names the file.
@@ -54,7 +53,6 @@ class Engine {
   const chat::ChatTemplate& chat_template() const { return *chat_template_; }
   const kernels::KernelSet& kernels() const { return *kernels_; }
   std::string kernel_choice() const;   // one line: which set and why
-  ThreadPool& thread_pool() { return *thread_pool_; }
   kv::BlockPool& block_pool() { return *block_pool_; }
   const kv::KvLayout& kv_layout() const { return block_pool_->layout(); }
   const std::string& alias() const { return alias_; }
@@ -65,20 +63,19 @@ class Engine {
   int64_t n_ctx_logical() const { return n_ctx_logical_; }
   bool compacts_automatically() const { return options_.compact_threshold > 0; }
 
-  /// One forward of at most n_ubatch tokens for any mix of sequences (reserve, run, commit). Shapes: logits [logit_rows, n_vocab].
-  /// Errors: out_of_memory; nothing has changed then.
-  Result<void> forward(const models::Batch& batch, MatView<float> logits, ops::AttentionTap* tap = nullptr);
-
-  /// Feeds ids to one sequence in pieces of n_ubatch; logits of the last token, or of all tokens when `all_logits`.
-  /// `on_progress(n_done)` is called after each piece; returning false stops (Error cancelled; the pieces done stay).
-  struct PrefillOptions {
-    ops::AttentionTap* tap = nullptr;
-    bool all_logits = false;
-    bool (*on_progress)(void* context, int64_t n_done) = nullptr;
-    void* progress_context = nullptr;
-  };
-  Result<Mat<float>> prefill(kv::SequenceCache& sequence, std::span<const int32_t> ids, const PrefillOptions& options);
-  Result<Mat<float>> prefill(kv::SequenceCache& sequence, std::span<const int32_t> ids) { return prefill(sequence, ids, {}); }
+  /// Runs the conversations.
+  Executor& executor() { return *executor_; }
+  ThreadPool& thread_pool() { return executor_->thread_pool(); }
+  Result<void> forward(const models::Batch& batch, MatView<float> logits, ops::AttentionTap* tap = nullptr) {
+    return executor_->forward(batch, logits, tap);
+  }
+  Result<Mat<float>> prefill(kv::SequenceCache& sequence, std::span<const int32_t> ids,
+                             const Executor::PrefillOptions& options) {
+    return executor_->prefill(sequence, ids, options);
+  }
+  Result<Mat<float>> prefill(kv::SequenceCache& sequence, std::span<const int32_t> ids) {
+    return executor_->prefill(sequence, ids);
+  }
 
   /// Lines for people: model, memory plan, kernels.
   std::vector<std::string> describe() const;
@@ -92,9 +89,8 @@ class Engine {
   std::unique_ptr<tokenizer::Tokenizer> tokenizer_;
   std::unique_ptr<chat::ChatTemplate> chat_template_;
   const kernels::KernelSet* kernels_ = nullptr;
-  std::unique_ptr<ThreadPool> thread_pool_;
   std::unique_ptr<kv::BlockPool> block_pool_;
-  ops::OpContext ops_;
+  std::unique_ptr<Executor> executor_;
   int64_t n_ctx_ = 0, n_ctx_slot_ = 0, n_ctx_logical_ = 0;
 };
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
+#include "engine/query_capture.h"
+
 #include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
-#include "engine/reference_queries.h"
 
 namespace sh::engine {
 

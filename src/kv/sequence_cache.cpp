@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <limits>
 #include <utility>
 
@@ -336,21 +337,53 @@ void SequenceCache::block_views(int32_t layer, int32_t head_index, std::vector<k
 
 SequenceCache::DecodedHead SequenceCache::decode_head(const kernels::KernelSet& kernels, int32_t layer,
                                                       int32_t head_index) const {
+  std::vector<int32_t> rows(static_cast<size_t>(head(layer, head_index).n_rows)), pos;
+  std::iota(rows.begin(), rows.end(), 0);
+  DecodedHead decoded;
+  decode_rows(kernels, layer, head_index, rows, decoded.keys, decoded.values, decoded.bias, pos);
+  for (const int32_t p : pos) decoded.pos.emplace_back(p);
+  return decoded;
+}
+
+void SequenceCache::decode_rows(const kernels::KernelSet& kernels, int32_t layer, int32_t head_index,
+                                std::span<const int32_t> rows, Mat<float>& keys, Mat<float>& values,
+                                std::vector<float>& bias, std::vector<int32_t>& pos) const {
   const KvLayout& layout = pool_->layout();
-  const HeadRows rows = copy_head(layer, head_index);
   const LayerLayout& shape = layout.layers[static_cast<size_t>(layer)];
-  const int64_t n_rows = static_cast<int64_t>(rows.pos.size());
-  DecodedHead decoded{Mat<float>(n_rows, shape.key_width), Mat<float>(n_rows, shape.value_width), rows.bias,
-                      rows.pos};
+  const auto n = static_cast<int64_t>(rows.size());
+  const auto resize = [n](Mat<float>& m, int64_t cols) {
+    m.rows = n;
+    m.cols = cols;
+    m.data.resize(static_cast<size_t>(n * cols));
+  };
+  resize(keys, shape.key_width);
+  resize(values, shape.value_width);
+  bias.clear();
+  pos.clear();
   const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
   const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
-  for (int64_t row = 0; row < n_rows; ++row) {
-    kernels.decode_row(layout.key_type, rows.keys.data() + row * key_row_bytes, shape.key_width,
-                       decoded.keys.row(row));
-    kernels.decode_row(layout.value_type, rows.values.data() + row * value_row_bytes, shape.value_width,
-                       decoded.values.row(row));
+  int64_t next = 0, first = 0;  // of `rows`; row of the head where the block begins
+  for (const BlockEntry& entry : head(layer, head_index).blocks) {
+    for (; next < n && rows[static_cast<size_t>(next)] < first + entry.n_rows; ++next) {
+      const int64_t row = rows[static_cast<size_t>(next)] - first;
+      kernels.decode_row(layout.key_type, pool_->keys(entry.block) + row * key_row_bytes, shape.key_width,
+                         keys.row(next));
+      kernels.decode_row(layout.value_type, pool_->values(entry.block) + row * value_row_bytes, shape.value_width,
+                         values.row(next));
+      bias.push_back(entry.is_annotated ? pool_->bias(entry.block)[row] : 0.0f);
+      pos.push_back(entry.is_annotated ? pool_->pos(entry.block)[row] : (entry.first_pos + row).value);
+    }
+    first += entry.n_rows;
   }
-  return decoded;
+  SH_CHECK(next == n, "rows to decode lie within the head");
+}
+
+std::vector<Pos> SequenceCache::positions(int32_t layer, int32_t head_index) const {
+  std::vector<Pos> pos;
+  for (const BlockEntry& entry : head(layer, head_index).blocks)
+    for (int32_t row = 0; row < entry.n_rows; ++row)
+      pos.push_back(entry.is_annotated ? Pos(pool_->pos(entry.block)[row]) : entry.first_pos + row);
+  return pos;
 }
 
 HeadRows SequenceCache::copy_head(int32_t layer, int32_t head_index) const {

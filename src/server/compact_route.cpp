@@ -48,7 +48,7 @@ Result<ParsedCompaction> parse_compaction(const Json& body, int32_t n_slots) {
     fields.fail("id_slot", fmt::format("a slot from 0 to {}", n_slots - 1), Json(out.id_slot));
   fields.read("method", request.method);
   fields.read("ratio", request.ratio, 1, 1e9);
-  fields.read("target_tokens", request.target_tokens, -1, kMaxTokens);
+  fields.read("target_tokens", request.target_rows, -1, kMaxTokens);
   fields.read("live_suffix_tokens", request.n_live_suffix, 0, kMaxTokens);
   fields.read("p0", request.n_protected_prefix, 0, kMaxTokens);
   fields.read("of_whole_cache", request.of_whole_cache);
@@ -91,7 +91,7 @@ Json compaction_answer(const ParsedCompaction& parsed, const engine::CompactionR
               {"bytes_before", report.bytes_before},
               {"bytes_after", report.bytes_after},
               {"real_ratio", report.real_ratio},
-              {"queries", std::string(compaction::name_of(report.queries))},
+              {"queries", compaction::name_of(report.queries)},
               {"n_queries", report.n_queries},
               {"heldout_error", report.heldout_fitted},
               {"heldout_error_unfitted", report.heldout_plain},

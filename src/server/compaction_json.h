@@ -10,6 +10,6 @@ namespace sh::server {
 double mean_kept_rows(const engine::CompactionReport& report);
 
 /// The whole report with a line for every layer and head: what was kept, and how large the errors are.
-Json report_json(const engine::CompactionReport& report, const kv::KvLayout& layout);
+Json report_json(const engine::CompactionReport& report);
 
 }  // namespace sh::server

@@ -273,7 +273,7 @@ void get_slot_compaction(Call call) {
       return call.exchange->respond(
           error_response(api_error({ErrorKind::not_found, "this slot's conversation was not compacted"})));
     return call.exchange->respond(
-        json_response(report_json(*slot.last_compaction, call.state.engine->kv_layout())));
+        json_response(report_json(*slot.last_compaction)));
   }
   call.exchange->respond(error_response(api_error({ErrorKind::invalid_argument, "there is no such slot"})));
 }

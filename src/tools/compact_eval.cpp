@@ -182,7 +182,7 @@ Result<std::pair<double, double>> resident_memory(Engine& engine, const Subject&
   SequenceCache own(engine.block_pool());
   SH_RETURN_IF_ERROR(engine.prefill(own, subject.ids));
   const auto before = static_cast<double>(resident_bytes());
-  SH_RETURN_IF_ERROR(engine::compact_sequence(engine, own, queries, request));
+  SH_RETURN_IF_ERROR(engine::compact_sequence(engine.executor(), own, queries, request));
   return std::pair{before, static_cast<double>(resident_bytes())};
 }
 
@@ -322,7 +322,7 @@ class Runner {
   bool needs_capture() const {
     return std::any_of(options_.methods.begin(), options_.methods.end(), [](const MethodSpec& spec) {
       const auto method = compaction::find_method(spec.request.method);
-      return method.ok() && spec.request.queries.value_or((*method)->queries) == compaction::QuerySource::prefill;
+      return method.ok() && spec.request.queries.value_or((*method)->queries) .has(compaction::QuerySource::prefill);
     });
   }
 
@@ -390,7 +390,7 @@ class Runner {
       const auto source = spec.request.queries.value_or(method->queries);
       const std::string key = fmt::format("{}/{}", compaction::name_of(source), spec.request.self_study.n_conversations);
       if (!gathered.contains(key)) {
-        SH_ASSIGN(gathered[key], engine::gather_reference_queries(engine_, subject.cache, subject.ids, capture_.get(), spec.request));
+        SH_ASSIGN(gathered[key], engine::gather_reference_queries(engine_.executor(), subject.cache, subject.ids, capture_.get(), spec.request));
       }
       const ReferenceQueries& queries = gathered[key];
       std::set<std::string> asked;
@@ -401,7 +401,7 @@ class Runner {
         request.of_whole_cache = true;
         EvalCell& into = cell(subject, spec.label, ratio, spec.options);
         SequenceCache compacted = subject.cache.fork();
-        const auto report = engine::compact_sequence(engine_, compacted, queries, request);
+        const auto report = engine::compact_sequence(engine_.executor(), compacted, queries, request);
         if (!report.ok()) {
           into.refusals.push_back(fmt::format("{}: {}", subject.id, report.error().message));
           continue;

@@ -10,6 +10,7 @@
 
 #include "base/json.h"
 #include "engine/compact_sequence.h"
+#include "engine/engine.h"
 #include "tools/eval_data.h"
 #include "tools/eval_metrics.h"
 

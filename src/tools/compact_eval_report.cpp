@@ -13,41 +13,6 @@ namespace sh::tools {
 
 namespace {
 
-/// The enumerator of an axis whose name is `text`.
-template <typename Enum>
-Result<Enum> axis_value(const std::string& option, const std::string& text, std::initializer_list<Enum> all) {
-  std::string names;
-  for (const Enum value : all) {
-    if (text == compaction::name_of(value)) return value;
-    names += (names.empty() ? "" : ", ") + std::string(compaction::name_of(value));
-  }
-  return Error{ErrorKind::invalid_argument, fmt::format("method option {}: expected one of {}, got '{}'", option, names, text)};
-}
-
-Result<void> set_option(engine::CompactionRequest& request, const std::string& name, const std::string& value) {
-  using namespace compaction;
-  if (name == "queries") {
-    SH_ASSIGN(request.queries, axis_value(name, value, {QuerySource::none, QuerySource::prefill, QuerySource::repeat_prefill, QuerySource::self_study}));
-  } else if (name == "score") {
-    SH_ASSIGN(request.score, axis_value(name, value, {RowScore::recency, RowScore::max, RowScore::rms, RowScore::mean}));
-  } else if (name == "weighting") {
-    SH_ASSIGN(request.weighting, axis_value(name, value, {Weighting::none, Weighting::attention_share}));
-  } else if (name == "fit") {
-    SH_ASSIGN(request.fit, axis_value(name, value, {Fit::none, Fit::biases, Fit::values, Fit::both}));
-  } else if (name == "budget") {
-    SH_ASSIGN(request.budget, axis_value(name, value, {BudgetPolicy::uniform, BudgetPolicy::global}));
-  } else if (name == "conversations") {
-    int32_t n = 0;
-    const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), n);
-    if (code != std::errc() || end != value.data() + value.size() || n < 1)
-      return Error{ErrorKind::invalid_argument, fmt::format("method option conversations: expected a whole number of at least 1, got '{}'", value)};
-    request.self_study.n_conversations = n;
-  } else {
-    return Error{ErrorKind::invalid_argument, fmt::format("unknown method option '{}'; known: queries, score, weighting, fit, budget, conversations", name)};
-  }
-  return {};
-}
-
 /// null for what was not measured.
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 Json interval(std::pair<double, double> ci) { return std::isfinite(ci.first) ? Json::array({ci.first, ci.second}) : Json(nullptr); }
@@ -83,7 +48,7 @@ Result<MethodSpec> parse_method_spec(const std::string& text) {
     const size_t equals = option.find('=');
     if (equals == std::string::npos)
       return Error{ErrorKind::invalid_argument, fmt::format("method '{}': expected name:option=value, got '{}'", text, option)};
-    SH_RETURN_IF_ERROR(set_option(spec.request, option.substr(0, equals), option.substr(equals + 1)));
+    SH_RETURN_IF_ERROR(engine::set_option(spec.request, option.substr(0, equals), option.substr(equals + 1)));
     spec.options[option.substr(0, equals)] = option.substr(equals + 1);
     at = next;
   }

@@ -24,7 +24,7 @@ using testing::oracle_errors;
 using testing::worst_of;
 
 std::vector<float> scores_of(const Head& head, RowScore score = RowScore::rms) {
-  return score_rows(head.problem(), score, Weighting::attention_share, {}, kernel_set());
+  return score_rows(head.problem(), testing::scoring(score, Weighting::attention_share), {}, kernel_set());
 }
 
 CompactHead fit_best(const Head& head, int64_t n_kept, Fit fit, const SolveOptions& options = {}) {

@@ -26,7 +26,7 @@ struct Trial {
 Trial compact(const testing::Head& head, int64_t n_kept, Fit fit = Fit::both, RowScore score = RowScore::rms) {
   const HeadProblem problem = head.problem();
   const SolveOptions options;
-  const auto scores = score_rows(problem, score, Weighting::attention_share, options, kernel_set());
+  const auto scores = score_rows(problem, testing::scoring(score, Weighting::attention_share), options, kernel_set());
   const auto rows = top_rows(scores, n_kept);
   return {fit_head(problem, rows, scores, Fit::none, options, kernel_set()),
           fit_head(problem, rows, scores, fit, options, kernel_set())};

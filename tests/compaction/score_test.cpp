@@ -57,7 +57,7 @@ void expect_oracle(const testing::Head& head, float softcap = 0) {
     for (const RowScore score : {RowScore::max, RowScore::rms, RowScore::mean}) {
       HeadProblem problem = head.problem();
       problem.softcap = softcap;
-      const auto scores = score_rows(problem, score, weighting, {}, kernel_set());
+      const auto scores = score_rows(problem, testing::scoring(score, weighting), {}, kernel_set());
       ASSERT_EQ(static_cast<int64_t>(scores.size()), head.keys.rows);
       for (int64_t row = 0; row < head.keys.rows; ++row) {
         const double expected = aggregate(a, row, score);
@@ -93,7 +93,7 @@ TEST(Score, HonoursTheSoftcap) {
   const Mat<double> a = oracle_attention(head, Weighting::none, 3.0f);
   HeadProblem problem = head.problem();
   problem.softcap = 3.0f;
-  const auto scores = score_rows(problem, RowScore::mean, Weighting::none, {}, kernel_set());
+  const auto scores = score_rows(problem, testing::scoring(RowScore::mean, Weighting::none), {}, kernel_set());
   for (int64_t row = 0; row < 64; ++row)
     EXPECT_NEAR(scores[static_cast<size_t>(row)], aggregate(a, row, RowScore::mean), 1e-6);
 }
@@ -102,13 +102,13 @@ TEST(Score, RecencyPrefersTheEndAndNeedsNoQueries) {
   testing::Head head = clustered_head(5, 40, 8);
   head.queries = Mat<float>();
   head.query_pos.clear(), head.lse.clear(), head.out = Mat<float>();
-  const auto scores = score_rows(head.problem(), RowScore::recency, Weighting::none, {}, kernel_set());
+  const auto scores = score_rows(head.problem(), testing::scoring(RowScore::recency, Weighting::none), {}, kernel_set());
   EXPECT_EQ(top_rows(scores, 3), (std::vector<int32_t>{37, 38, 39}));
 }
 
 TEST(Score, QueriesAndRowsThatAreNotFiniteAreLeftOut) {
   testing::Head head = clustered_head(6, 50, 60);
-  const auto clean = score_rows(head.problem(), RowScore::mean, Weighting::attention_share, {}, kernel_set());
+  const auto clean = score_rows(head.problem(), testing::scoring(RowScore::mean, Weighting::attention_share), {}, kernel_set());
   testing::Head dirty = head;
   const Rng rng(1);
   dirty.queries = Mat<float>(62, head.queries.cols);
@@ -118,21 +118,21 @@ TEST(Score, QueriesAndRowsThatAreNotFiniteAreLeftOut) {
   dirty.query_pos.resize(62, 1000);
   dirty.lse.resize(62, 0.0f);
   dirty.out = Mat<float>();
-  const auto scores = score_rows(dirty.problem(), RowScore::mean, Weighting::attention_share, {}, kernel_set());
+  const auto scores = score_rows(dirty.problem(), testing::scoring(RowScore::mean, Weighting::attention_share), {}, kernel_set());
   for (size_t row = 0; row < 50; ++row) EXPECT_FLOAT_EQ(scores[row], clean[row]);
   dirty.keys(7, 2) = std::nanf("");
   dirty.values(9, 2) = INFINITY;
-  const auto without = score_rows(dirty.problem(), RowScore::max, Weighting::none, {}, kernel_set());
+  const auto without = score_rows(dirty.problem(), testing::scoring(RowScore::max, Weighting::none), {}, kernel_set());
   for (size_t row = 0; row < 50; ++row) EXPECT_EQ(std::isinf(without[row]), row == 7 || row == 9);
 }
 
 TEST(Score, AConstantShiftOfAllScoresChangesNothing) {
   testing::Head head = clustered_head(7, 100, 200);
-  const auto scores = score_rows(head.problem(), RowScore::rms, Weighting::attention_share, {}, kernel_set());
+  const auto scores = score_rows(head.problem(), testing::scoring(RowScore::rms, Weighting::attention_share), {}, kernel_set());
   testing::Head shifted = head;
   shifted.bias.assign(100, 50.0f);
   for (float& lse : shifted.lse) lse += 50.0f;
-  const auto again = score_rows(shifted.problem(), RowScore::rms, Weighting::attention_share, {}, kernel_set());
+  const auto again = score_rows(shifted.problem(), testing::scoring(RowScore::rms, Weighting::attention_share), {}, kernel_set());
   for (size_t row = 0; row < 100; ++row)
     EXPECT_NEAR(again[row], scores[row], 3e-5f * scores[row] + 1e-9f);  // 60 · 2^-24 in the exponent
 }
@@ -141,10 +141,10 @@ TEST(Score, WeightingLowersHeadsThatTheQueryHardlyLooksAt) {
   testing::Head busy = clustered_head(8, 64, 128), idle = busy;
   for (float& shift : idle.live_shift) shift += 6.0f;  // live rows get e^6 times the weight
   testing::finish(idle);
-  const auto share_busy = score_rows(busy.problem(), RowScore::max, Weighting::attention_share, {}, kernel_set());
-  const auto share_idle = score_rows(idle.problem(), RowScore::max, Weighting::attention_share, {}, kernel_set());
-  EXPECT_EQ(score_rows(busy.problem(), RowScore::max, Weighting::none, {}, kernel_set()),
-            score_rows(idle.problem(), RowScore::max, Weighting::none, {}, kernel_set()));
+  const auto share_busy = score_rows(busy.problem(), testing::scoring(RowScore::max, Weighting::attention_share), {}, kernel_set());
+  const auto share_idle = score_rows(idle.problem(), testing::scoring(RowScore::max, Weighting::attention_share), {}, kernel_set());
+  EXPECT_EQ(score_rows(busy.problem(), testing::scoring(RowScore::max, Weighting::none), {}, kernel_set()),
+            score_rows(idle.problem(), testing::scoring(RowScore::max, Weighting::none), {}, kernel_set()));
   for (size_t row = 0; row < 64; ++row) EXPECT_LT(share_idle[row], share_busy[row]);
 }
 

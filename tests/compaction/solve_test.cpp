@@ -44,7 +44,7 @@ Result<Solution> solve_with(const CompactionMethod& method, const std::vector<He
                             const BudgetLimits& limits, int n_threads = 1, const SolveOptions& options = {}) {
   ThreadPool pool(n_threads);
   const auto problems = problems_of(heads);
-  return solve(method, problems, limits, options, {.pool = &pool, .kernels = &kernel_set()});
+  return solve(method, ProblemList(problems), limits, options, {.pool = &pool, .kernels = &kernel_set()});
 }
 
 const CompactionMethod& solver() {
@@ -192,7 +192,7 @@ TEST(Solve, CancelIsHonouredInEveryPhase) {
     std::atomic<bool> cancel{when == 0.0};
     double last = 0;
     const auto result =
-        solve(solver(), problems, {.max_region_rows = 50}, {},
+        solve(solver(), ProblemList(problems), {.max_region_rows = 50}, {},
               {.pool = &pool, .kernels = &kernel_set(), .cancel = &cancel, .on_progress = [&](double fraction) {
                  last = fraction;
                  if (fraction >= when) cancel = true;
@@ -208,7 +208,7 @@ TEST(Solve, ProgressGrowsToOne) {
   const auto problems = problems_of(heads);
   ThreadPool pool(2);
   double last = 0;
-  const auto result = solve(solver(), problems, {.max_region_rows = 50}, {},
+  const auto result = solve(solver(), ProblemList(problems), {.max_region_rows = 50}, {},
                             {.pool = &pool, .kernels = &kernel_set(), .on_progress = [&](double fraction) {
                                EXPECT_GT(fraction, last);
                                last = fraction;
@@ -225,7 +225,7 @@ TEST(Solve, BadProblemsAndOptionsAreErrorsThatSayWhere) {
     change(problems[1]);
     ThreadPool pool(1);
     const auto result =
-        solve(method, problems, {.max_region_rows = 50}, options, {.pool = &pool, .kernels = &kernel_set()});
+        solve(method, ProblemList(problems), {.max_region_rows = 50}, options, {.pool = &pool, .kernels = &kernel_set()});
     ASSERT_FALSE(result.ok()) << expected;
     EXPECT_EQ(result.error().kind, ErrorKind::invalid_argument);
     EXPECT_NE(result.error().message.find(expected), std::string::npos) << result.error().message;

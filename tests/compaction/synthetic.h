@@ -235,4 +235,9 @@ inline CompactionMethod method_with(RowScore score, Weighting weighting, Fit fit
           .budget = budget};
 }
 
+/// A method of which only the scoring matters.
+inline CompactionMethod scoring(RowScore score, Weighting weighting) {
+  return method_with(score, weighting, Fit::none, BudgetPolicy::global);
+}
+
 }  // namespace sh::compaction::testing

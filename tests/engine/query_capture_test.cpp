@@ -103,7 +103,7 @@ TEST(QueryCapture, ReproducesAttentionOverCompactedRows) {
   kv::SequenceCache sequence(engine->block_pool());
   ASSERT_TRUE(engine->prefill(sequence, ids).ok());
   CompactionRequest request{.method = "solver", .ratio = 4};
-  ASSERT_TRUE(compact_sequence(*engine, sequence, ids, nullptr, request).ok());
+  ASSERT_TRUE(compact_sequence(engine->executor(), sequence, ids, nullptr, request).ok());
   QueryCapture capture(engine->model(), engine->kv_layout(), kLargeCap);
   read_captured(*engine, sequence, question_ids(*engine, document.questions[0].text), capture, 8);
   const Deviation deviation = deviation_of(*engine, sequence, capture.take());

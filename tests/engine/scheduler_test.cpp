@@ -466,7 +466,7 @@ TEST(Scheduler, CapturedQueriesAreThoseOfTheSlot) {
     Bench bench({.n_ctx = 1024, .capture_bytes = kCaptureBytes});
     bench.run(i == 0 ? bench.asking(0) : other_request(bench));
     const auto report = bench.compact(captured_request()).value();
-    alone.push_back(report.head_rows);
+    alone.push_back(kept_rows(report));
     alone_error.push_back(report.heldout_plain);
   }
   Bench bench({.n_ctx = 2048, .n_parallel = 2, .n_ubatch = 300, .capture_bytes = kCaptureBytes});
@@ -480,7 +480,7 @@ TEST(Scheduler, CapturedQueriesAreThoseOfTheSlot) {
     clients[i].last();
     const auto report = bench.compact(captured_request(), i).value();
     EXPECT_EQ(report.queries, compaction::QuerySource::prefill);
-    together.push_back(report.head_rows);
+    together.push_back(kept_rows(report));
     together_error.push_back(report.heldout_plain);
   }
   EXPECT_EQ(together, alone);

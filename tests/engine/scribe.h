@@ -12,6 +12,7 @@
 
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "engine/compaction_report.h"
 #include "engine/engine.h"
 
 namespace sh::engine {
@@ -123,5 +124,12 @@ class PoolFiller {
   kv::BlockPool& pool_;
   std::vector<kv::BlockId> blocks_;
 };
+
+/// Rows that a compaction kept of every head.
+inline std::vector<int64_t> kept_rows(const CompactionReport& report) {
+  std::vector<int64_t> rows;
+  for (const auto& head : report.heads) rows.push_back(head.n_kept);
+  return rows;
+}
 
 }  // namespace sh::engine

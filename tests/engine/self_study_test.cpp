@@ -21,7 +21,8 @@ class SelfStudy : public ::testing::Test {
 
   Result<QuerySets> study(const SelfStudyOptions& options, StudyStats* stats = nullptr, const std::atomic<bool>* cancel = nullptr,
                           const std::function<void(double)>& on_progress = {}) {
-    return self_study(*engine_, *sequence_, ids_, options, kCap, cancel, on_progress, stats);
+    return self_study(engine_->executor(), *sequence_, ids_, options,
+                      {.cancel = cancel, .on_progress = on_progress, .max_query_bytes = kCap}, nullptr, stats);
   }
   std::vector<std::string> questions(const SelfStudyOptions& options) {
     StudyStats stats;
@@ -117,7 +118,7 @@ TEST_F(SelfStudy, WorksWithTheSmallestUbatch) {
   SelfStudyOptions two = kOptions;
   two.n_conversations = 2;
   StudyStats stats, expected;
-  ASSERT_TRUE(self_study(*engine, sequence, ids_, two, kCap, nullptr, {}, &stats).ok());
+  ASSERT_TRUE(self_study(engine->executor(), sequence, ids_, two, {.max_query_bytes = kCap}, nullptr, &stats).ok());
   ASSERT_TRUE(study(two, &expected).ok());
   EXPECT_EQ(stats.questions, expected.questions);
   EXPECT_EQ(stats.n_tokens, expected.n_tokens);
@@ -133,7 +134,7 @@ TEST(RepeatPrefill, PiecesStayNearTheEndOfTheContext) {
   ASSERT_TRUE(engine->prefill(sequence, ids).ok());
   const std::string before = fingerprint(sequence);
   StudyStats stats;
-  const auto sets = repeat_prefill(*engine, sequence, ids, int64_t{64} << 20, nullptr, &stats);
+  const auto sets = repeat_prefill(engine->executor(), sequence, ids, 1.0, {}, nullptr, &stats);
   ASSERT_TRUE(sets.ok()) << sets.error().message;
   EXPECT_TRUE(fingerprint(sequence) == before);
   // Two pieces, the second with a lead-in of 8 tokens, behind one opening and instruction.
@@ -151,7 +152,7 @@ TEST(RepeatPrefill, PiecesStayNearTheEndOfTheContext) {
   EXPECT_EQ(set.queries.rows / 2, n + 8);
 
   std::atomic<bool> cancel{true};
-  const auto cancelled = repeat_prefill(*engine, sequence, ids, kCap, &cancel, nullptr);
+  const auto cancelled = repeat_prefill(engine->executor(), sequence, ids, 1.0, {.cancel = &cancel}, nullptr, nullptr);
   ASSERT_FALSE(cancelled.ok());
   EXPECT_EQ(cancelled.error().kind, ErrorKind::cancelled);
 }

@@ -192,7 +192,7 @@ TEST(CompactEval, NamesWhatIsWrongAndFails) {
       {{"--recall", kRecall, "--docs", "0"}, "--docs"},
       {{"--recall", kRecall, "--methods", "magic"}, "unknown compaction method 'magic'"},
       {{"--recall", kRecall, "--methods", "select:fit=all"}, "none, biases, values, both"},
-      {{"--recall", kRecall, "--methods", "omp"}, "does not have yet"},
+      {{"--recall", kRecall, "--methods", "shrink"}, "unknown compaction method 'shrink'"},
       {{"--recall", kRecall, "--contexts", "513"}, "nothing to measure"},
       {{"--prose", kProse, "--contexts", "short"}, "'short'"},
       {{"--prose", kProse, "--contexts", "31"}, "at least 32"},

@@ -264,7 +264,7 @@ TEST(MethodSpec, NamesTheChoicesOfWhatItDoesNotKnow) {
   const std::pair<const char*, std::vector<const char*>> cases[] = {
       {"magic", {"'magic'", "truncate", "self_study"}},
       {"", {"''", "truncate"}},
-      {"omp", {"'omp'", "does not have yet", "truncate"}},
+      {"shrink", {"'shrink'", "unknown", "truncate"}},
       {"select:colour=red", {"'colour'", "queries, score, weighting, fit, budget, conversations"}},
       {"select:queries=often", {"queries", "'often'", "none, prefill, repeat_prefill, self_study"}},
       {"select:score=sum", {"score", "'sum'", "recency, max, rms, mean"}},

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+#include "engine/compaction_report.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+namespace sh::engine {
+
+namespace {
+
+using compaction::parse_axis;
+
+template <typename Number>
+Result<Number> parse_number(std::string_view name, std::string_view value, Number lowest, Number highest) {
+  Number n{};
+  const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), n);
+  if (code != std::errc() || end != value.data() + value.size() || !(n >= lowest && n <= highest))
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("{}: expected a number from {} to {}, got '{}'", name, lowest, highest, value)};
+  return n;
+}
+
+struct Option {
+  std::string_view name;
+  Result<void> (*set)(CompactionRequest& request, std::string_view name, std::string_view value);
+};
+
+template <typename Axis, std::optional<Axis> CompactionRequest::* field>
+Result<void> set_axis(CompactionRequest& request, std::string_view, std::string_view value) {
+  SH_ASSIGN(request.*field, parse_axis<Axis>(value));
+  return {};
+}
+
+constexpr Option kOptions[] = {
+    {"queries",
+     [](CompactionRequest& r, std::string_view, std::string_view value) -> Result<void> {
+       SH_ASSIGN(r.queries, compaction::parse_query_sources(value));
+       return {};
+     }},
+    {"score", set_axis<compaction::RowScore, &CompactionRequest::score>},
+    {"weighting", set_axis<compaction::Weighting, &CompactionRequest::weighting>},
+    {"selection", set_axis<compaction::Selection, &CompactionRequest::selection>},
+    {"fit", set_axis<compaction::Fit, &CompactionRequest::fit>},
+    {"budget", set_axis<compaction::BudgetPolicy, &CompactionRequest::budget>},
+    {"schedule", set_axis<compaction::Schedule, &CompactionRequest::schedule>},
+    {"reread",
+     [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
+       SH_ASSIGN(r.reread_fraction, parse_number<double>(name, value, 0.0, 1.0));
+       return {};
+     }},
+    {"conversations",
+     [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
+       SH_ASSIGN(r.self_study.n_conversations, parse_number<int32_t>(name, value, 1, 65536));
+       return {};
+     }},
+    {"round",
+     [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
+       SH_ASSIGN(r.self_study.round_conversations, parse_number<int32_t>(name, value, 1, 65536));
+       return {};
+     }},
+    {"chunk",
+     [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
+       SH_ASSIGN(r.chunk_tokens, parse_number<int64_t>(name, value, 1, int64_t{1} << 40));
+       return {};
+     }},
+};
+
+}  // namespace
+
+Result<void> set_option(CompactionRequest& request, std::string_view name, std::string_view value) {
+  std::string known;
+  for (const Option& option : kOptions) {
+    if (option.name == name) return option.set(request, name, value);
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", option.name);
+  }
+  return Error{ErrorKind::invalid_argument,
+               fmt::format("unknown compaction option '{}'; known: {}", name.substr(0, 60), known)};
+}
+
+const char* name_of(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::unknown:
+      return "unknown";
+    case Verdict::transparent:
+      return "transparent";
+    case Verdict::good:
+      return "good";
+    case Verdict::gist:
+      return "gist";
+    case Verdict::reject:
+      return "reject";
+  }
+  return "";
+}
+
+}  // namespace sh::engine

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+// What a compaction is asked for and what it says it did.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "compaction/compactor.h"
+#include "compaction/head_profile.h"
+#include "engine/reference_queries.h"
+
+namespace sh::engine {
+
+/// Logical positions [begin, end).
+struct Span {
+  int64_t begin = 0, end = 0;
+};
+
+/// A quality to reach instead of a size; the smallest cache that reaches it is taken. 0: not asked.
+struct QualityTarget {
+  double kl = 0;          // mean KL of the replay, nats
+  double head_error = 0;  // 99th percentile of the relative error of every head's attention output
+  bool is_set() const { return kl > 0 || head_error > 0; }
+};
+
+struct CompactionRequest {
+  std::string method = "select";
+  // How much: one of these. `target_rows` > 0 overrides the ratio, a quality target overrides both.
+  double ratio = 2.0;           // of the compactable rows, or of the whole cache's bytes when `of_whole_cache`
+  bool of_whole_cache = false;  // ratio counts real bytes of all blocks, pinned rows and rounding included
+  int64_t target_rows = -1;     // > 0: rows to keep of the region per head on average
+  QualityTarget target;
+
+  // What stays verbatim.
+  int64_t n_protected_prefix = 0;  // p0: logical tokens at the start
+  int64_t n_live_suffix = 0;       // newest tokens
+  std::vector<Span> pinned;        // further spans
+  bool compacts_window_layers = false;
+
+  // Axes that differ from the method's preset.
+  std::optional<compaction::QuerySources> queries;
+  std::optional<compaction::RowScore> score;
+  std::optional<compaction::Weighting> weighting;
+  std::optional<compaction::Selection> selection;
+  std::optional<compaction::Fit> fit;
+  std::optional<compaction::BudgetPolicy> budget;
+  std::optional<compaction::Schedule> schedule;
+  std::optional<double> reread_fraction;
+  compaction::SolveOptions solve;
+  SelfStudyOptions self_study;
+  std::optional<compaction::HeadProfile> profile;  // for budget=profile
+  int64_t chunk_tokens = 4096;                     // of schedule=chunked
+  int64_t n_recent_queries = 64;                   // tokens of queries=recent
+  int64_t max_query_bytes = int64_t{512} << 20;
+
+  // Validation by replay, before the swap.
+  bool validates = true;
+  double max_kl = 0;  // > 0: a compaction with a mean KL above it is refused (fits are dropped first)
+};
+
+enum class Verdict { unknown, transparent, good, gist, reject };
+const char* name_of(Verdict verdict);
+
+/// Sets one choice by name, as methods are spelled in lists ("self_study:fit=none:conversations=96"): an axis, or a
+/// number of the solver or the study.
+/// Errors: invalid_argument naming the option and its choices.
+Result<void> set_option(CompactionRequest& request, std::string_view name, std::string_view value);
+
+/// The compacted against the uncompacted cache on tokens that both were fed before the swap.
+struct ReplayCheck {
+  int64_t n_tokens = 0;  // 0: nothing was replayed
+  double kl_mean = 0, kl_median = 0, kl_p99 = 0, top1 = 0;
+  double confident_flips = 0;  // share of tokens where a prediction with a margin above 0.2 changed
+  double seconds = 0;
+  Verdict verdict = Verdict::unknown;
+  int64_t n_fits_dropped = 0;  // heads whose fit was taken back to stay within max_kl
+};
+
+struct CompactionReport {
+  std::string method;
+  compaction::QuerySources queries = compaction::QuerySource::none;  // what was really used
+  int64_t n_logical = 0;                      // tokens of the conversation
+  int64_t n_region = 0;                       // logical tokens that were compactable
+  double rows_before = 0, rows_after = 0;     // per head, mean
+  int64_t bytes_before = 0, bytes_after = 0;  // of the conversation's blocks
+  double region_ratio = 0, real_ratio = 0;
+  double capture_seconds = 0, select_seconds = 0, fit_seconds = 0, total_seconds = 0;
+  double heldout_plain = 0, heldout_fitted = 0;  // mean over heads; NaN when nothing was measured
+  double fallback_heads = 0;                     // share of heads where the unfitted rows were kept
+  int64_t n_queries = 0;                         // per head, mean
+  StudyStats study;
+  ReplayCheck check;
+  std::vector<Span> kept_verbatim, condensed;  // spans of logical positions
+  struct Head {
+    int32_t layer = 0, head = 0;
+    int64_t n_before = 0, n_kept = 0;  // rows of the region
+    compaction::FitReport fit;
+  };
+  std::vector<Head> heads;  // layer-major
+};
+
+using CompactionProgress = std::function<void(const char* stage, double fraction)>;
+
+}  // namespace sh::engine

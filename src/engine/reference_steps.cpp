@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+#include "engine/reference_steps.h"
+
+#include <algorithm>
+
+#include "engine/token_batch.h"
+
+namespace sh::engine {
+
+namespace {
+
+Result<std::string> render(const Engine& engine, Json messages, bool add_generation_prompt) {
+  const tokenizer::Tokenizer& tokenizer = engine.tokenizer();
+  chat::PromptInput input;
+  input.messages = std::move(messages);
+  input.add_generation_prompt = add_generation_prompt;
+  if (tokenizer.data().bos != tokenizer::kNoToken) input.bos_token = tokenizer.piece(tokenizer.data().bos, true);
+  if (tokenizer.data().eos != tokenizer::kNoToken) input.eos_token = tokenizer.piece(tokenizer.data().eos, true);
+  return engine.chat_template().apply(input);
+}
+
+bool ends_turn(const Engine& engine, std::span<const int32_t> ids) {
+  return !ids.empty() &&
+         (engine.tokenizer().is_end_of_generation(ids.back()) || engine.tokenizer().is_control(ids.back()));
+}
+
+}  // namespace
+
+std::vector<int32_t> encode_text(const Engine& engine, const std::string& text) {
+  return engine.tokenizer().encode(text, {.add_special = false, .parse_special = true});
+}
+
+std::vector<int32_t> opening_tokens(const Engine& engine, const TurnTokens& turn, std::span<const int32_t> ids) {
+  std::vector<int32_t> opening;
+  if (!ends_turn(engine, ids)) opening = turn.close_turn;
+  opening.insert(opening.end(), turn.user_open.begin(), turn.user_open.end());
+  return opening;
+}
+
+bool is_cancelled(const GatherContext& context) {
+  return context.cancel != nullptr && context.cancel->load(std::memory_order_relaxed);
+}
+Error cancelled_error() {
+  return {ErrorKind::cancelled,
+          "the compaction was cancelled while it gathered reference queries; nothing has changed"};
+}
+
+Result<Mat<float>> run_step(Executor& executor, std::span<const StepItem> items, QueryCapture& capture) {
+  TokenBatch batch;
+  for (const StepItem& item : items) batch.add(*item.sequence, item.ids, true);
+  Mat<float> logits(static_cast<int64_t>(items.size()), executor.engine().model().info().n_vocab);
+  capture.begin_batch(batch.pos);
+  SH_RETURN_IF_ERROR(executor.forward(batch.view(), logits.view(), &capture));
+  return logits;
+}
+
+Result<TurnTokens> turn_tokens(const Engine& engine) {
+  const std::string a = "First question?", b = "First answer.", c = "Second question?";
+  const Json user_a = {{"role", "user"}, {"content", a}}, assistant_b = {{"role", "assistant"}, {"content", b}}, user_c = {{"role", "user"}, {"content", c}};
+  SH_ASSIGN(const std::string two, render(engine, Json::array({user_a, assistant_b}), false));
+  SH_ASSIGN(const std::string three, render(engine, Json::array({user_a, assistant_b, user_c}), true));
+  const size_t b_in_two = two.rfind(b), b_in_three = three.rfind(b), c_in_three = three.rfind(c);
+  if (b_in_two == std::string::npos || b_in_three == std::string::npos || c_in_three == std::string::npos || c_in_three < b_in_three)
+    return Error{ErrorKind::unsupported, "the model's chat template does not show where a user turn begins and ends, so no study conversation can be "
+                                         "opened; use another source of reference queries"};
+  const std::string close = two.substr(b_in_two + b.size());
+  const std::string between = three.substr(b_in_three + b.size(), c_in_three - b_in_three - b.size());
+  const std::vector<int32_t> user_close = encode_text(engine, three.substr(c_in_three + c.size()));
+  if (between.starts_with(close)) return TurnTokens{encode_text(engine, close), encode_text(engine, between.substr(close.size())), user_close};
+  // The template ends the last turn differently (Phi 3.5, Command R): what closes an open turn is what both have in common.
+  const std::vector<int32_t> close_ids = encode_text(engine, close), between_ids = encode_text(engine, between);
+  const auto open_begin = std::mismatch(close_ids.begin(), close_ids.end(), between_ids.begin(), between_ids.end()).second;
+  return TurnTokens{{between_ids.begin(), open_begin}, {open_begin, between_ids.end()}, user_close};
+}
+
+}  // namespace sh::engine

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+// Inside of the room: what the sources of reference queries share.
+#pragma once
+
+#include <atomic>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/reference_queries.h"
+
+namespace sh::engine {
+
+/// Tokens of a text in the midst of a sequence, special tokens parsed.
+std::vector<int32_t> encode_text(const Engine& engine, const std::string& text);
+/// Tokens that lead from the end of the conversation into an open user turn.
+std::vector<int32_t> opening_tokens(const Engine& engine, const TurnTokens& turn, std::span<const int32_t> ids);
+
+bool is_cancelled(const GatherContext& context);
+Error cancelled_error();
+
+/// Tokens of one sequence in a step that several share.
+struct StepItem {
+  kv::SequenceCache* sequence;
+  std::span<const int32_t> ids;
+};
+/// Runs the items as one batch, every token's queries captured; logits of the last token of each item.
+/// Errors: those of Executor::forward().
+Result<Mat<float>> run_step(Executor& executor, std::span<const StepItem> items, QueryCapture& capture);
+
+}  // namespace sh::engine

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MIT
+#include "engine/region_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace sh::engine {
+
+namespace {
+
+using compaction::CompactHead;
+using compaction::CompactionMethod;
+using compaction::HeadProblem;
+using kv::HeadRows;
+using kv::Pos;
+using kv::SequenceCache;
+
+// Of the keys that stand in for queries, at most so many: more do not make a surrogate true.
+constexpr int64_t kMaxSurrogateQueries = 512;
+
+/// Joins what overlaps or touches and cuts off what lies outside.
+std::vector<Span> merged(std::vector<Span> spans, int64_t begin, int64_t end) {
+  std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  std::vector<Span> out;
+  for (Span span : spans) {
+    span = {std::max(span.begin, begin), std::min(span.end, end)};
+    if (span.begin >= span.end) continue;
+    if (!out.empty() && span.begin <= out.back().end)
+      out.back().end = std::max(out.back().end, span.end);
+    else
+      out.push_back(span);
+  }
+  return out;
+}
+
+}  // namespace
+
+bool Region::contains(Pos pos) const {
+  if (pos < begin || pos >= end) return false;
+  return std::none_of(pinned.begin(), pinned.end(),
+                      [&](const Span& span) { return pos.value >= span.begin && pos.value < span.end; });
+}
+
+std::vector<Span> Region::spans() const {
+  std::vector<Span> out;
+  int64_t at = begin.value;
+  for (const Span& span : pinned) {
+    if (span.begin > at) out.push_back({at, span.begin});
+    at = span.end;
+  }
+  if (at < end.value) out.push_back({at, end.value});
+  return out;
+}
+
+int64_t Region::n_tokens() const {
+  int64_t n = 0;
+  for (const Span& span : spans()) n += span.end - span.begin;
+  return n;
+}
+
+Result<CompactionMethod> method_of(const CompactionRequest& request) {
+  SH_ASSIGN(const CompactionMethod* preset, compaction::find_method(request.method));
+  CompactionMethod method = *preset;
+  if (request.queries) method.queries = *request.queries;
+  if (request.score) method.score = *request.score;
+  if (request.weighting) method.weighting = *request.weighting;
+  if (request.selection) method.selection = *request.selection;
+  if (request.fit) method.fit = *request.fit;
+  if (request.budget) method.budget = *request.budget;
+  if (request.schedule) method.schedule = *request.schedule;
+  if (request.reread_fraction) method.reread_fraction = *request.reread_fraction;
+  return method;
+}
+
+Result<Region> plan_region(const SequenceCache& sequence, const CompactionMethod& method,
+                           const CompactionRequest& request) {
+  const auto refuse = [](const std::string& message) { return Error{ErrorKind::invalid_argument, message}; };
+  const int64_t n_logical = sequence.next_pos().value;
+  if (!(request.ratio >= 1.0) || !std::isfinite(request.ratio))
+    return refuse(fmt::format("ratio: expected a number of at least 1, got {}", request.ratio));
+  if (n_logical == 0) return refuse("the conversation is empty: there is nothing to compact");
+  if (request.n_protected_prefix < 0 || request.n_protected_prefix > n_logical)
+    return refuse(fmt::format("p0: expected 0 to {} (the tokens of the conversation), got {}", n_logical,
+                              request.n_protected_prefix));
+  if (request.n_live_suffix < 0 || request.n_live_suffix > n_logical)
+    return refuse(fmt::format("live_suffix_tokens: expected 0 to {} (the tokens of the conversation), got {}",
+                              n_logical, request.n_live_suffix));
+  for (const Span& span : request.pinned)
+    if (span.begin < 0 || span.begin > span.end || span.end > n_logical)
+      return refuse(fmt::format("pinned: expected spans [begin, end) within 0 to {} (the tokens of the "
+                                "conversation), got [{}, {})",
+                                n_logical, span.begin, span.end));
+  const int64_t begin = std::max<int64_t>(request.n_protected_prefix, method.n_sinks);
+  const int64_t end = n_logical - std::max<int64_t>(request.n_live_suffix, method.n_recent);
+  Region region{Pos(std::min(begin, end)), Pos(std::max(end, int64_t{0})), merged(request.pinned, begin, end)};
+  if (end - begin < 2 || region.n_tokens() < 2)
+    return refuse(fmt::format("nothing to compact: of {} tokens {} at the start, {} at the end and {} in pinned "
+                              "spans stay as they are",
+                              n_logical, begin, n_logical - end,
+                              std::max<int64_t>(0, end - begin - region.n_tokens())));
+  return region;
+}
+
+std::vector<HeadPlan> plan_heads(const SequenceCache& sequence, const Region& region, bool with_window_layers) {
+  std::vector<HeadPlan> plans;
+  const auto& layers = sequence.pool().layout().layers;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    if (layers[l].window > 0 && !with_window_layers) continue;
+    for (int32_t h = 0; h < layers[l].n_heads; ++h) {
+      HeadPlan plan{.layer = static_cast<int32_t>(l), .head = h};
+      const std::vector<Pos> pos = sequence.positions(plan.layer, h);
+      for (size_t row = 0; row < pos.size(); ++row)
+        if (region.contains(pos[row])) plan.rows.push_back(static_cast<int32_t>(row));
+      plan.n_fixed = static_cast<int64_t>(pos.size() - plan.rows.size());
+      plans.push_back(std::move(plan));
+    }
+  }
+  return plans;
+}
+
+CacheProblems::CacheProblems(const Engine& engine, const SequenceCache& sequence, std::span<const HeadPlan> plans,
+                             const QuerySets& sets, bool cache_keys)
+    : engine_(engine), sequence_(sequence), plans_(plans), sets_(sets), cache_keys_(cache_keys) {}
+
+HeadProblem CacheProblems::load(int64_t head, compaction::HeadStorage& storage) const {
+  const HeadPlan& plan = plans_[static_cast<size_t>(head)];
+  sequence_.decode_rows(engine_.kernels(), plan.layer, plan.head, plan.rows, storage.keys, storage.values,
+                        storage.bias, storage.pos);
+  HeadProblem problem;
+  problem.layer = plan.layer;
+  problem.head = plan.head;
+  problem.keys = storage.keys.view();
+  problem.values = storage.values.view();
+  problem.bias = storage.bias;
+  problem.pos = storage.pos;
+  problem.n_fixed_rows = plan.n_fixed;
+  problem.scale = engine_.model().attention_scale(plan.layer);
+  const auto& layer_sets = sets_[static_cast<size_t>(plan.layer)];
+  if (!layer_sets.empty() && layer_sets[static_cast<size_t>(plan.head)].queries.rows > 0) {
+    const QuerySet& set = layer_sets[static_cast<size_t>(plan.head)];
+    problem.queries = set.queries.view();
+    problem.query_pos = set.pos;
+    problem.lse = set.lse;
+    problem.out = set.out.view();
+  } else if (cache_keys_ && storage.keys.rows > 0) {
+    const int64_t n = std::min(storage.keys.rows, kMaxSurrogateQueries);
+    storage.queries = Mat<float>(n, storage.keys.cols);
+    for (int64_t i = 0; i < n; ++i)
+      std::copy_n(storage.keys.row(i * storage.keys.rows / n), storage.keys.cols, storage.queries.row(i));
+    problem.queries = storage.queries.view();
+  }
+  return problem;
+}
+
+HeadRows assemble(const Engine& engine, const SequenceCache& sequence, const HeadPlan& plan,
+                  const CompactHead& compact) {
+  const HeadRows all = sequence.copy_head(plan.layer, plan.head);
+  const kv::KvLayout& layout = engine.kv_layout();
+  const kv::LayerLayout& layer = layout.layers[static_cast<size_t>(plan.layer)];
+  const auto key_bytes = static_cast<std::ptrdiff_t>(row_bytes(layout.key_type, layer.key_width));
+  const auto value_bytes = static_cast<std::ptrdiff_t>(row_bytes(layout.value_type, layer.value_width));
+  HeadRows rows;
+  size_t next_region = 0, next_kept = 0;
+  for (int32_t r = 0; r < static_cast<int32_t>(all.pos.size()); ++r) {
+    const bool is_region = next_region < plan.rows.size() && plan.rows[next_region] == r;
+    const bool is_kept = is_region && next_kept < compact.source_rows.size() &&
+                         static_cast<size_t>(compact.source_rows[next_kept]) == next_region;
+    if (is_region) ++next_region;
+    if (is_region && !is_kept) continue;
+    rows.keys.insert(rows.keys.end(), all.keys.begin() + r * key_bytes, all.keys.begin() + (r + 1) * key_bytes);
+    rows.values.insert(rows.values.end(), all.values.begin() + r * value_bytes,
+                       all.values.begin() + (r + 1) * value_bytes);
+    rows.bias.push_back(all.bias[static_cast<size_t>(r)]);
+    rows.pos.push_back(all.pos[static_cast<size_t>(r)]);
+    if (!is_kept) continue;
+    rows.bias.back() = compact.bias[next_kept];
+    if (compact.values.rows > 0)
+      engine.kernels().encode_row(layout.value_type, compact.values.row(static_cast<int64_t>(next_kept)),
+                                  layer.value_width, &*(rows.values.end() - value_bytes));
+    ++next_kept;
+  }
+  return rows;
+}
+
+namespace {
+
+/// Bytes of the blocks of a layer, as kv::CacheUsage counts them.
+double layer_bytes(const SequenceCache& sequence, int32_t layer) {
+  int64_t bytes = 0;
+  for (int32_t h = 0; h < sequence.pool().layout().layers[static_cast<size_t>(layer)].n_heads; ++h)
+    for (const kv::BlockEntry& entry : sequence.head(layer, h).blocks)
+      bytes += sequence.pool().block_bytes(entry.block.arena) +
+               (entry.is_annotated ? kv::BlockPool::kAnnotationBytes : 0);
+  return static_cast<double>(bytes);
+}
+
+}  // namespace
+
+compaction::BudgetLimits limits_of(const Engine& engine, const SequenceCache& sequence,
+                                   std::span<const HeadPlan> plans, const CompactionRequest& request) {
+  compaction::BudgetLimits limits{.block_rows = kv::kBlockRows};
+  int64_t n_region_rows = 0;
+  for (const HeadPlan& plan : plans) n_region_rows += static_cast<int64_t>(plan.rows.size());
+  const auto n_heads = static_cast<int64_t>(plans.size());
+  if (request.target_rows > 0) {
+    limits.max_region_rows = std::min(request.target_rows * n_heads, n_region_rows);
+  } else if (request.of_whole_cache) {
+    // A compacted block costs its annotation too. Layers may differ in row size: count in the mean block.
+    const kv::BlockPool& pool = sequence.pool();
+    std::vector<bool> is_planned(engine.kv_layout().layers.size(), false);
+    double block_bytes = 0, fixed_bytes = 0;
+    for (const HeadPlan& plan : plans) {
+      is_planned[static_cast<size_t>(plan.layer)] = true;
+      block_bytes += static_cast<double>(pool.block_bytes(pool.arena_of_layer(plan.layer)) +
+                                         kv::BlockPool::kAnnotationBytes);
+    }
+    for (size_t l = 0; l < is_planned.size(); ++l)
+      if (!is_planned[l]) fixed_bytes += layer_bytes(sequence, static_cast<int32_t>(l));
+    block_bytes /= static_cast<double>(n_heads);
+    const double bytes = static_cast<double>(sequence.usage().bytes) / request.ratio - fixed_bytes;
+    limits.max_blocks = static_cast<int64_t>(std::max(0.0, bytes) / block_bytes);
+  } else {
+    const double mean_rows = static_cast<double>(n_region_rows) / static_cast<double>(n_heads);
+    limits.max_region_rows =
+        std::max<int64_t>(2, static_cast<int64_t>(std::ceil(mean_rows / request.ratio))) * n_heads;
+  }
+  return limits;
+}
+
+}  // namespace sh::engine
