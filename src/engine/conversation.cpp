@@ -26,12 +26,13 @@ class CaptureTap : public ops::AttentionTap {
     for (const Part& part : parts_) part.capture->abort_batch();
   }
 
-  void on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse,
+  bool on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse,
                     MatView<const float> out) override {
     for (const Part& part : parts_)
       if (part.capture->wants_layer(layer))
         part.capture->on_attention(layer, queries.slice(part.first_row, part.n_rows),
                                    lse.slice(part.first_row, part.n_rows), out.slice(part.first_row, part.n_rows));
+    return false;
   }
   bool wants_layer(int32_t layer) const override {
     return std::any_of(parts_.begin(), parts_.end(),

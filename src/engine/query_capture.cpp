@@ -106,7 +106,8 @@ void QueryCapture::abort_batch() {
   s.n_seen = s.n_seen_before;
 }
 
-void QueryCapture::on_attention(int32_t layer_index, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) {
+bool QueryCapture::on_attention(int32_t layer_index, MatView<const float> queries, MatView<const float> lse,
+                                MatView<const float> out) {
   State& s = *state_;
   const State::Layer& layer = s.layers[static_cast<size_t>(layer_index)];
   const auto copy = [](const float* from, int64_t n, float*& to) {
@@ -119,6 +120,7 @@ void QueryCapture::on_attention(int32_t layer_index, MatView<const float> querie
     copy(lse.row(batch_row), layer.n_heads, to);
     copy(out.row(batch_row), int64_t{layer.n_heads} * layer.value_width, to);
   }
+  return false;
 }
 
 bool QueryCapture::wants_layer(int32_t layer) const {

@@ -42,7 +42,7 @@ class QueryCapture : public ops::AttentionTap {
   void begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted = {});
   /// The announced forward did not run: its tokens are forgotten.
   void abort_batch();
-  void on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) override;
+  bool on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) override;
   bool wants_layer(int32_t layer) const override;
 
   void clear();

@@ -122,15 +122,16 @@ void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, con
   const bool is_tapped = tap != nullptr && tap->wants_layer(layer);
   const MatView<float> attn = ws.rows(ws.attn, w.o.n_in);
   const MatView<float> lse = is_tapped ? ws.rows(ws.lse, w.n_heads) : MatView<float>();
-  ops::attend(ctx, {.layer = layer,
-                    .n_heads = w.n_heads,
-                    .queries = q,
-                    .pos = batch.pos,
-                    .sequences = batch.sequences,
-                    .scale = w.scale,
-                    .out = attn,
-                    .lse = lse});
-  if (is_tapped) tap->on_attention(layer, q, lse, attn);
+  const ops::AttendArgs args{.layer = layer,
+                             .n_heads = w.n_heads,
+                             .queries = q,
+                             .pos = batch.pos,
+                             .sequences = batch.sequences,
+                             .scale = w.scale,
+                             .out = attn,
+                             .lse = lse};
+  ops::attend(ctx, args);
+  if (is_tapped && tap->on_attention(layer, q, lse, attn)) ops::attend(ctx, args);
   ops::linear(ctx, w.o, attn, ws.h.view(), data_or_null(w.o_bias));
 }
 

@@ -62,7 +62,8 @@ std::string block_name(int32_t layer, const char* name);
 // Steps of a forward pass. h is read and overwritten where a step maps the block's input to its output.
 
 /// h -> q, k, v with biases and head norms, rotated. Keys and values go into the caches, then attention runs over
-/// them: h = W_o attend(q) + bias. The tap sees queries and attention outputs of the layers it wants.
+/// them: h = W_o attend(q) + bias. The tap sees queries and attention outputs of the layers it wants; where it has
+/// changed the layer's rows, attention runs again.
 void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, const AttentionWeights& w,
                      float rms_eps, const ops::RopeConfig& rope, const ops::RopeTable& angles, Workspace& ws,
                      ops::AttentionTap* tap);

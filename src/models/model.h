@@ -44,6 +44,9 @@ class Model {
   /// 1/sqrt(head size) unless the model says otherwise: what the solver needs.
   virtual float attention_scale(int32_t layer) const = 0;
   virtual int32_t n_query_heads(int32_t layer) const = 0;
+  /// Moves keys of one KV head, as stored (after rope), by deltas[i] positions each; see ops::shift_rope().
+  /// Shapes: keys [n, key_width], deltas [n].
+  virtual void shift_keys(int32_t layer, std::span<const int32_t> deltas, MatView<float> keys) const = 0;
 
   /// Runs the batch: appends its rows to the caches (reserved by the caller, committed by the caller) and fills
   /// logits [logit_rows.size(), n_vocab].

@@ -81,12 +81,27 @@ RopeTable rope_table(const RopeConfig& config, std::span<const kv::Pos> pos);
 /// x [n, n_heads * width], in place.
 void rope(OpContext& ctx, const RopeConfig& config, const RopeTable& table, int64_t width, MatView<float> x);
 
-/// Sees what attention computed, layer by layer: the source of reference queries.
+/// Moves rotated keys of one KV head to other positions: row i, rotated for position p, becomes the key of
+/// p + deltas[i] up to the rounding of f32. The magnitude factor, which it has already, is not applied again;
+/// a row with delta 0 keeps its bits.
+/// Shapes: keys [n, key_width], deltas [n] of either sign.
+/// Cost:   cos and sin of every pair once for each run of rows with the same delta.
+void shift_rope(const RopeConfig& config, std::span<const int32_t> deltas, MatView<float> keys);
+
+/// Sees what attention computed, layer by layer: the source of reference queries. It may also change the rows of
+/// the layer that it is shown; all later layers then run on what this one has become. A forward over the reference
+/// tokens can so compact every layer for the queries that the layers compacted before it give rise to (on-policy),
+/// in one pass of L layers instead of L passes.
+/// Source:  on-policy compaction, arXiv 2602.16284.
 class AttentionTap {
  public:
   virtual ~AttentionTap() = default;
-  /// queries [n, n_heads * key_width] after norm and rope, unscaled; lse [n, n_heads] over all visible rows; out [n, n_heads * value_width].
-  virtual void on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) = 0;
+  /// The batch's own rows are in the caches. Returns true when it has changed rows of this layer, in whichever
+  /// sequences: the same queries then attend again, over the rows as they are now, and the tap is not asked again.
+  /// Shapes: queries [n, n_heads * key_width] after norm and rope, unscaled; lse [n, n_heads] over all visible
+  /// rows; out [n, n_heads * value_width].
+  virtual bool on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse,
+                            MatView<const float> out) = 0;
   virtual bool wants_layer(int32_t layer) const = 0;
 };
 

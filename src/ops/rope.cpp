@@ -32,7 +32,9 @@ std::vector<double> interpolation_shares(const RopeConfig& c) {
 
 /// Radians per position of every pair.
 std::vector<double> pair_frequencies(const RopeConfig& c) {
+  SH_CHECK(c.n_dims > 0 && c.n_dims % 2 == 0, "rope: an even number of elements is rotated");
   const size_t n_pairs = static_cast<size_t>(c.n_dims / 2);
+  SH_CHECK(c.divisors.empty() || c.divisors.size() == n_pairs, "rope: one divisor a pair");
   std::vector<double> frequencies(n_pairs);
   for (size_t i = 0; i < n_pairs; ++i) {
     frequencies[i] = std::pow(double{c.base}, -2.0 * static_cast<double>(i) / c.n_dims);
@@ -51,10 +53,7 @@ std::vector<double> pair_frequencies(const RopeConfig& c) {
 }  // namespace
 
 RopeTable rope_table(const RopeConfig& config, std::span<const kv::Pos> pos) {
-  SH_CHECK(config.n_dims > 0 && config.n_dims % 2 == 0, "rope: an even number of elements is rotated");
   const int64_t n_pairs = config.n_dims / 2;
-  SH_CHECK(config.divisors.empty() || static_cast<int64_t>(config.divisors.size()) == n_pairs,
-           "rope: one divisor a pair");
   const std::vector<double> frequencies = pair_frequencies(config);
   RopeTable table{Mat<float>(static_cast<int64_t>(pos.size()), n_pairs),
                   Mat<float>(static_cast<int64_t>(pos.size()), n_pairs)};
@@ -79,6 +78,34 @@ void rope(OpContext& ctx, const RopeConfig& config, const RopeTable& table, int6
     for (float *head = x.row(t), *end = head + x.cols; head != end; head += width)
       rotate(head, table.cos.row(t), table.sin.row(t), table.cos.cols);
   });
+}
+
+void shift_rope(const RopeConfig& config, std::span<const int32_t> deltas, MatView<float> keys) {
+  SH_CHECK(keys.rows == static_cast<int64_t>(deltas.size()), "rope: every key needs a delta");
+  SH_CHECK(keys.cols >= config.n_dims, "rope: keys are narrower than what is rotated");
+  const std::vector<double> frequencies = pair_frequencies(config);
+  const size_t n_pairs = frequencies.size();
+  const bool is_adjacent = config.pairs == RopeConfig::Pairs::adjacent;
+  const size_t step = is_adjacent ? 2 : 1, to_second = is_adjacent ? 1 : n_pairs;
+  std::vector<double> cos(n_pairs), sin(n_pairs);
+  int32_t angles_of = 0;
+  for (size_t r = 0; r < deltas.size(); ++r) {
+    const int32_t delta = deltas[r];
+    if (delta == 0) continue;
+    if (delta != angles_of) {
+      for (size_t i = 0; i < n_pairs; ++i) {
+        cos[i] = std::cos(delta * frequencies[i]);
+        sin[i] = std::sin(delta * frequencies[i]);
+      }
+      angles_of = delta;
+    }
+    float* first = keys.row(static_cast<int64_t>(r));
+    for (size_t i = 0; i < n_pairs; ++i, first += step) {
+      const double a = first[0], b = first[to_second];
+      first[0] = static_cast<float>(a * cos[i] - b * sin[i]);
+      first[to_second] = static_cast<float>(a * sin[i] + b * cos[i]);
+    }
+  }
 }
 
 }  // namespace sh::ops

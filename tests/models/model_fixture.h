@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/npy.h"
+#include "base/rng.h"
 #include "models/model.h"
 
 namespace sh::models {
@@ -26,6 +27,13 @@ inline std::vector<const kernels::KernelSet*> supported_kernels() {
   for (const kernels::KernelSet* set : kernels::kernel_sets())
     if (set->supported()) sets.push_back(set);
   return sets;
+}
+
+inline std::vector<int32_t> random_ids(int64_t n, uint64_t seed, int64_t n_vocab) {
+  Rng rng(seed);
+  std::vector<int32_t> ids(static_cast<size_t>(n));
+  for (int32_t& id : ids) id = static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(n_vocab)));
+  return ids;
 }
 
 /// A loaded model with a cache of its own and everything to step it.
@@ -42,6 +50,15 @@ struct Runner {
     pool = std::move(kv::BlockPool::create(layout, int64_t{64} << 20)).value();
     ctx.pool = &threads;
     ctx.kernels = set;
+  }
+
+  /// Sliding windows for the layers, 0 for none: no architecture has any of its own, and a forward pass takes them
+  /// from the cache. Needs: no sequence yet.
+  void set_windows(const std::vector<int32_t>& windows) {
+    kv::KvLayout layout = pool->layout();
+    ASSERT_EQ(windows.size(), layout.layers.size());
+    for (size_t layer = 0; layer < windows.size(); ++layer) layout.layers[layer].window = windows[layer];
+    pool = std::move(kv::BlockPool::create(layout, int64_t{64} << 20)).value();
   }
 
   kv::SequenceCache new_sequence() { return kv::SequenceCache(*pool); }
@@ -113,6 +130,28 @@ inline Mat<float> golden_matrix(const Json& name) {
 inline Json golden_models(const std::string& manifest) {
   return parse_json(read_file(golden_path(manifest)).value()).value().at("models");
 }
+
+/// Keeps what the layers' attention saw, one call a layer.
+struct Recorder : ops::AttentionTap {
+  struct Seen {
+    int32_t layer;
+    Mat<float> queries, lse, out;
+  };
+  std::vector<Seen> seen;
+  int32_t only_layer = -1;
+
+  static Mat<float> copy(MatView<const float> view) {
+    Mat<float> mat(view.rows, view.cols);
+    for (int64_t r = 0; r < view.rows; ++r) std::copy(view.row(r), view.row(r) + view.cols, mat.row(r));
+    return mat;
+  }
+  bool on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse,
+                    MatView<const float> out) override {
+    seen.push_back({layer, copy(queries), copy(lse), copy(out)});
+    return false;
+  }
+  bool wants_layer(int32_t layer) const override { return only_layer < 0 || layer == only_layer; }
+};
 
 /// A toy model; the bytes stay alive with it.
 struct TinyFile {

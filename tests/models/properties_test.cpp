@@ -3,18 +3,10 @@
 // attention that was computed.
 #include <optional>
 
-#include "base/rng.h"
 #include "models/model_fixture.h"
 
 namespace sh::models {
 namespace {
-
-std::vector<int32_t> random_ids(int64_t n, uint64_t seed, int64_t n_vocab) {
-  Rng rng(seed);
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (int32_t& id : ids) id = static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(n_vocab)));
-  return ids;
-}
 
 class EveryArchitecture : public testing::TestWithParam<const ArchDef*> {
  protected:
@@ -104,27 +96,6 @@ TEST_P(EveryArchitecture, KernelSetsAgreeWithGeneric) {
   }
 }
 
-/// Keeps what the layers' attention saw, one call a layer.
-struct Recorder final : ops::AttentionTap {
-  struct Seen {
-    int32_t layer;
-    Mat<float> queries, lse, out;
-  };
-  std::vector<Seen> seen;
-  int32_t only_layer = -1;
-
-  static Mat<float> copy(MatView<const float> view) {
-    Mat<float> mat(view.rows, view.cols);
-    for (int64_t r = 0; r < view.rows; ++r) std::copy(view.row(r), view.row(r) + view.cols, mat.row(r));
-    return mat;
-  }
-  void on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse,
-                    MatView<const float> out) override {
-    seen.push_back({layer, copy(queries), copy(lse), copy(out)});
-  }
-  bool wants_layer(int32_t layer) const override { return only_layer < 0 || layer == only_layer; }
-};
-
 TEST_P(EveryArchitecture, CapturedQueriesReproduceTheModelsAttention) {
   Runner runner(tiny.file);
   kv::SequenceCache sequence = runner.new_sequence();
@@ -174,6 +145,20 @@ TEST_P(EveryArchitecture, TapSeesOnlyTheLayersItWantsAndChangesNothing) {
   EXPECT_EQ(runner.feed(plain, ids).data, runner.feed(tapped, ids, &tap).data);
   ASSERT_EQ(tap.seen.size(), 1u);
   EXPECT_EQ(tap.seen[0].layer, 1);
+}
+
+TEST_P(EveryArchitecture, LayersWithAWindowSeeNoFurther) {
+  Runner runner(tiny.file);
+  runner.set_windows({4, 4, 4});
+  const std::vector<int32_t> ids = random_ids(40, 15, runner.model->info().n_vocab);
+  std::vector<int32_t> others = ids;
+  others[3] = (ids[3] + 1) % runner.model->info().n_vocab;
+  kv::SequenceCache sequence = runner.new_sequence(), other = runner.new_sequence();
+  const Mat<float> logits = runner.feed(sequence, ids), changed = runner.feed(other, others);
+  for (int64_t t = 0; t < 40; ++t) {
+    const bool is_reached = t >= 3 && t <= 3 + 3 * 3;  // each of three layers looks three tokens back
+    EXPECT_EQ(std::equal(logits.row(t), logits.row(t) + logits.cols, changed.row(t)), !is_reached) << t;
+  }
 }
 
 TEST_P(EveryArchitecture, OnlyWantedRowsGetLogits) {

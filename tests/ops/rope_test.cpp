@@ -108,5 +108,59 @@ TEST(Rope, ScoresDependOnDistanceOnly) {
   EXPECT_NEAR(scores[0], scores[2], 1e-5);
 }
 
+/// Every way in which positions become angles, by itself and together.
+std::vector<RopeConfig> all_ways(int32_t n_dims) {
+  RopeConfig linear = plain(n_dims), divided = plain(n_dims), yarn = plain(n_dims);
+  linear.position_scale = 0.25f;
+  for (int32_t i = 0; i < n_dims / 2; ++i) divided.divisors.push_back(1.0f + 0.5f * static_cast<float>(i));
+  yarn.yarn_factor = 4.0f;
+  yarn.yarn_original_context = 4096;
+  yarn.attention_factor = 1.25f;
+  RopeConfig both = yarn;
+  both.divisors = divided.divisors;
+  std::vector<RopeConfig> ways;
+  for (const RopeConfig& way : {plain(n_dims), linear, divided, yarn, both})
+    for (const RopeConfig::Pairs pairs : {RopeConfig::Pairs::adjacent, RopeConfig::Pairs::halves}) {
+      ways.push_back(way);
+      ways.back().pairs = pairs;
+    }
+  return ways;
+}
+
+TEST(ShiftRope, IsTheRotationOfTheOtherPosition) {
+  Context c;
+  const std::vector<kv::Pos> from = positions({0, 5, 900, 900, 100000, 100000, 77});
+  const std::vector<int32_t> deltas = {100000, -5, 1, 1, -99999, 30000, 0};
+  std::vector<kv::Pos> to;
+  for (size_t i = 0; i < from.size(); ++i) to.push_back(from[i] + deltas[i]);
+  const Mat<float> keys = random_mat(static_cast<int64_t>(from.size()), 40, 8);
+  for (const int32_t n_dims : {40, 28})  // all of a head, a part of it
+    for (const RopeConfig& config : all_ways(n_dims)) {
+      Mat<float> moved = keys, expected = keys;
+      rope(c.ctx, config, rope_table(config, from), 40, moved.view());
+      rope(c.ctx, config, rope_table(config, to), 40, expected.view());
+      const Mat<float> before = moved;
+      shift_rope(config, deltas, moved.view());
+      EXPECT_LT(max_gap(moved, expected), 2e-6);  // values of size 4, three roundings of each
+      EXPECT_EQ(std::memcmp(moved.row(6), before.row(6), 40 * sizeof(float)), 0) << "delta 0";
+    }
+}
+
+TEST(ShiftRope, TouchesOneHeadOfAWiderMatrix) {
+  const RopeConfig config = plain(8);
+  Mat<float> wide = random_mat(3, 24, 9);
+  const Mat<float> before = wide;
+  const std::vector<int32_t> deltas = {7, 7, -2};
+  shift_rope(config, deltas, MatView<float>(wide.data.data() + 8, 3, 8, 24));
+  Mat<float> head(3, 8);
+  for (int64_t r = 0; r < 3; ++r) std::copy_n(before.row(r) + 8, 8, head.row(r));
+  shift_rope(config, deltas, head.view());
+  for (int64_t r = 0; r < 3; ++r) {
+    EXPECT_TRUE(std::equal(head.row(r), head.row(r) + 8, wide.row(r) + 8));
+    EXPECT_TRUE(std::equal(before.row(r), before.row(r) + 8, wide.row(r)));
+    EXPECT_TRUE(std::equal(before.row(r) + 16, before.row(r) + 24, wide.row(r) + 16));
+  }
+}
+
 }  // namespace
 }  // namespace sh::ops

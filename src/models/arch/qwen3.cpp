@@ -46,6 +46,9 @@ class Qwen3Model final : public Model {
   std::vector<kv::LayerLayout> kv_layers() const override { return config_.kv_layers(); }
   float attention_scale(int32_t) const override { return config_.attention_scale(); }
   int32_t n_query_heads(int32_t layer) const override { return config_.n_heads[static_cast<size_t>(layer)]; }
+  void shift_keys(int32_t, std::span<const int32_t> deltas, MatView<float> keys) const override {
+    ops::shift_rope(config_.rope, deltas, keys);
+  }
 
   void forward(ops::OpContext& ctx, const Batch& batch, MatView<float> logits,
                ops::AttentionTap* tap) const override {
