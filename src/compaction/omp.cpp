@@ -58,8 +58,8 @@ class Stopper {
   bool is_stopped_ = false, hit_deadline_ = false;
 };
 
-// L Lᵀ = G of the picked columns and z = L⁻¹ b, a row at a time.
-class GrowingCholesky {
+// L Lᵀ = G of some columns and z = L⁻¹ b; columns are added at the end and taken out anywhere.
+class ChangingCholesky {
  public:
   void clear() {
     factor_.clear();
@@ -67,12 +67,12 @@ class GrowingCholesky {
   }
   // `column` [n] holds the new column's products with the earlier ones. False, and nothing changes, if it depends
   // on them.
-  bool append(const double* column, double diagonal, double rhs) {
+  bool append(std::span<const double> column, double diagonal, double rhs) {
     const int64_t n = size();
     const size_t start = factor_.size();
-    factor_.resize(start + static_cast<size_t>(n) + 1);
+    factor_.resize(start + column.size() + 1);
     double* y = factor_.data() + start;
-    for (int64_t i = 0; i < n; ++i) y[i] = (column[i] - dot(row(i), y, i)) / row(i)[i];
+    for (int64_t i = 0; i < n; ++i) y[i] = (column[static_cast<size_t>(i)] - dot(row(i), y, i)) / row(i)[i];
     const double pivot = diagonal - dot(y, y, n);
     if (!(pivot > kMinPivot * diagonal)) {
       factor_.resize(start);
@@ -81,6 +81,33 @@ class GrowingCholesky {
     y[n] = std::sqrt(pivot);
     z_.push_back((rhs - dot(y, z_.data(), n)) / y[n]);
     return true;
+  }
+  // Takes out column `p`: each row below loses an entry on the diagonal side, by rotations of neighbouring columns.
+  void remove(int64_t p) {
+    const int64_t n = size();
+    std::vector<double> cosine(static_cast<size_t>(n)), sine(static_cast<size_t>(n));
+    const auto rotate = [&](const double* from, double* to, int64_t end) {
+      double carried = from[p];
+      for (int64_t k = p; k < end; ++k) {
+        const double c = cosine[static_cast<size_t>(k)], s = sine[static_cast<size_t>(k)], next = from[k + 1];
+        to[k] = c * carried + s * next;
+        carried = c * next - s * carried;
+      }
+      return carried;
+    };
+    for (int64_t r = p + 1; r < n; ++r) {
+      const double* from = row(r);
+      double* to = factor_.data() + (r - 1) * r / 2;
+      const double diagonal = from[r];
+      std::copy_n(from, p, to);
+      const double carried = rotate(from, to, r - 1), length = std::hypot(carried, diagonal);
+      cosine[static_cast<size_t>(r - 1)] = carried / length;
+      sine[static_cast<size_t>(r - 1)] = diagonal / length;
+      to[r - 1] = length;
+    }
+    rotate(z_.data(), z_.data(), n - 1);
+    z_.pop_back();
+    factor_.resize(static_cast<size_t>((n - 1) * n / 2));
   }
   // w = L⁻ᵀ z: the weights of least squares without a box.
   void solve(std::span<double> w) const {
@@ -112,8 +139,7 @@ class Pursuit {
         kernels_(kernels),
         max_rows_(std::min(n_rows, dictionary.gram.rows)),
         correlation_(dictionary.rhs),
-        state_(dictionary.rhs.size(), State::open),
-        picked_gram_(max_rows_, max_rows_) {}
+        state_(dictionary.rhs.size(), State::open) {}
 
   void run();
   const std::vector<int32_t>& picks() const { return picks_; }  // candidates
@@ -129,9 +155,12 @@ class Pursuit {
   int32_t best_open() const;
   bool resembles_batch(int32_t candidate) const;
   bool append(int32_t candidate);
+  bool support(int64_t pick);
   void pursue(int64_t first);
   void refit(double tolerance, int32_t max_sweeps);
-  bool solve_without_box();
+  bool solve_from_below();
+  bool move_towards(std::span<const double> wanted, bool& has_arrived);
+  int64_t best_unsupported() const;
   void solve_in_box(double tolerance, int32_t max_sweeps);
   void update_correlation();
   double relative_residual() const;
@@ -146,12 +175,12 @@ class Pursuit {
   std::vector<double> correlation_;  // [c] b - G[:, S] w
   std::vector<State> state_;         // [c]
   std::vector<int32_t> picks_;       // S
-  std::vector<double> weights_, rhs_;  // [S] w, b_S
-  Mat<double> picked_gram_;            // [max_rows, max_rows], the first S of each are in use
-  std::vector<double> column_;         // [S] products of a new column
-  std::vector<double> residual_;       // [S]
+  std::vector<double> weights_;      // [S] w
+  std::vector<double> residual_;     // [S]
   double last_residual_ = 1;
-  GrowingCholesky factor_;
+  ChangingCholesky factor_;       // of the support,
+  std::vector<int64_t> support_;  // the picks that have a weight, in the order of the factor
+  bool is_boxed_ = false;         // some weight has met max_weight
   int64_t batch_begin_ = 0;  // the first pick since the last refit
   int32_t n_dropped_ = 0, n_refits_ = 0;
 };
@@ -179,18 +208,25 @@ bool Pursuit::resembles_batch(int32_t candidate) const {
   return false;
 }
 
-bool Pursuit::append(int32_t candidate) {
-  const int64_t n = n_picked();
+// Lets a pick have a weight. False if it depends on those that do.
+bool Pursuit::support(int64_t pick) {
+  const int32_t candidate = picks_[static_cast<size_t>(pick)];
   const float* row = dictionary_.gram.row(candidate);
-  column_.resize(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) column_[static_cast<size_t>(i)] = row[picks_[static_cast<size_t>(i)]];
-  const double rhs = dictionary_.rhs[static_cast<size_t>(candidate)];
-  if (!factor_.append(column_.data(), row[candidate], rhs)) return false;
-  for (int64_t i = 0; i < n; ++i) picked_gram_(i, n) = picked_gram_(n, i) = column_[static_cast<size_t>(i)];
-  picked_gram_(n, n) = row[candidate];
+  std::vector<double> column;
+  column.reserve(support_.size());
+  for (const int64_t other : support_) column.push_back(row[picks_[static_cast<size_t>(other)]]);
+  if (!factor_.append(column, row[candidate], dictionary_.rhs[static_cast<size_t>(candidate)])) return false;
+  support_.push_back(pick);
+  return true;
+}
+
+bool Pursuit::append(int32_t candidate) {
   picks_.push_back(candidate);
+  if (!support(n_picked() - 1)) {
+    picks_.pop_back();
+    return false;
+  }
   weights_.push_back(0);
-  rhs_.push_back(rhs);
   return true;
 }
 
@@ -221,23 +257,87 @@ void Pursuit::pursue(int64_t first) {
   }
 }
 
-bool Pursuit::solve_without_box() {
-  std::vector<double> w(weights_.size());
-  factor_.solve(w);
-  for (const double weight : w)
-    if (!(weight >= 0 && weight <= omp_.max_weight)) return false;
-  weights_ = std::move(w);
+// Moves the supported weights towards `wanted` until one meets a bound. One that meets 0 loses its support; false
+// if one meets max_weight.
+bool Pursuit::move_towards(std::span<const double> wanted, bool& has_arrived) {
+  double step = 1;
+  size_t blocking = support_.size();
+  for (size_t i = 0; i < support_.size(); ++i) {
+    const double weight = weights_[static_cast<size_t>(support_[i])];
+    const double bound = wanted[i] < 0 ? 0.0 : omp_.max_weight;
+    if (wanted[i] >= 0 && wanted[i] <= omp_.max_weight) continue;
+    const double possible = std::clamp((bound - weight) / (wanted[i] - weight), 0.0, 1.0);
+    if (blocking < support_.size() && possible >= step) continue;
+    step = possible;
+    blocking = i;
+  }
+  has_arrived = blocking == support_.size();
+  for (size_t i = 0; i < support_.size(); ++i) {
+    double& weight = weights_[static_cast<size_t>(support_[i])];
+    weight = has_arrived ? wanted[i] : std::clamp<double>(weight + step * (wanted[i] - weight), 0, omp_.max_weight);
+  }
+  if (has_arrived) return true;
+  if (wanted[blocking] > 0) return false;
+  weights_[static_cast<size_t>(support_[blocking])] = 0;
+  factor_.remove(static_cast<int64_t>(blocking));
+  support_.erase(support_.begin() + static_cast<int64_t>(blocking));
   return true;
 }
 
-// From the weights as they are, so that the residual never grows.
+// The pick without support that has most to gain from a weight, or -1.
+int64_t Pursuit::best_unsupported() const {
+  std::vector<uint8_t> is_supported(picks_.size(), 0);
+  for (const int64_t pick : support_) is_supported[static_cast<size_t>(pick)] = 1;
+  int64_t best = -1;
+  double highest = 0;
+  for (size_t i = 0; i < picks_.size(); ++i) {
+    if (is_supported[i] != 0) continue;
+    const float* row = dictionary_.gram.row(picks_[i]);
+    const double rhs = dictionary_.rhs[static_cast<size_t>(picks_[i])];
+    double correlation = rhs;
+    for (const int64_t pick : support_)
+      correlation -= weights_[static_cast<size_t>(pick)] * row[picks_[static_cast<size_t>(pick)]];
+    if (correlation > std::max(highest, kMinCorrelation * rhs)) {
+      highest = correlation;
+      best = static_cast<int64_t>(i);
+    }
+  }
+  return best;
+}
+
+// Least squares with weights of at least 0, by active sets from the weights as they are: exact, and the residual
+// never grows. False if a weight met max_weight.
+// Source: Lawson, Hanson, "Solving Least Squares Problems", 1974, chapter 23.
+bool Pursuit::solve_from_below() {
+  std::vector<double> wanted;
+  // Each return of a pick lowers the residual, so that no support comes twice; up to rounding.
+  for (int64_t n_returns = 0; n_returns <= n_picked();) {
+    if (stopper_.should_stop()) return true;
+    wanted.resize(support_.size());
+    factor_.solve(wanted);
+    bool has_arrived = false;
+    if (!move_towards(wanted, has_arrived)) return false;
+    if (!has_arrived) continue;
+    const int64_t returning = best_unsupported();
+    if (returning < 0 || !support(returning)) return true;
+    ++n_returns;
+  }
+  return true;
+}
+
+// The same with both bounds, once a weight has met max_weight: rare, so that all is set up anew.
 void Pursuit::solve_in_box(double tolerance, int32_t max_sweeps) {
   const int64_t n = n_picked();
-  const BoxLeastSquares problem{.gram = {picked_gram_.data.data(), n, n, max_rows_},
-                                .rhs = rhs_,
-                                .lower = 0,
-                                .upper = omp_.max_weight};
-  const double affordable = kProductsPerCheck / static_cast<double>(n * n);
+  Mat<double> gram(n, n);
+  std::vector<double> rhs;
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t candidate = picks_[static_cast<size_t>(i)];
+    for (int64_t j = 0; j < n; ++j)
+      gram(i, j) = dictionary_.gram(candidate, picks_[static_cast<size_t>(j)]);
+    rhs.push_back(dictionary_.rhs[static_cast<size_t>(candidate)]);
+  }
+  const BoxLeastSquares problem{.gram = gram.view(), .rhs = rhs, .lower = 0, .upper = omp_.max_weight};
+  const double affordable = kProductsPerCheck / static_cast<double>(std::max<int64_t>(n * n, 1));
   const int32_t n_per_check = static_cast<int32_t>(std::clamp<double>(affordable, 1, max_sweeps));
   for (int32_t n_done = 0; n_done < max_sweeps && !stopper_.should_stop(); n_done += n_per_check)
     if (solve_box_least_squares(problem, tolerance, n_per_check, weights_).kkt_residual <= tolerance) break;
@@ -258,22 +358,22 @@ void Pursuit::update_correlation() {
   }
 }
 
-// ‖target − P_S w‖² = ‖target‖² − 2 b·w + wᵀ G w, all in double: of one Gram matrix, so that it falls as weights
-// improve even where it is near the rounding of that matrix.
+// ‖target − P_S w‖² = ‖target‖² − b·w − w·(b − G w).
 double Pursuit::relative_residual() const {
   double square = dictionary_.target_square;
-  for (int64_t i = 0; i < n_picked(); ++i) {
-    const double weight = weights_[static_cast<size_t>(i)];
-    if (weight > 0)
-      square += weight * (dot(picked_gram_.row(i), weights_.data(), n_picked()) - 2 * rhs_[static_cast<size_t>(i)]);
+  for (size_t i = 0; i < picks_.size(); ++i) {
+    const size_t candidate = static_cast<size_t>(picks_[i]);
+    square -= weights_[i] * (dictionary_.rhs[candidate] + correlation_[candidate]);
   }
   return std::sqrt(std::max(square, 0.0) / dictionary_.target_square);
 }
 
 void Pursuit::refit(double tolerance, int32_t max_sweeps) {
-  if (!solve_without_box()) solve_in_box(tolerance, max_sweeps);
+  if (!is_boxed_) is_boxed_ = !solve_from_below();
+  if (is_boxed_) solve_in_box(tolerance, max_sweeps);
   update_correlation();
-  last_residual_ = std::min(last_residual_, relative_residual());  // it may grow by rounding
+  if (!stopper_.should_stop())  // else correlations are not complete, and the last residual still holds
+    last_residual_ = std::min(last_residual_, relative_residual());  // it may grow by rounding
   if (!residual_.empty()) residual_.back() = last_residual_;
   ++n_refits_;
   batch_begin_ = n_picked();
@@ -303,7 +403,7 @@ int64_t Pursuit::drop() {
   picks_.clear();
   weights_.clear();
   residual_.clear();
-  rhs_.clear();
+  support_.clear();
   factor_.clear();
   for (size_t i = 0; i < picks.size(); ++i) {
     State& state = state_[static_cast<size_t>(picks[i])];

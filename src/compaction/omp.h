@@ -43,9 +43,9 @@ struct OmpSelection {
 /// n_rows with the same candidates, batches of 1 and no drops.
 /// Shapes:  scores [T], higher is more wanted; NaN and -infinity: never picked.
 /// Needs:   a problem that passed check_shapes.
-/// Cost:    n·T·d + n·c²/2 products once for c candidates; then about c·t²/2 over the number of keys a refit, and
-///          a few sweeps of t² a refit.
-/// Memory:  4·c·(n + c) bytes while the dictionary is made, then 4·c² + 12·t².
+/// Cost:    n·T·d + n·c²/2 products once for c candidates; then c·t²/2 divided by the keys a refit, and a few times
+///          t²/2 a refit.
+/// Memory:  4·c·(n + c) bytes while the dictionary is made, then 4·c² + 4·t².
 /// Precision: f32 Gram matrix; factor, weights and residuals in double.
 /// Threads: pure; the same result every time unless a deadline or cancel ends it. Both are seen within some 10 ms.
 /// Source:  arXiv 2602.16284 (OMP on mass; fast variant; drop rounds). Gram form with a growing Cholesky factor:
