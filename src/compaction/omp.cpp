@@ -16,8 +16,8 @@ namespace {
 
 // A batch takes no two columns that are more alike: the second would gain nothing once the first has a weight.
 constexpr double kMaxCosine = 0.999;
-// A column whose part outside the span of those picked is smaller (as a share of its square) is taken as dependent.
-// Entries of the Gram matrix are rounded to 6e-8, so less than 1e-6 is noise.
+// A column whose part outside the span of those picked is smaller (as a share of its square) is taken as
+// dependent. Entries of the Gram matrix are rounded to 6e-8, so less than 1e-6 is noise.
 constexpr double kMinPivot = 1e-6;
 // A correlation below this share of the column's correlation with the whole target is rounding of f32 sums.
 constexpr double kMinCorrelation = 2e-6;
@@ -82,7 +82,8 @@ class ChangingCholesky {
     z_.push_back((rhs - dot(y, z_.data(), n)) / y[n]);
     return true;
   }
-  // Takes out column `p`: each row below loses an entry on the diagonal side, by rotations of neighbouring columns.
+  // Takes out column `p`: each row below loses an entry on the diagonal side, by rotations of neighbouring
+  // columns.
   void remove(int64_t p) {
     const int64_t n = size();
     std::vector<double> cosine(static_cast<size_t>(n)), sine(static_cast<size_t>(n));
@@ -181,7 +182,7 @@ class Pursuit {
   ChangingCholesky factor_;       // of the support,
   std::vector<int64_t> support_;  // the picks that have a weight, in the order of the factor
   bool is_boxed_ = false;         // some weight has met max_weight
-  int64_t batch_begin_ = 0;  // the first pick since the last refit
+  int64_t batch_begin_ = 0;       // the first pick since the last refit
   int32_t n_dropped_ = 0, n_refits_ = 0;
 };
 
@@ -274,7 +275,8 @@ bool Pursuit::move_towards(std::span<const double> wanted, bool& has_arrived) {
   has_arrived = blocking == support_.size();
   for (size_t i = 0; i < support_.size(); ++i) {
     double& weight = weights_[static_cast<size_t>(support_[i])];
-    weight = has_arrived ? wanted[i] : std::clamp<double>(weight + step * (wanted[i] - weight), 0, omp_.max_weight);
+    weight =
+        has_arrived ? wanted[i] : std::clamp<double>(weight + step * (wanted[i] - weight), 0, omp_.max_weight);
   }
   if (has_arrived) return true;
   if (wanted[blocking] > 0) return false;
@@ -332,8 +334,7 @@ void Pursuit::solve_in_box(double tolerance, int32_t max_sweeps) {
   std::vector<double> rhs;
   for (int64_t i = 0; i < n; ++i) {
     const int32_t candidate = picks_[static_cast<size_t>(i)];
-    for (int64_t j = 0; j < n; ++j)
-      gram(i, j) = dictionary_.gram(candidate, picks_[static_cast<size_t>(j)]);
+    for (int64_t j = 0; j < n; ++j) gram(i, j) = dictionary_.gram(candidate, picks_[static_cast<size_t>(j)]);
     rhs.push_back(dictionary_.rhs[static_cast<size_t>(candidate)]);
   }
   const BoxLeastSquares problem{.gram = gram.view(), .rhs = rhs, .lower = 0, .upper = omp_.max_weight};

@@ -14,8 +14,8 @@
 namespace sh::compaction {
 
 struct OmpOptions {
-  int32_t keys_per_step = 1;    // picked by the same correlations; k
-  int32_t steps_per_refit = 1;  // between two refits of all weights (the paper's fast variant: 4 keys, 2 steps)
+  int32_t keys_per_step = 1;       // picked by the same correlations; k
+  int32_t steps_per_refit = 1;     // between two refits of all weights (the paper's fast variant: 4 keys, 2 steps)
   int32_t candidates_per_row = 4;  // the dictionary is the best n_rows · this rows by score,
   int32_t max_candidates = 4096;   // at most so many: their Gram matrix is 64 MiB of f32 at 4096
   float max_weight = std::exp(7.0f);   // that one row may stand for
@@ -43,7 +43,8 @@ struct OmpSelection {
 /// n_rows with the same candidates, batches of 1 and no drops.
 /// Shapes:  scores [T], higher is more wanted; NaN and -infinity: never picked.
 /// Needs:   a problem that passed check_shapes.
-/// Cost:    n·T·d + n·c²/2 products once for c candidates; then c·t²/2 divided by the keys a refit, and a few times
+/// Cost:    n·T·d + n·c²/2 products once for c candidates; then c·t²/2 divided by the keys a refit, and a few
+/// times
 ///          t²/2 a refit.
 /// Memory:  4·c·(n + c) bytes while the dictionary is made, then 4·c² + 4·t².
 /// Precision: f32 Gram matrix; factor, weights and residuals in double.

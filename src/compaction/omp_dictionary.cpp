@@ -70,7 +70,8 @@ bool accumulate_gram(const Mat<float>& mass, const std::function<bool()>& should
                        .b_stride = c,
                        .c = product.data(),
                        .c_stride = n_right});
-      for (int64_t k = 0; k < width * n_right; ++k) sums[static_cast<size_t>(k)] += product[static_cast<size_t>(k)];
+      for (int64_t k = 0; k < width * n_right; ++k)
+        sums[static_cast<size_t>(k)] += product[static_cast<size_t>(k)];
     }
     write_stripe({sums.data(), width, n_right}, first, gram);
   }
