@@ -22,6 +22,7 @@ constexpr double kMinPivot = 1e-6;
 // A correlation below this share of the column's correlation with the whole target is rounding of f32 sums.
 constexpr double kMinCorrelation = 2e-6;
 constexpr int32_t kMaxDropRounds = 3;
+constexpr int32_t kMaxReturns = 100;  // of picks that had lost their weight, in one refit
 // Weights between picks decide only what is picked next; those after the last pick decide what is dropped.
 constexpr double kLooseTolerance = 1e-5, kTightTolerance = 1e-8;
 constexpr int32_t kMaxLooseSweeps = 50;
@@ -312,8 +313,8 @@ int64_t Pursuit::best_unsupported() const {
 // Source: Lawson, Hanson, "Solving Least Squares Problems", 1974, chapter 23.
 bool Pursuit::solve_from_below() {
   std::vector<double> wanted;
-  // Each return of a pick lowers the residual, so that no support comes twice; up to rounding.
-  for (int64_t n_returns = 0; n_returns <= n_picked();) {
+  // Each return of a pick lowers the residual, so that no support comes twice; up to rounding, hence the bound.
+  for (int32_t n_returns = 0; n_returns <= kMaxReturns;) {
     if (stopper_.should_stop()) return true;
     wanted.resize(support_.size());
     factor_.solve(wanted);
@@ -394,7 +395,7 @@ void Pursuit::fill_up() {
     }
     if (!is_exhausted) refit(kLooseTolerance, kMaxLooseSweeps);
   }
-  refit(kTightTolerance, options_.max_nnls_sweeps);
+  if (is_boxed_) refit(kTightTolerance, options_.max_nnls_sweeps);
 }
 
 // Closes rows that weigh next to nothing; how many there were.
