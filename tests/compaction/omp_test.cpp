@@ -292,6 +292,16 @@ TEST(Omp, RowsOfNoWeightAreReplaced) {
       EXPECT_NE(dropping.picks, keeping.picks);
     }
     n_dropped += dropping.n_dropped;
+    // With no candidate left, rows beyond the candidates come before those dropped.
+    omp = {.candidates_per_row = 1, .min_weight = 0.3f};
+    const OmpSelection filled = select(head, 60, omp);
+    expect_sound(filled, head, 60);
+    const std::vector<int32_t> candidates = top_rows(rms_scores(head), 60);
+    EXPECT_GT(filled.n_dropped, 0) << seed;
+    EXPECT_EQ(
+        std::count_if(filled.picks.begin(), filled.picks.end(),
+                      [&](int32_t row) { return !std::binary_search(candidates.begin(), candidates.end(), row); }),
+        filled.n_dropped);
     EXPECT_NEAR(dropping.residual.back(), slow_fit(mass, dropping.picks).residual, 1e-3);
   }
   EXPECT_GT(n_dropped, 4);
