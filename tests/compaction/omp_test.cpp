@@ -30,7 +30,7 @@ using testing::random_mat;
 const OmpOptions kPlain{.candidates_per_row = 1 << 20, .min_weight = -1};
 
 std::vector<float> rms_scores(const Head& head) {
-  return score_rows(head.problem(), RowScore::rms, Weighting::attention_share, {}, kernel_set());
+  return score_rows(head.problem(), testing::scoring(RowScore::rms, Weighting::attention_share), {}, kernel_set());
 }
 
 OmpSelection select(const Head& head, int64_t n_rows, const OmpOptions& omp = kPlain,
