@@ -121,6 +121,17 @@ inline std::vector<std::vector<HeadRows>> random_compaction(const SequenceCache&
   return result;
 }
 
+/// Forgets the rows at or after `end`.
+inline void cut_rows(HeadRows& rows, Pos end) {
+  if (rows.pos.empty()) return;
+  const size_t key_bytes = rows.keys.size() / rows.pos.size(), value_bytes = rows.values.size() / rows.pos.size();
+  const size_t n = static_cast<size_t>(std::lower_bound(rows.pos.begin(), rows.pos.end(), end) - rows.pos.begin());
+  rows.pos.resize(n);
+  rows.bias.resize(n);
+  rows.keys.resize(n * key_bytes);
+  rows.values.resize(n * value_bytes);
+}
+
 inline bool operator==(const HeadRows& a, const HeadRows& b) {
   return a.keys == b.keys && a.values == b.values && a.bias == b.bias && a.pos == b.pos;
 }

@@ -55,6 +55,12 @@ bool is_filled(BlockPool& pool, BlockId block, int value) {
                      [&](std::byte b) { return b == static_cast<std::byte>(value); });
 }
 
+void give_back(PagedRegion& region) {
+  std::vector<int64_t> pages = region.take_idle();
+  std::sort(pages.begin(), pages.end());
+  region.give_back(pages);
+}
+
 // A page that found a new user before give_back() is not taken from it.
 TEST(PagedRegion, GivesBackOnlyWhatNobodyUses) {
   PagedRegion region = PagedRegion::reserve(10 * 4096).value();
@@ -65,13 +71,15 @@ TEST(PagedRegion, GivesBackOnlyWhatNobodyUses) {
   region.release(0, 100);
   region.release(4000, 5000);
   region.release(20000, 30000);
+  std::vector<int64_t> pages = region.take_idle();
   region.retain(200, 300);
-  region.give_back();
+  std::sort(pages.begin(), pages.end());
+  region.give_back(pages);
   EXPECT_EQ(region.data()[250], std::byte{7});
   EXPECT_FALSE(is_resident(region.data() + 4900));
   EXPECT_FALSE(is_resident(region.data() + 25000));
   region.release(200, 300);
-  region.give_back();
+  give_back(region);
   EXPECT_FALSE(is_resident(region.data()));
 }
 
@@ -84,8 +92,8 @@ TEST(BlockPool, CreationCommitsNothing) {
   EXPECT_EQ(pool->stats().bytes_used, 0);
 }
 
-// What the process may hold beside the blocks: the pool's free lists and page counters. The address sanitizer also keeps the lists that
-// were outgrown.
+// What the process may hold beside the blocks: the pool's free lists and page counters. The address sanitizer also
+// keeps the lists that were outgrown.
 #ifdef __SANITIZE_ADDRESS__
 constexpr int64_t kBookkeeping = 8 * kMiB;
 #else
