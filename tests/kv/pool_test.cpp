@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <optional>
 #include <set>
 
 #include "kv/kv_testing.h"
@@ -161,6 +162,37 @@ TEST(BlockPool, BudgetRefusesAndRecovers) {
   EXPECT_TRUE(testing::operator==(full, pool->stats()));
   pool->release(blocks[3]);
   EXPECT_EQ(pool->allocate(0).value(), blocks[3]);
+}
+
+TEST(BlockPool, ClaimsKeepBytesForTheirOwner) {
+  const auto pool = make_pool(one_layer(64, DType::f16), 10 * 4096);
+  const std::vector<BlockId> blocks = take(*pool, 6);
+  pool->add_reference(blocks[0]);
+  EXPECT_EQ(pool->bytes_held_alone(blocks), 5 * 4096);
+  {
+    std::optional<BlockPool::Claim> claim = pool->claim(3 * 4096);
+    ASSERT_TRUE(claim.has_value());
+    EXPECT_EQ(pool->n_available(0), 1);
+    EXPECT_FALSE(pool->claim(2 * 4096).has_value());
+    ASSERT_TRUE(pool->allocate(0).ok());
+    EXPECT_FALSE(pool->allocate(0).ok());
+    EXPECT_FALSE(pool->clone(blocks[1]).ok());
+    pool->clone(blocks[1], *claim);
+    pool->allocate(0, *claim);
+    EXPECT_EQ(pool->bytes_available(), 0);
+  }
+  EXPECT_EQ(pool->n_available(0), 1);  // what the claim did not spend
+  EXPECT_EQ(pool->stats().n_blocks_used, 9);
+  // Bytes that their owner is about to release count; nobody else gets them in between.
+  EXPECT_FALSE(pool->claim(4 * 4096, 2 * 4096).has_value());
+  std::optional<BlockPool::Claim> claim = pool->claim(3 * 4096, 2 * 4096);
+  ASSERT_TRUE(claim.has_value());
+  EXPECT_EQ(pool->bytes_available(), 0);
+  EXPECT_FALSE(pool->allocate(0).ok());
+  pool->release(std::span(blocks).subspan(1, 2));
+  EXPECT_FALSE(pool->allocate(0).ok());
+  for (int i = 0; i < 3; ++i) pool->allocate(0, *claim);
+  EXPECT_DEATH(pool->allocate(0, *claim), "no room");
 }
 
 TEST(BlockPool, ReferencesAndCopies) {
