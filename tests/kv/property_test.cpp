@@ -94,6 +94,7 @@ class World {
     // Some steps have rows changed under them, layer by layer; some of those from a fork.
     Pair fork = below(3) == 0 ? compacted_fork(pair) : Pair{};
     const bool replaces = fork.cache == nullptr && below(3) == 0;
+    const Snapshot of_fork = fork.cache != nullptr ? snapshot(*fork.cache) : Snapshot{};
     const Snapshot before = snapshot(*pair.cache);
     const PoolStats stats = pool_.stats();
     if (!pair.cache->reserve(n).ok()) {
@@ -115,6 +116,7 @@ class World {
         if (fork.cache != nullptr) splice_layer(pair, fork, layer);
         if (replaces) replace_layer(pair, layer);
       });
+    EXPECT_TRUE(fork.cache == nullptr || snapshot(*fork.cache) == of_fork);
     if (below(6) == 0) {
       pair.cache->rollback();
       return;

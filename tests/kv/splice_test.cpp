@@ -150,6 +150,19 @@ TEST(Splice, SealedSequenceStartsNewBlocks) {
   EXPECT_EQ(cache.copy_head(0, 1).pos.size(), 19u);
 }
 
+TEST(Splice, AddsToTheSharedTailOnceItIsAlone) {
+  const auto pool = make_pool(mixed_layout(), kMiB);
+  SequenceCache cache = filled(*pool, 20, 1);
+  cache.seal();
+  SequenceCache fork = cache.fork();
+  ASSERT_TRUE(cache.splice(fork, Pos(20)).ok());
+  fork.clear();
+  Rng rng(2);
+  extend(cache, rng, 12);
+  EXPECT_EQ(cache.head(0, 0).blocks.size(), 2u);
+  EXPECT_EQ(pool->stats().n_copies_on_write, 0);
+}
+
 // A conversation that fills the pool is the one that is compacted.
 TEST(Splice, NeedsNoMemoryWhenNoCutBlockIsShared) {
   const auto pool = make_pool(mixed_layout(), kMiB);
@@ -312,6 +325,55 @@ TEST(SpliceLayer, InsideAStep) {
     EXPECT_FALSE(cache.mark_compacted(Pos(118)).ok());
     EXPECT_TRUE(snapshot(reader) == before);
   }
+}
+
+/// A conversation of `next_pos` tokens in which layer 0 has those before `end` only, all regular.
+SequenceCache with_gap(BlockPool& pool, int64_t next_pos, int64_t end) {
+  SequenceCache cache = filled(pool, next_pos, 1);
+  std::vector<HeadRows> rows{cache.copy_head(0, 0), cache.copy_head(0, 1)};
+  for (HeadRows& head : rows) cut_rows(head, Pos(end));
+  EXPECT_TRUE(cache.replace_layer(0, rows).ok());
+  return cache;
+}
+
+void append_to_layer_0(SequenceCache& cache, Rng& rng, int64_t n) {
+  const Mat<float> keys = random_matrix(rng, n, 64), values = random_matrix(rng, n, 128);
+  cache.append(best_kernels(), 0, 0, keys.view(), values.view());
+}
+
+// The room behind the last row that comes from the other sequence holds rows of its own.
+TEST(SpliceLayer, RowsToComeDoNotGoToTheOthersBlock) {
+  const auto pool = make_pool(mixed_layout(), kMiB);
+  const SequenceCache fork = filled(*pool, 40, 1);
+  const Snapshot of_fork = snapshot(fork);
+  SequenceCache cache = with_gap(*pool, 40, 36);
+  Rng rng(2);
+  ASSERT_TRUE(cache.reserve(3).ok());
+  ASSERT_TRUE(cache.splice_layer(0, fork, Pos(36)).ok());
+  append_to_layer_0(cache, rng, 3);
+  EXPECT_TRUE(snapshot(fork) == of_fork);
+  const HeadRows now = cache.copy_head(0, 1);
+  ASSERT_EQ(now.pos.size(), 39u);
+  EXPECT_EQ(now.pos[35], Pos(35));
+  EXPECT_EQ(now.pos[36], Pos(40));
+  cache.rollback();
+}
+
+// A full block becomes one with room by its cut, but the next row's position does not follow from its first.
+TEST(SpliceLayer, RowsToComeKeepTheirPositionsBehindACut) {
+  const auto pool = make_pool(mixed_layout(), kMiB);
+  const SequenceCache fork = filled(*pool, 40, 1);
+  SequenceCache cache = with_gap(*pool, 40, 32);
+  Rng rng(2);
+  ASSERT_TRUE(cache.reserve(17).ok());
+  ASSERT_FALSE(cache.head(0, 0).blocks[1].is_annotated);
+  ASSERT_TRUE(cache.splice_layer(0, fork, Pos(20)).ok());
+  append_to_layer_0(cache, rng, 17);
+  const HeadRows now = cache.copy_head(0, 1);
+  ASSERT_EQ(now.pos.size(), 49u);
+  for (int64_t row = 0; row < 49; ++row)
+    EXPECT_EQ(now.pos[static_cast<size_t>(row)], Pos(row < 32 ? row : row + 8));
+  cache.rollback();
 }
 
 TEST(SpliceLayer, AppendedRowsThatAreTakenBackLeaveTheNewRows) {
