@@ -7,7 +7,9 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <mutex>
 #include <queue>
+#include <utility>
 #include <vector>
 
 #include "kv/paged_region.h"
@@ -36,24 +38,39 @@ struct Arena {
   int64_t block_bytes() const { return kBlockRows * (key_row_bytes + value_row_bytes); }
 };
 
+// What is done under one hold of the lock: bookkeeping of as many blocks, or one system call for as many pages.
+// Longer holds would let a decode step wait for the end of a conversation of a million blocks.
+constexpr size_t kSliceSize = 256;
+
+/// f(slice) for consecutive parts of `all`.
+template <typename T, typename F>
+void for_slices(std::span<const T> all, const F& f) {
+  for (size_t begin = 0; begin < all.size(); begin += kSliceSize)
+    f(all.subspan(begin, std::min(kSliceSize, all.size() - begin)));
+}
+
+/// f(block) for all blocks under the lock, which is let go of between slices.
+template <typename F>
+void for_locked(std::mutex& mutex, std::span<const BlockId> blocks, const F& f) {
+  for_slices(blocks, [&](std::span<const BlockId> slice) {
+    const std::lock_guard lock(mutex);
+    for (const BlockId block : slice) f(block);
+  });
+}
+
 }  // namespace
 
 struct BlockPool::State {
-  KvLayout layout;
+  KvLayout layout;  // this, arena_of_layer and the regions' addresses never change: no lock
   std::vector<int32_t> arena_of_layer;
   std::vector<Arena> arenas;
   PoolStats stats;
+  int64_t bytes_claimed = 0;
+  mutable std::mutex mutex;  // for what changes: slots, free lists, page counts, stats, claims
 
   Arena& arena(int32_t index) {
     SH_CHECK(index >= 0 && index < static_cast<int32_t>(arenas.size()), "no such arena");
     return arenas[static_cast<size_t>(index)];
-  }
-  Slot& slot(BlockId block) {
-    Arena& a = arena(block.arena);
-    SH_CHECK(block.slot >= 0 && block.slot < static_cast<int32_t>(a.slots.size()), "no such block");
-    Slot& s = a.slots[static_cast<size_t>(block.slot)];
-    SH_CHECK(s.n_references > 0, "the block was released");
-    return s;
   }
   std::byte* rows(BlockId block) {
     Arena& a = arenas[static_cast<size_t>(block.arena)];
@@ -62,6 +79,25 @@ struct BlockPool::State {
   std::byte* annotation(BlockId block) {
     return arenas[static_cast<size_t>(block.arena)].annotations.data() + block.slot * kAnnotationBytes;
   }
+
+  // What follows is called with the lock held.
+
+  Slot& slot(BlockId block) {
+    Arena& a = arena(block.arena);
+    SH_CHECK(block.slot >= 0 && block.slot < static_cast<int32_t>(a.slots.size()), "no such block");
+    Slot& s = a.slots[static_cast<size_t>(block.slot)];
+    SH_CHECK(s.n_references > 0, "the block was released");
+    return s;
+  }
+  int64_t slot_bytes(BlockId block) {
+    return (slot(block).is_annotated ? kAnnotationBytes : 0) + arena(block.arena).block_bytes();
+  }
+  /// Below 0 while a claim waits for what its owner is about to release.
+  int64_t bytes_left() const { return stats.bytes_budget - stats.bytes_used - bytes_claimed; }
+  /// Moves bytes from a claim, or from what is left, to what is used; false when there are not as many.
+  bool spend(int64_t n_bytes, int64_t* claim);
+  BlockId take_slot(int32_t arena_index);
+  void annotate(BlockId block);
   /// Takes away one reference; pages wait in their regions.
   void drop_reference(BlockId block);
 };
@@ -123,40 +159,100 @@ int64_t BlockPool::block_bytes(int32_t arena) const {
   return state_->arena(arena).block_bytes();
 }
 
+// --- The budget ---
+
+BlockPool::Claim::Claim(Claim&& other) noexcept : pool_(other.pool_), n_bytes_(std::exchange(other.n_bytes_, 0)) {}
+
+BlockPool::Claim::~Claim() {
+  if (n_bytes_ == 0) return;
+  const std::lock_guard lock(pool_->state_->mutex);
+  pool_->state_->bytes_claimed -= n_bytes_;
+}
+
+std::optional<BlockPool::Claim> BlockPool::claim(int64_t n_bytes, int64_t n_bytes_coming) {
+  const std::lock_guard lock(state_->mutex);
+  if (n_bytes > state_->bytes_left() + n_bytes_coming) return std::nullopt;
+  state_->bytes_claimed += n_bytes;
+  return Claim(*this, n_bytes);
+}
+
+int64_t BlockPool::bytes_held_alone(std::span<const BlockId> blocks) const {
+  int64_t n_bytes = 0;
+  for_locked(state_->mutex, blocks, [&](BlockId block) {
+    if (state_->slot(block).n_references == 1) n_bytes += state_->slot_bytes(block);
+  });
+  return n_bytes;
+}
+
+bool BlockPool::State::spend(int64_t n_bytes, int64_t* claim) {
+  if (n_bytes > (claim != nullptr ? *claim : bytes_left())) return false;
+  stats.bytes_used += n_bytes;
+  if (claim == nullptr) return true;
+  *claim -= n_bytes;
+  bytes_claimed -= n_bytes;
+  SH_CHECK(stats.bytes_used <= stats.bytes_budget, "blocks that a claim counts on were not released");
+  return true;
+}
+
 int64_t BlockPool::bytes_available() const {
-  return state_->stats.bytes_budget - state_->stats.bytes_used;
+  const std::lock_guard lock(state_->mutex);
+  return std::max<int64_t>(0, state_->bytes_left());
 }
 
 int64_t BlockPool::n_available(int32_t arena) const {
-  return std::max<int64_t>(0, bytes_available() / block_bytes(arena));
+  return bytes_available() / block_bytes(arena);
 }
 
-Result<BlockId> BlockPool::allocate(int32_t arena_index) {
-  State& state = *state_;
-  Arena& arena = state.arena(arena_index);
-  if (n_available(arena_index) < 1)
+PoolStats BlockPool::stats() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->stats;
+}
+
+// --- Blocks ---
+
+BlockId BlockPool::State::take_slot(int32_t arena_index) {
+  Arena& a = arena(arena_index);
+  int32_t slot = static_cast<int32_t>(a.slots.size());
+  if (a.free_slots.empty()) {
+    a.slots.emplace_back();
+  } else {
+    slot = a.free_slots.top();
+    a.free_slots.pop();
+  }
+  a.slots[static_cast<size_t>(slot)] = Slot{.n_references = 1, .is_annotated = false};
+  a.rows.retain(slot * a.block_bytes(), (slot + int64_t{1}) * a.block_bytes());
+  ++stats.n_blocks_used;
+  return BlockId{arena_index, slot};
+}
+
+Result<BlockId> BlockPool::allocate(int32_t arena) {
+  const int64_t n_bytes = block_bytes(arena);
+  const std::lock_guard lock(state_->mutex);
+  if (!state_->spend(n_bytes, nullptr))
     return Error{
         ErrorKind::out_of_memory,
         fmt::format(
             "KV cache: a block needs {} bytes, {} of {} are free; compact or end a conversation, or raise the "
             "cache budget",
-            arena.block_bytes(), bytes_available(), state.stats.bytes_budget)};
-  int32_t slot = static_cast<int32_t>(arena.slots.size());
-  if (arena.free_slots.empty()) {
-    arena.slots.emplace_back();
-  } else {
-    slot = arena.free_slots.top();
-    arena.free_slots.pop();
-  }
-  arena.slots[static_cast<size_t>(slot)] = Slot{.n_references = 1, .is_annotated = false};
-  arena.rows.retain(slot * arena.block_bytes(), (slot + int64_t{1}) * arena.block_bytes());
-  ++state.stats.n_blocks_used;
-  state.stats.bytes_used += arena.block_bytes();
-  return BlockId{arena_index, slot};
+            n_bytes, std::max<int64_t>(0, state_->bytes_left()), state_->stats.bytes_budget)};
+  return state_->take_slot(arena);
+}
+
+BlockId BlockPool::allocate(int32_t arena, Claim& claim) {
+  const int64_t n_bytes = block_bytes(arena);
+  const std::lock_guard lock(state_->mutex);
+  SH_CHECK(state_->spend(n_bytes, &claim.n_bytes_), "the claim has no room for the block");
+  return state_->take_slot(arena);
 }
 
 void BlockPool::add_reference(BlockId block) {
-  if (++state_->slot(block).n_references == 2) ++state_->stats.n_blocks_shared;
+  add_reference(std::span<const BlockId>(&block, 1));
+}
+
+void BlockPool::add_reference(std::span<const BlockId> blocks) {
+  for_locked(state_->mutex, blocks, [&](BlockId block) {
+    if (++state_->slot(block).n_references == 2) ++state_->stats.n_blocks_shared;
+  });
 }
 
 void BlockPool::State::drop_reference(BlockId block) {
@@ -181,14 +277,26 @@ void BlockPool::release(BlockId block) {
 }
 
 void BlockPool::release(std::span<const BlockId> blocks) {
-  for (const BlockId block : blocks) state_->drop_reference(block);
-  for (Arena& arena : state_->arenas) {
-    arena.rows.give_back();
-    arena.annotations.give_back();
+  for_locked(state_->mutex, blocks, [&](BlockId block) { state_->drop_reference(block); });
+  std::vector<std::pair<PagedRegion*, std::vector<int64_t>>> idle;
+  {
+    const std::lock_guard lock(state_->mutex);
+    for (Arena& arena : state_->arenas) {
+      if (arena.rows.has_idle()) idle.emplace_back(&arena.rows, arena.rows.take_idle());
+      if (arena.annotations.has_idle()) idle.emplace_back(&arena.annotations, arena.annotations.take_idle());
+    }
+  }
+  for (auto& [region, pages] : idle) {
+    std::sort(pages.begin(), pages.end());
+    for_slices(std::span<const int64_t>(pages), [&, region = region](std::span<const int64_t> slice) {
+      const std::lock_guard lock(state_->mutex);
+      region->give_back(slice);
+    });
   }
 }
 
 int32_t BlockPool::n_references(BlockId block) const {
+  const std::lock_guard lock(state_->mutex);
   return state_->slot(block).n_references;
 }
 
@@ -208,41 +316,55 @@ int32_t* BlockPool::pos(BlockId block) {
   return reinterpret_cast<int32_t*>(state_->annotation(block) + kBlockRows * sizeof(float));
 }
 
-void BlockPool::mark_annotated(BlockId block) {
-  Slot& slot = state_->slot(block);
-  if (slot.is_annotated) return;
-  SH_CHECK(bytes_available() >= kAnnotationBytes, "the budget has no room for the annotation");
-  slot.is_annotated = true;
-  state_->arena(block.arena)
+void BlockPool::State::annotate(BlockId block) {
+  slot(block).is_annotated = true;
+  arena(block.arena)
       .annotations.retain(block.slot * kAnnotationBytes, (block.slot + int64_t{1}) * kAnnotationBytes);
-  state_->stats.bytes_used += kAnnotationBytes;
+}
+
+void BlockPool::mark_annotated(BlockId block) {
+  const std::lock_guard lock(state_->mutex);
+  if (state_->slot(block).is_annotated) return;
+  SH_CHECK(state_->spend(kAnnotationBytes, nullptr), "the budget has no room for the annotation");
+  state_->annotate(block);
+}
+
+void BlockPool::mark_annotated(BlockId block, Claim& claim) {
+  const std::lock_guard lock(state_->mutex);
+  if (state_->slot(block).is_annotated) return;
+  SH_CHECK(state_->spend(kAnnotationBytes, &claim.n_bytes_), "the claim has no room for the annotation");
+  state_->annotate(block);
 }
 
 bool BlockPool::is_annotated(BlockId block) const {
+  const std::lock_guard lock(state_->mutex);
   return state_->slot(block).is_annotated;
 }
 
 Result<BlockId> BlockPool::clone(BlockId block) {
-  const bool with_annotation = is_annotated(block);
-  const int64_t n_bytes = block_bytes(block.arena) + (with_annotation ? kAnnotationBytes : 0);
-  if (n_bytes > bytes_available())
+  const int64_t n_bytes = block_bytes(block.arena) + (is_annotated(block) ? kAnnotationBytes : 0);
+  std::optional<Claim> room = claim(n_bytes);
+  if (!room)
     return Error{
         ErrorKind::out_of_memory,
         fmt::format("KV cache: the copy of a shared block needs {} bytes, {} of {} are free; compact or end a "
                     "conversation, or raise the cache budget",
                     n_bytes, bytes_available(), state_->stats.bytes_budget)};
-  SH_ASSIGN(const BlockId copy, allocate(block.arena));
-  std::memcpy(state_->rows(copy), state_->rows(block), static_cast<size_t>(block_bytes(block.arena)));
-  if (with_annotation) {
-    mark_annotated(copy);
-    std::memcpy(state_->annotation(copy), state_->annotation(block), static_cast<size_t>(kAnnotationBytes));
-  }
-  ++state_->stats.n_copies_on_write;
-  return copy;
+  return clone(block, *room);
 }
 
-PoolStats BlockPool::stats() const {
-  return state_->stats;
+BlockId BlockPool::clone(BlockId block, Claim& claim) {
+  const BlockId copy = allocate(block.arena, claim);
+  const bool with_annotation = is_annotated(block);
+  if (with_annotation) mark_annotated(copy, claim);
+  {
+    const std::lock_guard lock(state_->mutex);
+    ++state_->stats.n_copies_on_write;
+  }
+  std::memcpy(state_->rows(copy), state_->rows(block), static_cast<size_t>(block_bytes(block.arena)));
+  if (with_annotation)
+    std::memcpy(state_->annotation(copy), state_->annotation(block), static_cast<size_t>(kAnnotationBytes));
+  return copy;
 }
 
 }  // namespace sh::kv

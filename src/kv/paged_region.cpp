@@ -51,8 +51,7 @@ void PagedRegion::release(int64_t begin, int64_t end) {
   }
 }
 
-void PagedRegion::give_back() {
-  std::sort(idle_pages_.begin(), idle_pages_.end());
+void PagedRegion::give_back(std::span<const int64_t> pages) {
   int64_t run_begin = 0, run_end = 0;
   const auto flush = [&] {
     // A failure (memory locked by mlockall) keeps the pages, which is harmless.
@@ -60,7 +59,7 @@ void PagedRegion::give_back() {
       madvise(data_ + run_begin * page_bytes_, static_cast<size_t>((run_end - run_begin) * page_bytes_),
               MADV_DONTNEED);
   };
-  for (const int64_t page : idle_pages_) {
+  for (const int64_t page : pages) {
     if (users_[static_cast<size_t>(page)] != 0 || page < run_end) continue;
     if (page != run_end) {
       flush();
@@ -69,7 +68,6 @@ void PagedRegion::give_back() {
     run_end = page + 1;
   }
   flush();
-  idle_pages_.clear();
 }
 
 }  // namespace sh::kv

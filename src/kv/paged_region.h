@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -12,6 +14,7 @@ namespace sh::kv {
 
 /// A reserved range of addresses. Users say which byte ranges they use; ranges need not be page multiples, and a
 /// page goes back to the operating system when the last range on it is released.
+/// Threads: one at a time; the bytes themselves need no lock.
 class PagedRegion {
  public:
   /// Errors: out_of_memory when the address space is refused.
@@ -23,9 +26,15 @@ class PagedRegion {
   std::byte* data() const { return data_; }
   int64_t n_bytes() const { return n_bytes_; }
   void retain(int64_t begin, int64_t end);
-  /// Pages left without a user wait for give_back(), so that a bulk release makes one system call a run of pages.
+  /// Pages left without a user wait for take_idle() and give_back(), so that a bulk release makes one system call
+  /// a run of pages.
   void release(int64_t begin, int64_t end);
-  void give_back();
+  bool has_idle() const { return !idle_pages_.empty(); }
+  /// The pages that lost their last user since the last call, in no order.
+  std::vector<int64_t> take_idle() { return std::exchange(idle_pages_, {}); }
+  /// Gives back those of the pages that found no new user meanwhile.
+  /// Needs: `pages` came from take_idle() and are sorted.
+  void give_back(std::span<const int64_t> pages);
 
  private:
   PagedRegion(std::byte* data, int64_t n_bytes, int64_t page_bytes)
@@ -34,7 +43,7 @@ class PagedRegion {
   int64_t n_bytes_ = 0;
   int64_t page_bytes_ = 0;
   std::vector<uint32_t> users_;      // [pages up to the highest ever used]
-  std::vector<int64_t> idle_pages_;  // released since the last give_back()
+  std::vector<int64_t> idle_pages_;  // released since the last take_idle()
 };
 
 }  // namespace sh::kv

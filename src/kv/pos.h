@@ -6,7 +6,8 @@
 
 namespace sh::kv {
 
-/// Logical position of a token in its text: what RoPE sees. Grows for the life of a sequence and is never reused.
+/// Logical position of a token in its text: what RoPE sees. Grows for the life of a sequence; only truncation and
+/// re-basing (SequenceCache::restore with new positions) give a position out again.
 /// A type of its own, so that it cannot be mixed with a row index: after a compaction the two no longer match.
 struct Pos {
   int32_t value = 0;

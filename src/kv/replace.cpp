@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
 
 #include "kv/sequence_cache.h"
 
@@ -81,30 +82,46 @@ Result<void> SequenceCache::check_rows(const std::vector<std::vector<HeadRows>>&
   if (rows.size() != layout.layers.size())
     return Error{ErrorKind::invalid_argument,
                  fmt::format("KV cache: new rows for {} layers, expected {}", rows.size(), layout.layers.size())};
-  for (size_t layer = 0; layer < rows.size(); ++layer) {
-    const LayerLayout& shape = layout.layers[layer];
-    if (rows[layer].size() != static_cast<size_t>(shape.n_heads))
-      return Error{ErrorKind::invalid_argument,
-                   fmt::format("KV cache: new rows for {} heads of layer {}, expected {}", rows[layer].size(),
-                               layer, shape.n_heads)};
-    if (shape.n_heads == 0) continue;
-    const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
-    const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
-    for (size_t head = 0; head < rows[layer].size(); ++head)
-      SH_RETURN_IF_ERROR(
-          check_head(rows[layer][head], layer, head, key_row_bytes, value_row_bytes, identity.next_pos));
-  }
+  for (size_t layer = 0; layer < rows.size(); ++layer)
+    SH_RETURN_IF_ERROR(check_layer(rows[layer], layer, identity.next_pos));
   return {};
 }
 
-void SequenceCache::write_head(int32_t layer, const HeadRows& rows, HeadCache& cache) {
-  const int32_t arena = pool_->arena_of_layer(layer);
+Result<void> SequenceCache::check_layer(const std::vector<HeadRows>& rows, size_t layer, Pos next_pos) const {
+  const KvLayout& layout = pool_->layout();
+  const LayerLayout& shape = layout.layers[layer];
+  if (rows.size() != static_cast<size_t>(shape.n_heads))
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("KV cache: new rows for {} heads of layer {}, expected {}", rows.size(), layer,
+                             shape.n_heads)};
+  if (rows.empty()) return {};
+  const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
+  const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
+  for (size_t head = 0; head < rows.size(); ++head)
+    SH_RETURN_IF_ERROR(check_head(rows[head], layer, head, key_row_bytes, value_row_bytes, next_pos));
+  return {};
+}
+
+SequenceCache::Need SequenceCache::need_of(const std::vector<HeadRows>& rows, size_t layer) const {
+  Need need;
+  for (const HeadRows& head : rows) {
+    const int64_t block_bytes = pool_->block_bytes(pool_->arena_of_layer(static_cast<int32_t>(layer)));
+    for (size_t i = 0; i < n_blocks(head); ++i, ++need.n_blocks)
+      need.n_bytes +=
+          block_bytes + (needs_annotation(head, block_rows(head, i)) ? BlockPool::kAnnotationBytes : 0);
+  }
+  return need;
+}
+
+HeadCache SequenceCache::write_head(size_t layer, const HeadRows& rows, BlockPool::Claim& claim) {
+  HeadCache cache;
+  const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
   const size_t key_row_bytes = rows.pos.empty() ? 0 : rows.keys.size() / rows.pos.size();
   const size_t value_row_bytes = rows.pos.empty() ? 0 : rows.values.size() / rows.pos.size();
   for (size_t i = 0; i < n_blocks(rows); ++i) {
     const RowRange range = block_rows(rows, i);
     const size_t n_rows = range.end - range.begin;
-    BlockEntry entry{.block = pool_->allocate(arena).value(),
+    BlockEntry entry{.block = pool_->allocate(arena, claim),
                      .n_rows = static_cast<int32_t>(n_rows),
                      .first_pos = rows.pos[range.begin],
                      .is_annotated = needs_annotation(rows, range)};
@@ -112,13 +129,14 @@ void SequenceCache::write_head(int32_t layer, const HeadRows& rows, HeadCache& c
     std::memcpy(pool_->values(entry.block), rows.values.data() + range.begin * value_row_bytes,
                 n_rows * value_row_bytes);
     if (entry.is_annotated) {
-      pool_->mark_annotated(entry.block);
+      pool_->mark_annotated(entry.block, claim);
       std::copy_n(rows.bias.data() + range.begin, n_rows, pool_->bias(entry.block));
       for (size_t row = 0; row < n_rows; ++row) pool_->pos(entry.block)[row] = rows.pos[range.begin + row].value;
     }
     cache.blocks.push_back(entry);
   }
   cache.n_rows = static_cast<int64_t>(rows.pos.size());
+  return cache;
 }
 
 Result<void> SequenceCache::replace(const std::vector<std::vector<HeadRows>>& rows, Pos compacted_end) {
@@ -131,34 +149,25 @@ Result<void> SequenceCache::replace(const std::vector<std::vector<HeadRows>>& ro
 Result<void> SequenceCache::restore(const std::vector<std::vector<HeadRows>>& rows, const Identity& identity) {
   SH_CHECK(n_reserved_ == 0, "rows cannot be replaced inside a step");
   SH_RETURN_IF_ERROR(check_rows(rows, identity));
-  int64_t n_blocks_needed = 0, n_bytes_needed = 0, n_bytes_free = pool_->bytes_available();
+  Need need;
   for (size_t layer = 0; layer < rows.size(); ++layer) {
-    for (const HeadRows& head : rows[layer]) {
-      const int64_t block_bytes = pool_->block_bytes(pool_->arena_of_layer(static_cast<int32_t>(layer)));
-      n_blocks_needed += static_cast<int64_t>(n_blocks(head));
-      for (size_t i = 0; i < n_blocks(head); ++i)
-        n_bytes_needed +=
-            block_bytes + (needs_annotation(head, block_rows(head, i)) ? BlockPool::kAnnotationBytes : 0);
-    }
-    for (const HeadCache& cache : heads_[layer]) {
-      for (const BlockEntry& entry : cache.blocks) {
-        if (pool_->n_references(entry.block) > 1) continue;
-        n_bytes_free +=
-            pool_->block_bytes(entry.block.arena) + (entry.is_annotated ? BlockPool::kAnnotationBytes : 0);
-      }
-    }
+    const Need of_layer = need_of(rows[layer], layer);
+    need.n_blocks += of_layer.n_blocks;
+    need.n_bytes += of_layer.n_bytes;
   }
-  if (n_bytes_needed > n_bytes_free)
+  const int64_t n_bytes_coming = pool_->bytes_held_alone(all_blocks());
+  std::optional<BlockPool::Claim> claim = pool_->claim(need.n_bytes, n_bytes_coming);
+  if (!claim)
     return Error{
         ErrorKind::out_of_memory,
         fmt::format(
             "KV cache: the new content needs {} blocks ({} bytes), {} of {} bytes are free or used by this "
             "conversation alone; end a conversation or raise the cache budget",
-            n_blocks_needed, n_bytes_needed, n_bytes_free, pool_->stats().bytes_budget)};
+            need.n_blocks, need.n_bytes, pool_->bytes_available() + n_bytes_coming, pool_->stats().bytes_budget)};
   release_all();
   for (size_t layer = 0; layer < rows.size(); ++layer) {
     for (size_t head = 0; head < rows[layer].size(); ++head)
-      write_head(static_cast<int32_t>(layer), rows[layer][head], heads_[layer][head]);
+      heads_[layer][head] = write_head(layer, rows[layer][head], *claim);
   }
   identity_ = identity;
   return {};

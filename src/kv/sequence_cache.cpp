@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <numeric>
 #include <limits>
+#include <optional>
 #include <utility>
 
 namespace sh::kv {
@@ -61,7 +62,7 @@ SequenceCache& SequenceCache::operator=(SequenceCache&& other) noexcept {
 SequenceCache::Growth SequenceCache::growth(int32_t arena, const HeadCache& cache, int64_t n_tokens) const {
   Growth result;
   const BlockEntry* tail = cache.blocks.empty() ? nullptr : &cache.blocks.back();
-  const int64_t n_room = tail == nullptr ? 0 : kBlockRows - tail->n_rows;
+  const int64_t n_room = tail == nullptr || tail->is_sealed ? 0 : kBlockRows - tail->n_rows;
   if (n_room > 0) {
     result.copies_tail = pool_->n_references(tail->block) > 1;
     result.annotates_tail = !tail->is_annotated && tail->first_pos + tail->n_rows != identity_.next_pos;
@@ -73,23 +74,23 @@ SequenceCache::Growth SequenceCache::growth(int32_t arena, const HeadCache& cach
   return result;
 }
 
-void SequenceCache::grow(int32_t arena, HeadCache& cache, const Growth& growth) {
+void SequenceCache::grow(int32_t arena, HeadCache& cache, const Growth& growth, BlockPool::Claim& claim) {
   if (growth.copies_tail) {
     BlockEntry& tail = cache.blocks.back();
-    const BlockId copy = pool_->clone(tail.block).value();
+    const BlockId copy = pool_->clone(tail.block, claim);
     pool_->release(tail.block);
     tail.block = copy;
   }
   if (growth.annotates_tail) {
     BlockEntry& tail = cache.blocks.back();
-    pool_->mark_annotated(tail.block);
+    pool_->mark_annotated(tail.block, claim);
     tail.is_annotated = true;
     std::fill_n(pool_->bias(tail.block), tail.n_rows, 0.0f);
     for (int32_t row = 0; row < tail.n_rows; ++row) pool_->pos(tail.block)[row] = tail.first_pos.value + row;
   }
   for (int64_t i = 0; i < growth.n_blocks; ++i) {
     BlockEntry entry;
-    entry.block = pool_->allocate(arena).value();
+    entry.block = pool_->allocate(arena, claim);
     cache.blocks.push_back(entry);
   }
 }
@@ -111,7 +112,8 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
       n_bytes += need.n_bytes;
     }
   }
-  if (n_bytes > pool_->bytes_available())
+  std::optional<BlockPool::Claim> claim = pool_->claim(n_bytes);
+  if (!claim)
     return Error{
         ErrorKind::out_of_memory,
         fmt::format(
@@ -121,7 +123,8 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
             pool_->stats().bytes_budget)};
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
     const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
-    for (HeadCache& cache : heads_[layer]) grow(arena, cache, growth(arena, cache, n_tokens));
+    // Asked again: a tail that was shared may not be any more, and then needs less than was claimed.
+    for (HeadCache& cache : heads_[layer]) grow(arena, cache, growth(arena, cache, n_tokens), *claim);
   }
   n_reserved_ = n_tokens;
   return {};
@@ -164,8 +167,8 @@ void SequenceCache::append_head(const kernels::KernelSet& kernels, const LayerLa
   const KvLayout& layout = pool_->layout();
   const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
   const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
-  size_t index = cache.blocks.size();  // of the block to write: the first after the last full one
-  while (index > 0 && cache.blocks[index - 1].n_rows < kBlockRows) {
+  size_t index = cache.blocks.size();  // of the block to write: the first after the last full or sealed one
+  while (index > 0 && cache.blocks[index - 1].n_rows < kBlockRows && !cache.blocks[index - 1].is_sealed) {
     --index;
     if (cache.blocks[index].n_rows > 0) break;
   }
@@ -222,28 +225,37 @@ void SequenceCache::drop_from(Pos end) {
   pool_->release(unused);
 }
 
-void SequenceCache::release_all() {
+std::vector<BlockId> SequenceCache::all_blocks() const {
   std::vector<BlockId> blocks;
-  for (std::vector<HeadCache>& layer : heads_) {
-    for (HeadCache& cache : layer) {
+  for (const std::vector<HeadCache>& layer : heads_) {
+    for (const HeadCache& cache : layer) {
       for (const BlockEntry& entry : cache.blocks) blocks.push_back(entry.block);
-      cache = HeadCache{};
     }
   }
-  pool_->release(blocks);
+  return blocks;
+}
+
+void SequenceCache::release_all() {
+  pool_->release(all_blocks());
+  for (std::vector<HeadCache>& layer : heads_) std::fill(layer.begin(), layer.end(), HeadCache{});
 }
 
 SequenceCache SequenceCache::fork() const {
   SH_CHECK(n_reserved_ == 0, "a sequence cannot be forked inside a step");
   SequenceCache copy(*pool_);
-  for (const std::vector<HeadCache>& layer : heads_) {
-    for (const HeadCache& cache : layer) {
-      for (const BlockEntry& entry : cache.blocks) pool_->add_reference(entry.block);
-    }
-  }
+  pool_->add_reference(all_blocks());
   copy.heads_ = heads_;
   copy.identity_ = identity_;
   return copy;
+}
+
+void SequenceCache::seal() {
+  SH_CHECK(n_reserved_ == 0, "a sequence cannot be sealed inside a step");
+  for (std::vector<HeadCache>& layer : heads_) {
+    for (HeadCache& cache : layer) {
+      if (!cache.blocks.empty()) cache.blocks.back().is_sealed = true;
+    }
+  }
 }
 
 void SequenceCache::clear() {

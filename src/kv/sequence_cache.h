@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -19,9 +20,10 @@ struct BlockEntry {
   int32_t n_rows = 0;
   Pos first_pos;              // of row 0; when !is_annotated row r has first_pos + r and bias 0
   bool is_annotated = false;  // bias and pos of the rows are in the block's annotation
+  bool is_sealed = false;     // no rows are added to it, however many it has
 };
 
-/// The rows of one (sequence, layer, KV head), ordered by position.
+/// The rows of one (sequence, layer, KV head). Positions do not fall; rows may share one (after re-basing).
 struct HeadCache {
   std::vector<BlockEntry> blocks;
   int64_t n_rows = 0;
@@ -32,7 +34,7 @@ struct HeadRows {
   std::vector<std::byte> keys;    // [n_rows, key_row_bytes] in the pool's encoding
   std::vector<std::byte> values;  // [n_rows, value_row_bytes]
   std::vector<float> bias;        // [n_rows]
-  std::vector<Pos> pos;           // [n_rows], increasing
+  std::vector<Pos> pos;           // [n_rows], non-decreasing
 };
 
 /// One block as attention reads it, query_begin and query_end left 0.
@@ -50,7 +52,9 @@ struct CacheUsage {
 /// All HeadCaches of one conversation and its logical length. Move-only; the pool must outlive it.
 /// A step is: reserve(n) → append() for every layer → commit(n); rollback() instead of commit() leaves the rows
 /// as before reserve().
-/// Threads: one at a time; const members may run in parallel.
+/// Threads: one at a time; const members may run in parallel. Sequences of one pool are independent of each other,
+/// whatever blocks they share: a fork that its owner made may be used, and destroyed, on another thread while the
+/// owner goes on. Passing a sequence to another thread and back needs the usual synchronisation.
 class SequenceCache {
  public:
   explicit SequenceCache(BlockPool& pool);
@@ -76,6 +80,10 @@ class SequenceCache {
 
   /// A second sequence with the same rows, sharing all blocks.
   SequenceCache fork() const;
+  /// Later rows start a new block in every head. To be called on a sequence that goes on while a fork of it is
+  /// compacted: its rows then split between blocks where the fork ends, and splice() moves none.
+  /// Cost: none now; up to kBlockRows - 1 rows of room in every head until the rows before are replaced.
+  void seal();
   void clear();
   /// Forgets all rows at positions >= end; the logical length becomes end.
   /// Errors: invalid_argument when end lies outside the conversation; unsupported when it lies before
@@ -97,8 +105,35 @@ class SequenceCache {
     int64_t n_compactions = 0;
     std::vector<Pos> dropped_end;  // [layers] rows before it may have been dropped by drop_outside_window()
   };
+  /// Positions may all be new and next_pos smaller than it was: that is how a conversation is re-based.
   Result<void> restore(const std::vector<std::vector<HeadRows>>& rows, const Identity& identity);
   const Identity& identity() const { return identity_; }
+
+  /// Replaces all rows before `boundary` by those that `other` has before it; own rows from `boundary` on stay.
+  /// `other` is a compacted fork of this sequence, as this was when next_pos() was `boundary` or later. Its blocks
+  /// are shared, not copied; only an own block with rows on both sides of the boundary is cut, in place when no
+  /// other sequence uses it. compacted_end and n_compactions become other's; next_pos stays.
+  /// Either commits whole or changes nothing. Works in a full pool, too: memory that only this sequence uses is
+  /// given back first, and nothing at all is needed when no cut block is shared.
+  /// Needs: this was not truncated to less than `boundary` after the fork; rows read since then would not show it.
+  /// Errors: out_of_memory with how much was needed and free; invalid_argument for a boundary beyond either
+  /// sequence or inside what either has compacted, for a sequence of another pool or inside a step.
+  Result<void> splice(const SequenceCache& other, Pos boundary);
+  /// The same for one layer, identity untouched (dropped_end included): for a compaction that goes layer by layer
+  /// and calls mark_compacted(), or splice(), when it is through. Until then the layers disagree about what is
+  /// compacted, and truncate() does not know what it must refuse.
+  /// May be called inside a step, when `boundary` is next_pos() at most: rows that the layer has appended stay,
+  /// and those that it has yet to append have their room.
+  /// Errors: like splice(); what is compacted does not matter.
+  Result<void> splice_layer(int32_t layer, const SequenceCache& other, Pos boundary);
+  /// Replaces one layer's rows before next_pos(); rows[head]. Otherwise like splice_layer(): identity untouched,
+  /// may be called inside a step (copy_head() then has rows at and after next_pos() that are not to be handed
+  /// back), commits whole or changes nothing.
+  /// Errors: out_of_memory; invalid_argument for rows that do not fit the layout or lie at or after next_pos().
+  Result<void> replace_layer(int32_t layer, const std::vector<HeadRows>& rows);
+  /// Ends a compaction that went layer by layer: one compaction more, up to `compacted_end`.
+  /// Errors: invalid_argument when that lies before what is compacted already or beyond next_pos().
+  Result<void> mark_compacted(Pos compacted_end);
 
   Pos next_pos() const { return identity_.next_pos; }            // logical length
   Pos compacted_end() const { return identity_.compacted_end; }  // 0 when never compacted
@@ -134,7 +169,7 @@ class SequenceCache {
     int64_t n_bytes = 0;
   };
   Growth growth(int32_t arena, const HeadCache& cache, int64_t n_tokens) const;
-  void grow(int32_t arena, HeadCache& cache, const Growth& growth);
+  void grow(int32_t arena, HeadCache& cache, const Growth& growth, BlockPool::Claim& claim);
   Pos last_pos(const BlockEntry& entry) const;
   /// Tokens of the open step that the head already has.
   int64_t n_appended(const HeadCache& cache) const;
@@ -142,9 +177,35 @@ class SequenceCache {
                    MatView<const float> keys, MatView<const float> values);
   /// Drops rows at positions >= end and empty blocks from the back.
   void drop_from(Pos end);
+  std::vector<BlockId> all_blocks() const;
   void release_all();
   Result<void> check_rows(const std::vector<std::vector<HeadRows>>& rows, const Identity& identity) const;
-  void write_head(int32_t layer, const HeadRows& rows, HeadCache& cache);
+  Result<void> check_layer(const std::vector<HeadRows>& rows, size_t layer, Pos next_pos) const;
+  /// Bytes and blocks that write_head() takes for the rows of a layer's heads.
+  struct Need {
+    int64_t n_blocks = 0, n_bytes = 0;
+  };
+  Need need_of(const std::vector<HeadRows>& rows, size_t layer) const;
+  HeadCache write_head(size_t layer, const HeadRows& rows, BlockPool::Claim& claim);
+
+  /// How a boundary divides a head's blocks: what lies before it goes.
+  struct Cut {
+    size_t first_kept = 0;       // block; it has rows from the boundary on, or waits for rows of the open step
+    int32_t n_rows_gone = 0;     // first rows of that block that go
+    bool moves_to_copy = false;  // that block is shared: its other rows move to a block of their own
+    bool seals_tail = false;     // rows yet to come in the open step do not fit the last block with rows
+    int64_t n_rows_before = 0;
+    int64_t n_new_blocks = 0;  // for rows yet to come, in place of room that goes
+  };
+  int32_t n_rows_before(const BlockEntry& entry, Pos boundary) const;
+  Cut cut_at(const HeadCache& cache, Pos boundary) const;
+  /// Moves the block's rows from n_rows_gone on to the front.
+  void cut_block(size_t layer, BlockEntry& entry, const Cut& cut, BlockPool::Claim& claim);
+  /// A head's rows before the boundary; the entries' references belong to the caller.
+  using MakeFront = std::function<HeadCache(size_t layer, size_t head, BlockPool::Claim& claim)>;
+  /// Replaces rows before the boundary in layers [begin, end); `front` takes what `need` says.
+  Result<void> replace_front(size_t begin, size_t end, Pos boundary, Need need, const MakeFront& front);
+  Result<void> splice_layers(size_t begin, size_t end, const SequenceCache& other, Pos boundary);
 
   BlockPool* pool_;
   std::vector<std::vector<HeadCache>> heads_;  // [layer][head]

@@ -88,6 +88,25 @@ inline void extend(SequenceCache& cache, Rng& rng, int64_t n_tokens) {
   cache.commit(n_tokens);
 }
 
+/// Two shapes, a layer without attention and a window.
+inline KvLayout mixed_layout(DType dtype = DType::f32) {
+  return KvLayout{.layers = {{.n_heads = 2, .key_width = 32, .value_width = 64, .window = 0},
+                             {},
+                             {.n_heads = 1, .key_width = 64, .value_width = 32, .window = 40}},
+                  .key_type = dtype,
+                  .value_type = dtype};
+}
+inline constexpr int64_t kBlockBytes = 16 * 96 * 4;  // of mixed_layout in f32, in both arenas
+inline constexpr int64_t kHeads = 3;                 // of mixed_layout
+
+/// A sequence of n random tokens.
+inline SequenceCache filled(BlockPool& pool, int64_t n_tokens, uint64_t seed) {
+  SequenceCache cache(pool);
+  Rng rng(seed);
+  extend(cache, rng, n_tokens);
+  return cache;
+}
+
 /// A random part of the rows before `end` with random biases (some -inf), a different part in every head; rows
 /// from `end` on as they are. `emptied` heads lose all rows before `end`.
 inline std::vector<std::vector<HeadRows>> random_compaction(const SequenceCache& cache, Rng& rng, Pos end,
@@ -119,6 +138,17 @@ inline std::vector<std::vector<HeadRows>> random_compaction(const SequenceCache&
     }
   }
   return result;
+}
+
+/// Forgets the rows at or after `end`.
+inline void cut_rows(HeadRows& rows, Pos end) {
+  if (rows.pos.empty()) return;
+  const size_t key_bytes = rows.keys.size() / rows.pos.size(), value_bytes = rows.values.size() / rows.pos.size();
+  const size_t n = static_cast<size_t>(std::lower_bound(rows.pos.begin(), rows.pos.end(), end) - rows.pos.begin());
+  rows.pos.resize(n);
+  rows.bias.resize(n);
+  rows.keys.resize(n * key_bytes);
+  rows.values.resize(n * value_bytes);
 }
 
 inline bool operator==(const HeadRows& a, const HeadRows& b) {

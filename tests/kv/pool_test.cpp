@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <optional>
 #include <set>
 
 #include "kv/kv_testing.h"
@@ -55,6 +56,12 @@ bool is_filled(BlockPool& pool, BlockId block, int value) {
                      [&](std::byte b) { return b == static_cast<std::byte>(value); });
 }
 
+void give_back(PagedRegion& region) {
+  std::vector<int64_t> pages = region.take_idle();
+  std::sort(pages.begin(), pages.end());
+  region.give_back(pages);
+}
+
 // A page that found a new user before give_back() is not taken from it.
 TEST(PagedRegion, GivesBackOnlyWhatNobodyUses) {
   PagedRegion region = PagedRegion::reserve(10 * 4096).value();
@@ -65,13 +72,15 @@ TEST(PagedRegion, GivesBackOnlyWhatNobodyUses) {
   region.release(0, 100);
   region.release(4000, 5000);
   region.release(20000, 30000);
+  std::vector<int64_t> pages = region.take_idle();
   region.retain(200, 300);
-  region.give_back();
+  std::sort(pages.begin(), pages.end());
+  region.give_back(pages);
   EXPECT_EQ(region.data()[250], std::byte{7});
   EXPECT_FALSE(is_resident(region.data() + 4900));
   EXPECT_FALSE(is_resident(region.data() + 25000));
   region.release(200, 300);
-  region.give_back();
+  give_back(region);
   EXPECT_FALSE(is_resident(region.data()));
 }
 
@@ -84,8 +93,8 @@ TEST(BlockPool, CreationCommitsNothing) {
   EXPECT_EQ(pool->stats().bytes_used, 0);
 }
 
-// What the process may hold beside the blocks: the pool's free lists and page counters. The address sanitizer also keeps the lists that
-// were outgrown.
+// What the process may hold beside the blocks: the pool's free lists and page counters. The address sanitizer also
+// keeps the lists that were outgrown.
 #ifdef __SANITIZE_ADDRESS__
 constexpr int64_t kBookkeeping = 8 * kMiB;
 #else
@@ -153,6 +162,37 @@ TEST(BlockPool, BudgetRefusesAndRecovers) {
   EXPECT_TRUE(testing::operator==(full, pool->stats()));
   pool->release(blocks[3]);
   EXPECT_EQ(pool->allocate(0).value(), blocks[3]);
+}
+
+TEST(BlockPool, ClaimsKeepBytesForTheirOwner) {
+  const auto pool = make_pool(one_layer(64, DType::f16), 10 * 4096);
+  const std::vector<BlockId> blocks = take(*pool, 6);
+  pool->add_reference(blocks[0]);
+  EXPECT_EQ(pool->bytes_held_alone(blocks), 5 * 4096);
+  {
+    std::optional<BlockPool::Claim> claim = pool->claim(3 * 4096);
+    ASSERT_TRUE(claim.has_value());
+    EXPECT_EQ(pool->n_available(0), 1);
+    EXPECT_FALSE(pool->claim(2 * 4096).has_value());
+    ASSERT_TRUE(pool->allocate(0).ok());
+    EXPECT_FALSE(pool->allocate(0).ok());
+    EXPECT_FALSE(pool->clone(blocks[1]).ok());
+    pool->clone(blocks[1], *claim);
+    pool->allocate(0, *claim);
+    EXPECT_EQ(pool->bytes_available(), 0);
+  }
+  EXPECT_EQ(pool->n_available(0), 1);  // what the claim did not spend
+  EXPECT_EQ(pool->stats().n_blocks_used, 9);
+  // Bytes that their owner is about to release count; nobody else gets them in between.
+  EXPECT_FALSE(pool->claim(4 * 4096, 2 * 4096).has_value());
+  std::optional<BlockPool::Claim> claim = pool->claim(3 * 4096, 2 * 4096);
+  ASSERT_TRUE(claim.has_value());
+  EXPECT_EQ(pool->bytes_available(), 0);
+  EXPECT_FALSE(pool->allocate(0).ok());
+  pool->release(std::span(blocks).subspan(1, 2));
+  EXPECT_FALSE(pool->allocate(0).ok());
+  for (int i = 0; i < 3; ++i) pool->allocate(0, *claim);
+  EXPECT_DEATH(pool->allocate(0, *claim), "no room");
 }
 
 TEST(BlockPool, ReferencesAndCopies) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Random operations on several sequences of one small pool, next to a model that keeps plain vectors.
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <set>
 #include <tuple>
@@ -53,6 +54,8 @@ class World {
   int64_t n_refused() const { return n_refused_; }
   int64_t n_steps() const { return n_steps_; }
   int64_t n_replaced() const { return n_replaced_; }
+  int64_t n_spliced() const { return n_spliced_; }
+  int64_t n_layers_changed() const { return n_layers_changed_; }
 
  private:
   int64_t below(int64_t n) { return static_cast<int64_t>(rng_.next_below(static_cast<uint64_t>(n))); }
@@ -66,12 +69,16 @@ class World {
     const int64_t choice = below(100);
     if (choice < 50)
       step(pairs_[index]);
-    else if (choice < 62)
+    else if (choice < 60)
       fork(index);
-    else if (choice < 74)
+    else if (choice < 69)
       truncate(pairs_[index]);
-    else if (choice < 84)
+    else if (choice < 77)
       replace(pairs_[index]);
+    else if (choice < 80)
+      rebase(pairs_[index]);
+    else if (choice < 88)
+      compact_beside(pairs_[index]);
     else if (choice < 92)
       drop(pairs_[index]);
     else if (choice < 94)
@@ -84,6 +91,10 @@ class World {
 
   void step(Pair& pair) {
     const int64_t n = 1 + below(40);
+    // Some steps have rows changed under them, layer by layer; some of those from a fork.
+    Pair fork = below(3) == 0 ? compacted_fork(pair) : Pair{};
+    const bool replaces = fork.cache == nullptr && below(3) == 0;
+    const Snapshot of_fork = fork.cache != nullptr ? snapshot(*fork.cache) : Snapshot{};
     const Snapshot before = snapshot(*pair.cache);
     const PoolStats stats = pool_.stats();
     if (!pair.cache->reserve(n).ok()) {
@@ -97,37 +108,49 @@ class World {
       return;
     }
     ++n_steps_;
-    ModelSequence after = pair.model;
+    ModelSequence appended;
     const int64_t n_keep = below(4) == 0 ? below(n + 1) : n;
     for (int32_t layer = 0; layer < static_cast<int32_t>(kLayout.layers.size()); ++layer)
-      append(pair, after, layer, n, n_keep);
+      append(pair, appended, layer, n, n_keep, [&] {
+        if (below(3) != 0) return;
+        if (fork.cache != nullptr) splice_layer(pair, fork, layer);
+        if (replaces) replace_layer(pair, layer);
+      });
+    EXPECT_TRUE(fork.cache == nullptr || snapshot(*fork.cache) == of_fork);
     if (below(6) == 0) {
       pair.cache->rollback();
       return;
     }
     pair.cache->commit(n_keep);
-    pair.model = std::move(after);
+    for (size_t layer = 0; layer < appended.heads.size(); ++layer)
+      for (size_t head = 0; head < appended.heads[layer].size(); ++head) {
+        std::vector<ModelRow>& rows = pair.model.heads[layer][head];
+        rows.insert(rows.end(), appended.heads[layer][head].begin(), appended.heads[layer][head].end());
+      }
     pair.model.next_pos += n_keep;
   }
 
-  /// Appends n rows in random parts; n_keep of them go to the model.
-  void append(Pair& pair, ModelSequence& model, int32_t layer, int64_t n, int64_t n_keep) {
+  /// Appends n rows in random parts, `between` before and after each; n_keep of them go to the model.
+  template <typename F>
+  void append(Pair& pair, ModelSequence& model, int32_t layer, int64_t n, int64_t n_keep, const F& between) {
     const LayerLayout& shape = kLayout.layers[static_cast<size_t>(layer)];
     if (shape.n_heads == 0) return;
     const Mat<float> keys = random_matrix(rng_, n, int64_t{shape.n_heads} * shape.key_width);
     const Mat<float> values = random_matrix(rng_, n, int64_t{shape.n_heads} * shape.value_width);
+    between();
     for (int64_t offset = 0; offset < n;) {
       const int64_t part = 1 + below(n - offset);
       pair.cache->append(best_kernels(), layer, offset, keys.view().slice(offset, part),
                          values.view().slice(offset, part));
       offset += part;
+      between();
     }
     for (int32_t head = 0; head < shape.n_heads; ++head) {
       for (int64_t row = 0; row < n_keep; ++row) {
         const float* key = keys.row(row) + head * shape.key_width;
         const float* value = values.row(row) + head * shape.value_width;
         model.heads[static_cast<size_t>(layer)][static_cast<size_t>(head)].push_back(
-            {{key, key + shape.key_width}, {value, value + shape.value_width}, 0.0f, model.next_pos + row});
+            {{key, key + shape.key_width}, {value, value + shape.value_width}, 0.0f, pair.model.next_pos + row});
       }
     }
   }
@@ -181,19 +204,133 @@ class World {
     }
     ++n_replaced_;
     for (size_t layer = 0; layer < kLayout.layers.size(); ++layer) {
-      for (size_t head = 0; head < rows[layer].size(); ++head) {
-        // What the head had, by position, with the new biases: positions within a head are distinct here.
-        std::map<int64_t, ModelRow> by_pos;
-        for (ModelRow& row : pair.model.heads[layer][head]) by_pos[row.pos] = row;
-        std::vector<ModelRow> kept;
-        for (size_t row = 0; row < rows[layer][head].pos.size(); ++row) {
-          kept.push_back(by_pos.at(rows[layer][head].pos[row].value));
-          kept.back().bias = rows[layer][head].bias[row];
-        }
-        pair.model.heads[layer][head] = std::move(kept);
-      }
+      for (size_t head = 0; head < rows[layer].size(); ++head)
+        keep_rows(pair.model.heads[layer][head], rows[layer][head]);
     }
     pair.model.compacted_end = compacted_end.value;
+    ++pair.model.n_compactions;
+  }
+
+  /// What the head had of the kept rows, with the new biases. Rows may share a position, but not a key.
+  static void keep_rows(std::vector<ModelRow>& head, const HeadRows& kept) {
+    std::vector<ModelRow> result;
+    size_t from = 0;
+    for (size_t row = 0; row < kept.pos.size(); ++row, ++from) {
+      const auto is_row = [&](const ModelRow& old) {
+        const size_t n_bytes = old.key.size() * sizeof(float);
+        return std::memcmp(old.key.data(), kept.keys.data() + row * n_bytes, n_bytes) == 0;
+      };
+      while (from < head.size() && !is_row(head[from])) ++from;
+      ASSERT_LT(from, head.size());
+      EXPECT_EQ(Pos(head[from].pos), kept.pos[row]);
+      result.push_back(head[from]);
+      result.back().bias = kept.bias[row];
+    }
+    head = std::move(result);
+  }
+
+  /// A fork whose rows before some position are compacted; without a cache when that was refused.
+  Pair compacted_fork(const Pair& pair) {
+    Pair fork{std::make_unique<SequenceCache>(pair.cache->fork()), pair.model};
+    const int64_t n_compactions = fork.model.n_compactions;
+    replace(fork);
+    return fork.model.n_compactions > n_compactions ? std::move(fork) : Pair{};
+  }
+
+  static void splice_rows(std::vector<ModelRow>& head, const std::vector<ModelRow>& other, int64_t boundary) {
+    std::vector<ModelRow> result = other;
+    std::erase_if(result, [&](const ModelRow& row) { return row.pos >= boundary; });
+    std::erase_if(head, [&](const ModelRow& row) { return row.pos < boundary; });
+    result.insert(result.end(), head.begin(), head.end());
+    head = std::move(result);
+  }
+
+  /// Compacts a fork while the sequence goes on, then splices.
+  void compact_beside(Pair& pair) {
+    if (below(2) == 0) pair.cache->seal();
+    Pair fork = compacted_fork(pair);
+    if (fork.cache == nullptr) return;
+    const int64_t compacted_end = fork.model.compacted_end;
+    const int64_t boundary =
+        below(2) == 0 ? fork.model.next_pos : compacted_end + below(fork.model.next_pos - compacted_end + 1);
+    for (int64_t n = below(3); n > 0; --n) step(pair);
+    if (below(4) == 0) step(fork);
+    if (below(2) == 0) drop(pair);
+    const Snapshot before = snapshot(*pair.cache), other = snapshot(*fork.cache);
+    const PoolStats stats = pool_.stats();
+    if (!pair.cache->splice(*fork.cache, Pos(boundary)).ok()) {
+      ++n_refused_;
+      EXPECT_TRUE(snapshot(*pair.cache) == before);
+      EXPECT_TRUE(testing::operator==(stats, pool_.stats()));
+      EXPECT_LT(pool_.bytes_available(), 4 * (16 * 24 * 4 + BlockPool::kAnnotationBytes));  // a cut block a head
+      return;
+    }
+    ++n_spliced_;
+    EXPECT_TRUE(snapshot(*fork.cache) == other);
+    for (size_t layer = 0; layer < kLayout.layers.size(); ++layer)
+      for (size_t head = 0; head < pair.model.heads[layer].size(); ++head)
+        splice_rows(pair.model.heads[layer][head], fork.model.heads[layer][head], boundary);
+    pair.model.compacted_end = compacted_end;
+    pair.model.n_compactions = fork.model.n_compactions;
+    if (pair.model.dropped_end <= boundary) pair.model.dropped_end = std::min(fork.model.dropped_end, boundary);
+  }
+
+  /// The fork was made when the open step of `pair` began.
+  void splice_layer(Pair& pair, const Pair& fork, int32_t layer) {
+    const int64_t boundary = below(2) == 0 ? pair.model.next_pos : below(pair.model.next_pos + 1);
+    if (!pair.cache->splice_layer(layer, *fork.cache, Pos(boundary)).ok()) {
+      ++n_refused_;
+      return;
+    }
+    ++n_layers_changed_;
+    const size_t l = static_cast<size_t>(layer);
+    for (size_t head = 0; head < pair.model.heads[l].size(); ++head)
+      splice_rows(pair.model.heads[l][head], fork.model.heads[l][head], boundary);
+  }
+
+  void replace_layer(Pair& pair, int32_t layer) {
+    const size_t l = static_cast<size_t>(layer);
+    const Pos next_pos = pair.cache->next_pos();
+    std::vector<HeadRows> rows = random_compaction(*pair.cache, rng_, next_pos, 0.5, 0.2)[l];
+    for (HeadRows& head : rows) cut_rows(head, next_pos);
+    if (!pair.cache->replace_layer(layer, rows).ok()) {
+      ++n_refused_;
+      return;
+    }
+    ++n_layers_changed_;
+    for (size_t head = 0; head < rows.size(); ++head) keep_rows(pair.model.heads[l][head], rows[head]);
+  }
+
+  /// Takes `shift` positions out before some position: rows of the shortened piece come to share one.
+  void rebase(Pair& pair) {
+    const int64_t cut = below(pair.model.next_pos + 1), shift = below(cut + 1);
+    const auto moved = [&](int64_t pos) {
+      return pos < cut - shift ? pos : pos < cut ? cut - shift : pos - shift;
+    };
+    auto rows = random_compaction(*pair.cache, rng_, Pos(0), 1.0, 0.0);
+    for (auto& layer : rows)
+      for (HeadRows& head : layer)
+        for (Pos& pos : head.pos) pos = Pos(moved(pos.value));
+    SequenceCache::Identity identity = pair.cache->identity();
+    identity.next_pos = Pos(moved(identity.next_pos.value));
+    identity.compacted_end = Pos(moved(std::max(int64_t{identity.compacted_end.value}, cut)));
+    for (Pos& dropped : identity.dropped_end) dropped = Pos(moved(dropped.value));
+    ++identity.n_compactions;
+    const Snapshot before = snapshot(*pair.cache);
+    const PoolStats stats = pool_.stats();
+    if (!pair.cache->restore(rows, identity).ok()) {
+      ++n_refused_;
+      EXPECT_TRUE(snapshot(*pair.cache) == before);
+      EXPECT_TRUE(testing::operator==(stats, pool_.stats()));
+      return;
+    }
+    ++n_replaced_;
+    for (auto& layer : pair.model.heads)
+      for (auto& head : layer)
+        for (ModelRow& row : head) row.pos = moved(row.pos);
+    pair.model.next_pos = identity.next_pos.value;
+    pair.model.compacted_end = identity.compacted_end.value;
+    pair.model.dropped_end = moved(pair.model.dropped_end);
     ++pair.model.n_compactions;
   }
 
@@ -262,12 +399,12 @@ class World {
   BlockPool& pool_;
   Rng rng_;
   std::vector<Pair> pairs_;
-  int64_t n_refused_ = 0, n_steps_ = 0, n_replaced_ = 0;
+  int64_t n_refused_ = 0, n_steps_ = 0, n_replaced_ = 0, n_spliced_ = 0, n_layers_changed_ = 0;
 };
 
 TEST(SequenceCacheProperty, RandomOperationsMatchPlainVectors) {
   const uint64_t first_seed = test_seed(1000);
-  int64_t n_refused = 0, n_steps = 0, n_replaced = 0;
+  int64_t n_refused = 0, n_steps = 0, n_replaced = 0, n_spliced = 0, n_layers_changed = 0;
   for (uint64_t seed = first_seed; seed < first_seed + 12; ++seed) {
     SCOPED_TRACE("SHORTHAND_TEST_SEED=" + std::to_string(seed));
     const auto pool = make_pool(kLayout, 100'000);  // some 90 blocks
@@ -277,6 +414,8 @@ TEST(SequenceCacheProperty, RandomOperationsMatchPlainVectors) {
       n_refused += world.n_refused();
       n_steps += world.n_steps();
       n_replaced += world.n_replaced();
+      n_spliced += world.n_spliced();
+      n_layers_changed += world.n_layers_changed();
     }
     EXPECT_EQ(pool->stats().n_blocks_used, 0);
     EXPECT_EQ(pool->stats().bytes_used, 0);
@@ -287,8 +426,12 @@ TEST(SequenceCacheProperty, RandomOperationsMatchPlainVectors) {
   EXPECT_GT(n_refused, 100);
   EXPECT_GT(n_steps, 1000);
   EXPECT_GT(n_replaced, 100);
+  EXPECT_GT(n_spliced, 100);
+  EXPECT_GT(n_layers_changed, 100);
   RecordProperty("refused", static_cast<int>(n_refused));
   RecordProperty("steps", static_cast<int>(n_steps));
+  RecordProperty("spliced", static_cast<int>(n_spliced));
+  RecordProperty("layers_changed", static_cast<int>(n_layers_changed));
 }
 
 }  // namespace

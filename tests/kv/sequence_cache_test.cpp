@@ -13,25 +13,6 @@ using namespace testing;
 
 constexpr int64_t kMiB = 1 << 20;
 
-/// Two shapes, a layer without attention and a window.
-KvLayout mixed_layout(DType dtype = DType::f32) {
-  return KvLayout{.layers = {{.n_heads = 2, .key_width = 32, .value_width = 64, .window = 0},
-                             {},
-                             {.n_heads = 1, .key_width = 64, .value_width = 32, .window = 40}},
-                  .key_type = dtype,
-                  .value_type = dtype};
-}
-constexpr int64_t kBlockBytes = 16 * 96 * 4;  // of mixed_layout in f32, in both arenas
-constexpr int64_t kHeads = 3;
-
-/// A sequence of n random tokens.
-SequenceCache filled(BlockPool& pool, int64_t n_tokens, uint64_t seed) {
-  SequenceCache cache(pool);
-  Rng rng(seed);
-  extend(cache, rng, n_tokens);
-  return cache;
-}
-
 TEST(SequenceCache, RowsReadBackInEveryEncoding) {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0}) {
     SCOPED_TRACE(tensor_format(dtype).name);
