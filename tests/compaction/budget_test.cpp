@@ -308,12 +308,12 @@ TEST(Budget, SensitivityIsTheLeastSumOfErrorsUnderARowLimit) {
         for (size_t b = 0; b < hull.size(); ++b) next[a + b] = std::min(next[a + b], least[a] + hull[b]);
       least = std::move(next);
     }
-    for (size_t limit = 0; limit < least.size(); ++limit) {
-      const auto kept =
-          plan_budget(heads.request(BudgetPolicy::sensitivity, {.max_region_rows = static_cast<int64_t>(limit)}))
-              .value();
-      ASSERT_NEAR(total_error(hulls, kept), least[limit], 1e-12) << "seed " << seed << ", " << limit << " rows";
-    }
+    for (size_t limit = 0; limit < least.size(); ++limit)
+      for (const int64_t max_blocks : {-1, 1000}) {  // a limit that does not bind changes nothing
+        const BudgetLimits limits{.max_region_rows = static_cast<int64_t>(limit), .max_blocks = max_blocks};
+        const auto kept = plan_budget(heads.request(BudgetPolicy::sensitivity, limits)).value();
+        ASSERT_NEAR(total_error(hulls, kept), least[limit], 1e-12) << "seed " << seed << ", " << limit << " rows";
+      }
   }
 }
 
