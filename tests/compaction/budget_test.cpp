@@ -500,7 +500,8 @@ TEST(Budget, SensitivityHasALowerMeasuredErrorThanGlobalAndUniform) {
   std::vector<ErrorCurve> curves;
   for (const testing::Head& head : heads) {
     const HeadProblem problem = head.problem();
-    scores.push_back(score_rows(problem, RowScore::max, Weighting::attention_share, {}, testing::kernel_set()));
+    scores.push_back(score_rows(problem, testing::scoring(RowScore::max, Weighting::attention_share), {},
+                                testing::kernel_set()));
     curves.push_back(measure_error_curve(problem, scores.back(), {}, testing::kernel_set()));
   }
   const std::vector<int64_t> fixed(heads.size(), 8);

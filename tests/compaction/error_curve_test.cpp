@@ -20,11 +20,11 @@ using testing::Head;
 using testing::kernel_set;
 
 std::vector<float> scores_of(const HeadProblem& problem) {
-  return score_rows(problem, RowScore::max, Weighting::attention_share, {}, kernel_set());
+  return score_rows(problem, testing::scoring(RowScore::max, Weighting::attention_share), {}, kernel_set());
 }
 
-// The rest has a part of every query's attention that f32 can tell from nothing: 1 - π of a smaller one is rounding,
-// and the error of a query that keeps only that part rests on it.
+// The rest has a part of every query's attention that f32 can tell from nothing: 1 - π of a smaller one is
+// rounding, and the error of a query that keeps only that part rests on it.
 Head mixed_head(uint64_t seed, int64_t n_rows, int64_t n_queries, int64_t d) {
   Head head = clustered_head(seed, n_rows, n_queries, d);
   for (float& shift : head.live_shift) shift = 5.0f + 0.5f * (shift - 2.0f);
