@@ -4,76 +4,33 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
+#include <queue>
+
+#include "compaction/allocation.h"
 
 namespace sh::compaction {
 namespace {
+
+bool can_be_kept(float score) {
+  return score > -std::numeric_limits<float>::infinity();
+}
+
+int64_t limit_or_unlimited(int64_t limit) {
+  return limit < 0 ? std::numeric_limits<int64_t>::max() : limit;
+}
+
+int64_t n_blocks(int64_t n_rows, int64_t block_rows) {
+  return (n_rows + block_rows - 1) / block_rows;
+}
 
 struct Candidate {
   float score;
   int32_t head;
   int32_t row;
 };
-
-// Gives rows to heads one at a time; a head that opens a new block pays for it from what all heads share.
-class Allocation {
- public:
-  Allocation(std::span<const int64_t> fixed_rows, const BudgetLimits& limits)
-      : block_rows_(limits.block_rows),
-        rows_left_(limits.max_region_rows < 0 ? std::numeric_limits<int64_t>::max() : limits.max_region_rows),
-        blocks_left_(limits.max_blocks < 0 ? std::numeric_limits<int64_t>::max() : limits.max_blocks),
-        kept_(fixed_rows.size(), 0),
-        spare_(fixed_rows.size()) {
-    for (size_t head = 0; head < fixed_rows.size(); ++head) {
-      const int64_t n_blocks = (fixed_rows[head] + block_rows_ - 1) / block_rows_;
-      spare_[head] = n_blocks * block_rows_ - fixed_rows[head];
-      blocks_left_ -= n_blocks;
-    }
-  }
-  int64_t blocks_left() const { return blocks_left_; }
-  bool has_rows_left() const { return rows_left_ > 0; }
-  const std::vector<int64_t>& kept() const { return kept_; }
-
-  /// False if this head can take no more: nothing is spare and no block is left.
-  bool take(size_t head) {
-    if (spare_[head] == 0) {
-      if (blocks_left_ == 0) return false;
-      --blocks_left_;
-      spare_[head] = block_rows_;
-    }
-    --spare_[head];
-    --rows_left_;
-    ++kept_[head];
-    return true;
-  }
-
- private:
-  int64_t block_rows_, rows_left_, blocks_left_;
-  std::vector<int64_t> kept_;
-  std::vector<int64_t> spare_;  // [n_heads] rows that fit into blocks already paid for
-};
-
-bool can_be_kept(float score) {
-  return score > -std::numeric_limits<float>::infinity();
-}
-
-// One row a head in turn, so that no head is more than one row ahead of another that could still take.
-void share_evenly(std::span<const std::vector<float>> scores, Allocation& allocation) {
-  std::vector<int64_t> n_keepable(scores.size());
-  for (size_t head = 0; head < scores.size(); ++head)
-    n_keepable[head] = std::count_if(scores[head].begin(), scores[head].end(), can_be_kept);
-  std::vector<size_t> open(scores.size());
-  std::iota(open.begin(), open.end(), size_t{0});
-  while (!open.empty()) {
-    std::vector<size_t> still_open;
-    for (const size_t head : open) {
-      if (!allocation.has_rows_left()) return;
-      if (allocation.kept()[head] < n_keepable[head] && allocation.take(head)) still_open.push_back(head);
-    }
-    open = std::move(still_open);
-  }
-}
 
 void share_by_score(std::span<const std::vector<float>> scores, Allocation& allocation) {
   std::vector<Candidate> candidates;
@@ -91,11 +48,66 @@ void share_by_score(std::span<const std::vector<float>> scores, Allocation& allo
   }
 }
 
-}  // namespace
+void share_by_profile(std::span<const float> shares, Allocation& allocation) {
+  struct Claim {
+    double rows_per_share;  // after half of the next row: what Sainte-Laguë's divisors order by
+    size_t head;
+    bool operator<(const Claim& other) const {  // the queue's top is the greatest
+      return rows_per_share != other.rows_per_share ? rows_per_share > other.rows_per_share : head > other.head;
+    }
+  };
+  std::priority_queue<Claim> claims;
+  const auto claim_next = [&](size_t head) {
+    claims.push({(static_cast<double>(allocation.kept()[head]) + 0.5) / static_cast<double>(shares[head]), head});
+  };
+  for (size_t head = 0; head < shares.size(); ++head)
+    if (shares[head] > 0) claim_next(head);
+  while (!claims.empty() && allocation.has_rows_left()) {
+    const size_t head = claims.top().head;
+    claims.pop();
+    if (allocation.take(head)) claim_next(head);
+  }
+  share_evenly(allocation);
+}
 
-Result<std::vector<int64_t>> plan_budget(BudgetPolicy policy, std::span<const std::vector<float>> scores,
-                                         std::span<const int64_t> fixed_rows, const BudgetLimits& limits) {
-  SH_CHECK(scores.size() == fixed_rows.size(), "one count of fixed rows a head");
+// The least rows at which the curve is at or below the target, linear between its sizes: as errors fall ever more
+// slowly, that is on the safe side.
+int64_t rows_for(const ErrorCurve& curve, double target) {
+  if (curve.n_queries == 0) return curve.n_rows.back();
+  const size_t n_sizes = curve.n_rows.size();
+  size_t s = 0;
+  while (s < n_sizes && !(curve.p99[s] <= target)) ++s;
+  if (s == n_sizes) return curve.n_rows.back();
+  if (s == 0) return 0;
+  const double above = curve.p99[s - 1], below = curve.p99[s];
+  const int64_t gap = curve.n_rows[s] - curve.n_rows[s - 1];
+  const double n_more = std::ceil(static_cast<double>(gap) * (above - target) / (above - below));
+  return curve.n_rows[s - 1] + std::clamp<int64_t>(static_cast<int64_t>(n_more), 1, gap);
+}
+
+Result<std::vector<int64_t>> meet_target(const BudgetRequest& request) {
+  const BudgetLimits& limits = request.limits;
+  std::vector<int64_t> kept;
+  int64_t n_rows_needed = 0, n_blocks_needed = 0;
+  for (size_t head = 0; head < request.curves.size(); ++head) {
+    kept.push_back(rows_for(request.curves[head], limits.max_head_error));
+    n_rows_needed += kept.back();
+    n_blocks_needed += n_blocks(request.fixed_rows[head] + kept.back(), limits.block_rows);
+  }
+  if (n_rows_needed <= limit_or_unlimited(limits.max_region_rows) &&
+      n_blocks_needed <= limit_or_unlimited(limits.max_blocks))
+    return kept;
+  std::string allowed;
+  if (limits.max_region_rows >= 0) allowed = fmt::format("{} rows", limits.max_region_rows);
+  if (limits.max_blocks >= 0)
+    allowed += fmt::format("{}{} blocks", allowed.empty() ? "" : " and ", limits.max_blocks);
+  return Error{ErrorKind::invalid_argument,
+               fmt::format("compaction budget: an error of at most {} in every head needs {} rows in {} blocks of "
+                           "{} rows, but {} are allowed; ask for a lower ratio or allow a larger error",
+                           limits.max_head_error, n_rows_needed, n_blocks_needed, limits.block_rows, allowed)};
+}
+
+Result<void> check_limits(const BudgetLimits& limits) {
   if (limits.max_region_rows < -1 || limits.max_blocks < -1 || limits.block_rows < 1)
     return Error{
         ErrorKind::invalid_argument,
@@ -103,10 +115,99 @@ Result<std::vector<int64_t>> plan_budget(BudgetPolicy policy, std::span<const st
             "compaction budget: {} rows, {} blocks of {} rows; limits are counts, or -1 for none, and a block "
             "has at least one row",
             limits.max_region_rows, limits.max_blocks, limits.block_rows)};
-  if (limits.max_region_rows < 0 && limits.max_blocks < 0)
+  if (!(limits.max_head_error >= 0) || !std::isfinite(limits.max_head_error))
     return Error{ErrorKind::invalid_argument,
-                 "compaction budget: neither a number of rows nor of blocks is given"};
-  Allocation allocation(fixed_rows, limits);
+                 fmt::format("compaction budget: a target of {} for the error of a head; expected a positive "
+                             "number, or 0 for no target",
+                             limits.max_head_error)};
+  if (limits.max_region_rows < 0 && limits.max_blocks < 0 && limits.max_head_error == 0)
+    return Error{ErrorKind::invalid_argument,
+                 "compaction budget: neither a number of rows nor of blocks nor a target for the error is given"};
+  return {};
+}
+
+void check_inputs(const BudgetRequest& request) {
+  const size_t n_heads = request.scores.size();
+  SH_CHECK(request.fixed_rows.size() == n_heads, "one count of fixed rows a head");
+  if (request.policy == BudgetPolicy::sensitivity || request.limits.max_head_error > 0) {
+    SH_CHECK(request.curves.size() == n_heads, "one error curve a head");
+    for (size_t head = 0; head < n_heads; ++head) {
+      const ErrorCurve& curve = request.curves[head];
+      SH_CHECK(!curve.n_rows.empty() && curve.n_rows.front() == 0 &&
+                   curve.n_rows.back() == count_keepable(request.scores[head]),
+               "a curve goes from no rows to all that can be kept");
+      SH_CHECK(curve.mean_square.size() == curve.n_rows.size() && curve.p99.size() == curve.n_rows.size() &&
+                   curve.worst.size() == curve.n_rows.size(),
+               "one error a size");
+    }
+  }
+  if (request.policy == BudgetPolicy::profile && !(request.limits.max_head_error > 0)) {
+    SH_CHECK(request.shares.size() == n_heads, "one share a head");
+    for (const float share : request.shares)
+      SH_CHECK(share >= 0 && std::isfinite(share), "shares are not negative");
+  }
+}
+
+}  // namespace
+
+std::span<const double> errors_of(const ErrorCurve& curve, CurveError which) {
+  switch (which) {
+    case CurveError::mean_square:
+      return curve.mean_square;
+    case CurveError::p99:
+      return curve.p99;
+    case CurveError::worst:
+      return curve.worst;
+  }
+  return {};
+}
+
+int64_t count_keepable(std::span<const float> scores) {
+  return std::count_if(scores.begin(), scores.end(), can_be_kept);
+}
+
+Allocation::Allocation(const BudgetRequest& request)
+    : block_rows_(request.limits.block_rows),
+      rows_left_(limit_or_unlimited(request.limits.max_region_rows)),
+      blocks_left_(limit_or_unlimited(request.limits.max_blocks)),
+      kept_(request.scores.size(), 0) {
+  for (size_t head = 0; head < request.scores.size(); ++head) {
+    const int64_t n_fixed = request.fixed_rows[head], n_fixed_blocks = n_blocks(n_fixed, block_rows_);
+    n_keepable_.push_back(count_keepable(request.scores[head]));
+    spare_.push_back(n_fixed_blocks * block_rows_ - n_fixed);
+    blocks_left_ -= n_fixed_blocks;
+  }
+}
+
+bool Allocation::take(size_t head) {
+  if (is_full(head) || rows_left_ == 0) return false;
+  if (spare_[head] == 0) {
+    if (blocks_left_ == 0) return false;
+    --blocks_left_;
+    spare_[head] = block_rows_;
+  }
+  --spare_[head];
+  --rows_left_;
+  ++kept_[head];
+  return true;
+}
+
+void share_evenly(Allocation& allocation) {
+  std::vector<size_t> open(allocation.n_heads());
+  std::iota(open.begin(), open.end(), size_t{0});
+  while (!open.empty()) {
+    std::vector<size_t> still_open;
+    for (const size_t head : open)
+      if (allocation.take(head)) still_open.push_back(head);
+    open = std::move(still_open);
+  }
+}
+
+Result<std::vector<int64_t>> plan_budget(const BudgetRequest& request) {
+  check_inputs(request);
+  const BudgetLimits& limits = request.limits;
+  SH_RETURN_IF_ERROR(check_limits(limits));
+  Allocation allocation(request);
   if (allocation.blocks_left() < 0)
     return Error{
         ErrorKind::invalid_argument,
@@ -115,10 +216,20 @@ Result<std::vector<int64_t>> plan_budget(BudgetPolicy policy, std::span<const st
             "ask for a lower ratio or pin less",
             limits.max_blocks - allocation.blocks_left(), limits.block_rows, -allocation.blocks_left(),
             limits.max_blocks)};
-  if (policy == BudgetPolicy::uniform)
-    share_evenly(scores, allocation);
-  else
-    share_by_score(scores, allocation);
+  if (limits.max_head_error > 0) return meet_target(request);
+  switch (request.policy) {
+    case BudgetPolicy::uniform:
+      share_evenly(allocation);
+      break;
+    case BudgetPolicy::global:
+      share_by_score(request.scores, allocation);
+      break;
+    case BudgetPolicy::sensitivity:
+      return share_by_sensitivity(request);
+    case BudgetPolicy::profile:
+      share_by_profile(request.shares, allocation);
+      break;
+  }
   return allocation.kept();
 }
 

@@ -148,7 +148,9 @@ Result<Solution> solve(const CompactionMethod& method, const ProblemSource& sour
   SH_ASSIGN(const auto scores, score_heads(method, source, options, context));
   std::vector<int64_t> fixed_rows;
   for (int64_t head = 0; head < source.n_heads(); ++head) fixed_rows.push_back(source.n_fixed_rows(head));
-  SH_ASSIGN(const std::vector<int64_t> budget, plan_budget(method.budget, scores, fixed_rows, limits));
+  SH_ASSIGN(
+      const std::vector<int64_t> budget,
+      plan_budget({.policy = method.budget, .scores = scores, .fixed_rows = fixed_rows, .limits = limits}));
   solution.times.select_seconds = select_time.seconds();
 
   const Stopwatch fit_time;

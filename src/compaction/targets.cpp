@@ -8,9 +8,6 @@
 namespace sh::compaction {
 namespace {
 
-// Below this share of the original attention what is left is renormalised on its own: f32 shares lose their
-// meaning there.
-constexpr float kLostMass = 1e-10f;
 // 1 - π of a smaller rest is rounding of two log-sum-exps.
 constexpr float kMinRestMass = 1e-6f;
 
@@ -57,10 +54,7 @@ void TargetMaker::add(std::span<const int64_t> queries, FitTargets& targets, int
 void TargetMaker::add_query(int64_t query, int64_t i, FitTargets& targets, int64_t target) {
   const int64_t dv = problem_.values.cols;
   const bool has_rest = problem_.out.rows > 0;
-  const float share = has_rest ? softmax_.share(query, softmax_.lse(i)) : (softmax_.sum(i) > 0 ? 1.0f : 0.0f);
-  const float factor = softmax_.sum(i) > 0 ? share / softmax_.sum(i) : 0.0f;
-  float rest_mass = has_rest ? 1.0f - share : 0.0f;
-  if (rest_mass < kMinRestMass) rest_mass = 0;
+  const auto [share, factor, rest_mass] = split_attention(problem_, softmax_, query, i);
   const size_t t = static_cast<size_t>(target);
   float* exact = targets.exact.row(target);
   float* rest_output = targets.rest_output.row(target);
@@ -135,6 +129,16 @@ QuerySplit split_queries(std::span<const int64_t> queries, int32_t holdout_every
   split.n_fit = static_cast<int64_t>(split.queries.size());
   split.queries.insert(split.queries.end(), held_out.begin(), held_out.end());
   return split;
+}
+
+AttentionSplit split_attention(const HeadProblem& problem, const RegionSoftmax& softmax, int64_t query,
+                               int64_t i) {
+  const bool has_rest = problem.out.rows > 0;
+  const float share = has_rest ? softmax.share(query, softmax.lse(i)) : (softmax.sum(i) > 0 ? 1.0f : 0.0f);
+  const float rest_mass = has_rest ? 1.0f - share : 0.0f;
+  return {.share = share,
+          .factor = softmax.sum(i) > 0 ? share / softmax.sum(i) : 0.0f,
+          .rest_mass = rest_mass < kMinRestMass ? 0.0f : rest_mass};
 }
 
 FitTargets make_targets(const HeadProblem& problem, const QuerySplit& split, std::span<const int32_t> fitted,

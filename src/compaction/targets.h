@@ -22,6 +22,20 @@ struct QuerySplit {
 /// lie interleaved, and a fixed place would hold out one head only.
 QuerySplit split_queries(std::span<const int64_t> queries, int32_t holdout_every);
 
+/// Below this share of its original attention a query is lost: what is left is renormalised on its own, because
+/// f32 shares lose their meaning there.
+inline constexpr float kLostMass = 1e-10f;
+
+/// How a query's attention over all rows divides.
+struct AttentionSplit {
+  float share;      // π: the part of the region; 0 for a query that sees nothing of it
+  float factor;     // what turns weights of RegionSoftmax into shares of the whole
+  float rest_mass;  // the part of the rows outside; 0 if the problem does not say, or it is rounding
+};
+/// Shapes:  query indexes the problem, i the tile that the softmax has computed.
+AttentionSplit split_attention(const HeadProblem& problem, const RegionSoftmax& softmax, int64_t query,
+                               int64_t i);
+
 /// For each query, in units where all of its original attention is 1: with weights w and values v of the fitted
 /// rows,   output ≈ (Σ_j w_j · mass_j · v_j + rest_output) / (Σ_j w_j · mass_j + rest_mass).
 /// The rest is everything but the fitted rows: rows outside the region and kept rows that no fit moves.

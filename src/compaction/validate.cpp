@@ -9,7 +9,7 @@ namespace sh::compaction {
 namespace {
 
 constexpr float kMinTotalMass = 1e-30f;
-constexpr float kMaxError = 1e15f;  // so that sums of squares stay finite
+constexpr float kMaxError = 1e15f;
 constexpr double kMinMassRatio = 1e-6;
 
 }  // namespace
@@ -36,7 +36,6 @@ Approximation approximate(const FitTargets& targets, std::span<const float> weig
                    .c_stride = dv + 1});
   Approximation result{Mat<float>(n, dv), std::vector<float>(static_cast<size_t>(n)),
                        std::vector<float>(static_cast<size_t>(n))};
-  const float norm = targets.mean_exact_norm > 0 ? static_cast<float>(targets.mean_exact_norm) : 1.0f;
   for (int64_t i = 0; i < n; ++i) {
     const size_t query = static_cast<size_t>(i);
     const float mass = std::max(sums(i, dv) + targets.rest_mass[query], kMinTotalMass);
@@ -49,10 +48,14 @@ Approximation approximate(const FitTargets& targets, std::span<const float> weig
       square += difference * difference;
     }
     result.total_mass[query] = mass;
-    const float error = std::sqrt(square) / norm;
-    result.error[query] = error <= kMaxError ? error : kMaxError;  // NaN too
+    result.error[query] = relative_error(std::sqrt(square), targets.mean_exact_norm);
   }
   return result;
+}
+
+float relative_error(float norm_of_difference, double mean_exact_norm) {
+  const float error = norm_of_difference / (mean_exact_norm > 0 ? static_cast<float>(mean_exact_norm) : 1.0f);
+  return error <= kMaxError ? error : kMaxError;  // NaN too
 }
 
 ErrorSummary summarise(std::span<const float> errors) {

@@ -22,6 +22,10 @@ struct Approximation {
 Approximation approximate(const FitTargets& targets, std::span<const float> weights, MatView<const float> values,
                           const kernels::KernelSet& kernels);
 
+/// ‖approximate - exact‖ relative to the mean norm of exact outputs, as it is if that is 0; at most 1e15, so that
+/// sums of squares stay finite, and 1e15 for NaN.
+float relative_error(float norm_of_difference, double mean_exact_norm);
+
 /// What errors of a set of queries come to. All 0 for no queries.
 struct ErrorSummary {
   double mean = 0, mean_square = 0, p99 = 0, worst = 0;
