@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "base/result.h"
 #include "kv/layout.h"
@@ -86,6 +87,8 @@ class BlockPool {
   /// others may use the budget.
   void release(std::span<const BlockId> blocks);
   int32_t n_references(BlockId block) const;
+  /// Whether each has more than one reference; one hold of the lock for what a decode step asks of all heads.
+  std::vector<bool> are_shared(std::span<const BlockId> blocks) const;
   /// What the budget has left beside claims.
   int64_t bytes_available() const;
   /// How many more blocks of the arena the budget allows.

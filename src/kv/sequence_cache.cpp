@@ -59,12 +59,29 @@ SequenceCache& SequenceCache::operator=(SequenceCache&& other) noexcept {
 
 // --- A step: reserve, append, commit or rollback ---
 
-SequenceCache::Growth SequenceCache::growth(int32_t arena, const HeadCache& cache, int64_t n_tokens) const {
+std::vector<bool> SequenceCache::shared_tails() const {
+  std::vector<BlockId> tails;
+  for (const std::vector<HeadCache>& layer : heads_) {
+    for (const HeadCache& cache : layer) {
+      if (!cache.blocks.empty()) tails.push_back(cache.blocks.back().block);
+    }
+  }
+  const std::vector<bool> of_tails = pool_->are_shared(tails);
+  std::vector<bool> result;
+  auto next = of_tails.begin();
+  for (const std::vector<HeadCache>& layer : heads_) {
+    for (const HeadCache& cache : layer) result.push_back(!cache.blocks.empty() && *next++);
+  }
+  return result;
+}
+
+SequenceCache::Growth SequenceCache::growth(int32_t arena, const HeadCache& cache, int64_t n_tokens,
+                                            bool tail_is_shared) const {
   Growth result;
   const BlockEntry* tail = cache.blocks.empty() ? nullptr : &cache.blocks.back();
   const int64_t n_room = tail == nullptr || tail->is_sealed ? 0 : kBlockRows - tail->n_rows;
   if (n_room > 0) {
-    result.copies_tail = pool_->n_references(tail->block) > 1;
+    result.copies_tail = tail_is_shared;
     result.annotates_tail = !tail->is_annotated && tail->first_pos + tail->n_rows != identity_.next_pos;
   }
   result.n_blocks = n_blocks_for(std::max<int64_t>(0, n_tokens - n_room));
@@ -103,11 +120,16 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
                  fmt::format("KV cache: {} tokens after {} are more positions than can be numbered", n_tokens,
                              identity_.next_pos.value)};
   if (n_tokens == 0) return {};
+  // A tail that is shared now may be alone when it is copied; the copy is then needless, not wrong.
+  const std::vector<bool> tail_is_shared = shared_tails();
+  std::vector<Growth> growths;
+  growths.reserve(tail_is_shared.size());
   int64_t n_blocks = 0, n_bytes = 0;
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
     const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
     for (const HeadCache& cache : heads_[layer]) {
-      const Growth need = growth(arena, cache, n_tokens);
+      const Growth need = growth(arena, cache, n_tokens, tail_is_shared[growths.size()]);
+      growths.push_back(need);
       n_blocks += need.n_blocks + need.copies_tail;
       n_bytes += need.n_bytes;
     }
@@ -121,10 +143,10 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
             "conversation, or raise the cache budget",
             n_tokens, identity_.next_pos.value, n_blocks, n_bytes, pool_->bytes_available(),
             pool_->stats().bytes_budget)};
+  auto next = growths.begin();
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
     const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
-    // Asked again: a tail that was shared may not be any more, and then needs less than was claimed.
-    for (HeadCache& cache : heads_[layer]) grow(arena, cache, growth(arena, cache, n_tokens), *claim);
+    for (HeadCache& cache : heads_[layer]) grow(arena, cache, *next++, *claim);
   }
   n_reserved_ = n_tokens;
   return {};
@@ -226,7 +248,11 @@ void SequenceCache::drop_from(Pos end) {
 }
 
 std::vector<BlockId> SequenceCache::all_blocks() const {
+  size_t n_blocks = 0;
+  for (const std::vector<HeadCache>& layer : heads_)
+    for (const HeadCache& cache : layer) n_blocks += cache.blocks.size();
   std::vector<BlockId> blocks;
+  blocks.reserve(n_blocks);
   for (const std::vector<HeadCache>& layer : heads_) {
     for (const HeadCache& cache : layer) {
       for (const BlockEntry& entry : cache.blocks) blocks.push_back(entry.block);

@@ -168,7 +168,9 @@ class SequenceCache {
     int64_t n_blocks = 0;  // new ones, the copy not counted
     int64_t n_bytes = 0;
   };
-  Growth growth(int32_t arena, const HeadCache& cache, int64_t n_tokens) const;
+  Growth growth(int32_t arena, const HeadCache& cache, int64_t n_tokens, bool tail_is_shared) const;
+  /// Whether the last block of each head is shared, head by head in the order of layers.
+  std::vector<bool> shared_tails() const;
   void grow(int32_t arena, HeadCache& cache, const Growth& growth, BlockPool::Claim& claim);
   Pos last_pos(const BlockEntry& entry) const;
   /// Tokens of the open step that the head already has.

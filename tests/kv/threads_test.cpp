@@ -84,7 +84,8 @@ bool is_right(const Tagged& tagged) {
       const SequenceCache::DecodedHead rows = tagged.cache.decode_head(best_kernels(), layer, head);
       if (rows.pos.size() != tagged.rows.size()) return false;
       for (size_t row = 0; row < tagged.rows.size(); ++row) {
-        const auto [pos, tag] = tagged.rows[row];
+        const Pos pos = tagged.rows[row].first;
+        const float tag = tagged.rows[row].second;
         const float* key = rows.keys.row(static_cast<int64_t>(row));
         const float* value = rows.values.row(static_cast<int64_t>(row));
         if (rows.pos[row] != pos || std::any_of(key, key + rows.keys.cols, [&](float x) { return x != tag; }) ||
