@@ -18,7 +18,8 @@ struct CommandName {
 };
 constexpr CommandName kCommandNames[] = {{kServe, "serve"}, {kComplete, "complete"}, {kChat, "chat"},
                                          {kBench, "bench"}, {kEval, "compact-eval"}, {kTokenize, "tokenize"},
-                                         {kInspect, "inspect"}, {kLogits, "logits"}, {kMakeModel, "make-model"}};
+                                         {kInspect, "inspect"}, {kLogits, "logits"}, {kMakeModel, "make-model"},
+                                         {kMakeRecall, "make-recall"}};
 
 /// A spelling of a flag and what it sets.
 struct Spelling {

@@ -27,7 +27,8 @@ enum Command : uint32_t {
   kInspect = 64,
   kLogits = 128,
   kMakeModel = 256,
-  kAllCommands = 511,
+  kMakeRecall = 512,
+  kAllCommands = 1023,
 };
 std::string_view name_of(Command command);
 
@@ -61,6 +62,17 @@ struct EvalParams {
   std::vector<double> ratios = {2, 4, 8, 16};
   int64_t n_documents = 5;
   std::string json_path;
+  std::string html_path;
+};
+
+/// What make-recall writes.
+struct RecallParams {
+  std::vector<std::string> text_files;
+  std::vector<int64_t> n_tokens = {4096};
+  int64_t n_documents = 10, n_facts = 20, seed = 1;
+  std::string patterns_path;            // "": the built-in ones
+  std::vector<std::string> kinds;       // empty: all
+  bool has_instruction = true;
 };
 
 /// What bench runs: every combination of the lists. An empty list stands for the default that the table shows.
@@ -76,7 +88,7 @@ struct BenchParams {
   std::string compact_method;           // "": nothing is compacted
 };
 
-/// Settings of tokenize, inspect, logits and make-model.
+/// Settings of tokenize, inspect, logits, make-model and make-recall.
 struct ToolParams {
   bool prints_ids_only = false;
   bool adds_bos = true;
@@ -97,6 +109,7 @@ struct ProgramParams {
   ServerParams server;
   ChatParams chat;
   EvalParams eval;
+  RecallParams recall;
   BenchParams bench;
   ToolParams tool;
   bool displays_prompt = false;         // complete: the prompt before the answer

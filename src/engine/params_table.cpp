@@ -2,6 +2,7 @@
 // The table of flags. Names and defaults follow llama.cpp of August 2026 wherever it has the flag.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -212,6 +213,15 @@ Result<void> add_numbers(std::vector<int64_t>& out, const std::string& value, in
       out.push_back(at);
     }
   }
+  return {};
+}
+
+Result<void> set_recall_tokens(P& p, const std::string& value) {
+  p.recall.n_tokens.clear();
+  SH_RETURN_IF_ERROR(add_numbers(p.recall.n_tokens, value, 64));
+  std::vector<int64_t>& lengths = p.recall.n_tokens;
+  std::sort(lengths.begin(), lengths.end());
+  lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
   return {};
 }
 
@@ -427,6 +437,20 @@ std::vector<Flag> make_table() {
   t.push_back(number(g, {"--docs"}, nullptr, "N", kEval, "documents of each file at most", [](P& p) -> auto& { return p.eval.n_documents; }, 1));
   t.push_back(text(g, {"--json"}, nullptr, "FILE", kEval, "write the result there too, and one line per question to FILE.items.jsonl",
                    [](P& p) -> auto& { return p.eval.json_path; }));
+  t.push_back(text(g, {"--html"}, nullptr, "FILE", kEval, "write a page with the table and plots there too, self-contained", [](P& p) -> auto& { return p.eval.html_path; }));
+
+  g = "make-recall";
+  t.push_back(list(g, {"--text"}, "FILE", kMakeRecall, "text that the facts are put into; may be given more than once", [](P& p) -> auto& { return p.recall.text_files; }));
+  t.push_back(custom(g, {"--tokens"}, nullptr, "LIST", kMakeRecall, "lengths of documents in tokens; several lengths make one file each, NAME-LENGTH.jsonl", set_recall_tokens,
+                     [](const P& p) { return fmt::format("{}", fmt::join(p.recall.n_tokens, ",")); }));
+  t.push_back(number(g, {"--docs"}, nullptr, "N", kMakeRecall, "documents of each length", [](P& p) -> auto& { return p.recall.n_documents; }, 1, 10000));
+  t.push_back(number(g, {"--facts"}, nullptr, "N", kMakeRecall, "facts in a document, a question each", [](P& p) -> auto& { return p.recall.n_facts; }, 1, 10000));
+  t.push_back(list(g, {"--kinds"}, "LIST", kMakeRecall, "kinds of questions (docs/make-recall.md); default: all",
+                   [](P& p) -> auto& { return p.recall.kinds; }));
+  t.push_back(number(g, {"-s", "--seed"}, nullptr, "N", kMakeRecall, "the same seed gives the same file", [](P& p) -> auto& { return p.recall.seed; }, 0));
+  t.push_back(text(g, {"--patterns"}, nullptr, "FILE", kMakeRecall, "sentences, questions and values of your own (docs/make-recall.md)", [](P& p) -> auto& { return p.recall.patterns_path; }));
+  t.push_back(on_off(g, {"--instruction"}, {"--no-instruction"}, nullptr, kMakeRecall, "put a standing instruction (end every reply with a word) at the start of each document",
+                     [](P& p) -> auto& { return p.recall.has_instruction; }));
 
   g = "bench";
   t.push_back(list(g, {"-m", "--model"}, "FILES", kBench, "model files (GGUF)", [](P& p) -> auto& { return p.bench.model_paths; }));
@@ -456,7 +480,7 @@ std::vector<Flag> make_table() {
   t.push_back(on_off(g, {"--stdin"}, {}, nullptr, kTokenize, "read the text from the standard input", [](P& p) -> auto& { return p.tool.reads_stdin; }));
   t.push_back(on_off(g, {"--json"}, {}, nullptr, kInspect, "print JSON", [](P& p) -> auto& { return p.tool.prints_json; }));
   t.push_back(custom(g, {"--ids"}, nullptr, "LIST", kLogits, "token ids, comma separated", set_token_ids, {}, true));
-  t.push_back(text(g, {"-o", "--output"}, nullptr, "FILE", kLogits | kMakeModel, "file to write", [](P& p) -> auto& { return p.tool.output_path; }));
+  t.push_back(text(g, {"-o", "--output"}, nullptr, "FILE", kLogits | kMakeModel | kMakeRecall, "file to write", [](P& p) -> auto& { return p.tool.output_path; }));
   t.push_back(text(g, {"--arch"}, nullptr, "NAME", kMakeModel, "architecture of the file: llama, qwen2, qwen3", [](P& p) -> auto& { return p.tool.arch; }));
   t.push_back(text(g, {"--shape"}, nullptr, "NAME", kMakeModel, "size of the model that it has the shape of: 0.5B, 0.6B, 1B, ...", [](P& p) -> auto& { return p.tool.shape; }));
   t.push_back(custom(g, {"--type"}, nullptr, "TYPE", kMakeModel, "format of the matrices: f16, q8_0, q4_0, q4_K, ...",

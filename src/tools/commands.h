@@ -20,6 +20,7 @@ int tokenize_command(Arguments arguments);
 int inspect_command(Arguments arguments);
 int logits_command(Arguments arguments);
 int make_model_command(Arguments arguments);
+int make_recall_command(Arguments arguments);
 int compact_eval_command(Arguments arguments);
 int serve_command(Arguments arguments);
 

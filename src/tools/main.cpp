@@ -25,6 +25,7 @@ constexpr Subcommand kCommands[] = {
     {"inspect", "show what a model file holds", inspect_command},
     {"logits", "write the logits of a token sequence to a .npy file", logits_command},
     {"make-model", "write a model file of a known shape with random weights, to measure speed with", make_model_command},
+    {"make-recall", "put facts and questions about them into your own text, for compact-eval", make_recall_command},
     {"compact-eval", "measure what a compacted cache still knows", compact_eval_command},
     {"help", "this text; `help --markdown` prints docs/flags.md", help_command},
 };

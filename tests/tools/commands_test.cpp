@@ -250,7 +250,7 @@ TEST(Commands, BadFlagsAndFilesAreErrorsWithAMessage) {
 }
 
 TEST(Commands, HelpAndVersionSucceed) {
-  for (const char* command : {"complete", "chat", "bench", "tokenize", "inspect", "logits", "make-model"}) {
+  for (const char* command : {"complete", "chat", "bench", "tokenize", "inspect", "logits", "make-model", "make-recall"}) {
     EXPECT_TRUE(contains(output_of({command, "--help"}), std::string("usage: shorthand ") + command));
     EXPECT_TRUE(contains(output_of({command, "--version"}), "version: "));
   }

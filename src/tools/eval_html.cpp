@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT
+#include "tools/eval_html.h"
+
+#include <fmt/format.h>
+
+#include <map>
+
+#include "tools/eval_plots.h"
+#include "tools/eval_result.h"
+#include "tools/svg_plot.h"
+
+namespace sh::tools {
+
+namespace {
+
+using namespace eval_page;
+
+constexpr std::string_view kStyle =
+#include "tools/eval_html_style.inl"
+    ;
+constexpr std::string_view kScript =
+#include "tools/eval_html_script.inl"
+    ;
+
+// ---- table ----
+
+struct Column {
+  const char* key;
+  const char* title;
+  const char* meaning;
+  double scale;
+  const char* format;  // nullptr: words
+};
+constexpr Column kColumns[] = {
+    {"context", "context", "", 1, nullptr},
+    {"method", "method", "", 1, nullptr},
+    {"verdict", "verdict", "", 1, nullptr},
+    {"ratio", "asked", "compression asked for", 1, "{:g}x"},
+    {"real_ratio", "real", "bytes of the whole cache before / after", 1, "{:.2f}x"},
+    {"bytes_after", "KiB", "bytes of the whole cache after", 1.0 / 1024, "{:.0f}"},
+    {"n_docs", "docs", "documents measured", 1, "{:g}"},
+    {"n_refused", "refused", "documents that could not be compacted so far", 1, "{:g}"},
+    {"recall", "answers", "share of right answers", 100, "{:.1f} %"},
+    {"recall_ci", "95 %", "interval of the share of right answers, over documents", 100, "{:.1f}"},
+    {"recall_of_full", "of full", "share right among those that the full cache answers rightly", 100, "{:.1f} %"},
+    {"kl_median", "KL median", "nats a token", 1, "{:.2e}"},
+    {"kl_mean", "KL mean", "nats a token", 1, "{:.2e}"},
+    {"kl_ci", "95 %", "interval of the mean KL, over documents", 1, "{:.1e}"},
+    {"kl_p99", "KL p99", "nats a token", 1, "{:.2e}"},
+    {"top1", "top-1", "same likeliest token", 100, "{:.1f} %"},
+    {"confident_flips", "flips", "likeliest token differs where the full cache was sure", 100, "{:.1f} %"},
+    {"delta_nll", "ΔNLL", "added nats a token", 1, "{:+.4f}"},
+    {"recovery", "recovery", "share of the context's help that is left", 1, "{:.3f}"},
+    {"recovery_top_decile", "top decile", "the same over the tokens that the context helps most", 1, "{:.3f}"},
+    {"seconds.total", "seconds", "of one compaction", 1, "{:.3g}"},
+    {"decode_tps_before", "tok/s before", "decoding from the full cache", 1, "{:.0f}"},
+    {"decode_tps_after", "after", "decoding from the compacted cache", 1, "{:.0f}"},
+    {"fallback_heads", "unfitted heads", "share of heads where validation chose the rows without their fit", 100,
+     "{:.1f} %"},
+};
+
+/// A cell's text and what it is sorted by; both empty when nothing was measured.
+std::pair<std::string, std::string> cell_of(const Json& row, const Column& column) {
+  if (column.format == nullptr) {
+    const std::string text = words(row, column.key);
+    return {text, text};
+  }
+  const auto shown = [&](double value) { return fmt::format(fmt::runtime(column.format), column.scale * value); };
+  if (const auto [low, high] = interval(row, column.key); std::isfinite(low))
+    return {fmt::format("{} – {}", shown(low), shown(high)), fmt::format("{}", low)};
+  const double value = figure(row, column.key);
+  return std::isfinite(value) ? std::pair(shown(value), fmt::format("{}", value))
+                              : std::pair(std::string(), std::string());
+}
+
+std::string table_section(const Json& result, const Choices& choices) {
+  const std::vector<const Json*> rows = objects(result, "rows");
+  std::vector<const Column*> columns;
+  for (const Column& column : kColumns)
+    if (std::any_of(rows.begin(), rows.end(),
+                    [&](const Json* row) { return !cell_of(*row, column).first.empty(); }))
+      columns.push_back(&column);
+  std::string out =
+      "<section><h2>Table</h2>\n<p>Press a heading to sort. What was not measured is blank.</p>\n<div "
+      "class=\"scroll\"><table><thead><tr>";
+  const auto alignment = [](const Column* column) { return column->format == nullptr ? " class=\"words\"" : ""; };
+  for (const Column* column : columns)
+    out += fmt::format("<th scope=\"col\"{}><button type=\"button\" title=\"{}\">{}</button></th>",
+                       alignment(column), escape_html(column->meaning), column->title);
+  out += "</tr></thead>\n<tbody>\n";
+  for (const Json* row : rows) {
+    out += fmt::format("<tr data-context=\"{}\">", choices.context(words(*row, "context")));
+    for (const Column* column : columns) {
+      const auto [text, key] = cell_of(*row, *column);
+      out += fmt::format("<td{} data-v=\"{}\">{}</td>", alignment(column), escape_html(key), escape_html(text));
+    }
+    out += "</tr>\n";
+  }
+  return out + "</tbody></table></div></section>\n";
+}
+
+// ---- the page ----
+
+std::string model_line(const Json& result) {
+  std::string out = words(result, "model.arch");
+  const auto add = [&](const std::string& text) { out += (out.empty() || text.empty() ? "" : ", ") + text; };
+  if (has_figure(result, "model.n_layer")) add(fmt::format("{:g} layers", figure(result, "model.n_layer")));
+  if (has_figure(result, "model.n_head_kv")) add(fmt::format("{:g} KV heads", figure(result, "model.n_head_kv")));
+  if (has_figure(result, "model.kv_bytes_per_token"))
+    add(fmt::format("{:g} KV bytes a token", figure(result, "model.kv_bytes_per_token")));
+  add(words(result, "machine"));
+  if (has_figure(result, "threads")) add(fmt::format("{:g} threads", figure(result, "threads")));
+  if (const std::string kernels = words(result, "kernels"); !kernels.empty()) add("kernels " + kernels);
+  if (const std::string commit = words(result, "commit"); !commit.empty()) add("commit " + commit);
+  return out;
+}
+
+std::string select(const char* id, const char* label, const std::vector<std::string>& options, size_t chosen,
+                   bool has_all) {
+  if (options.size() < 2) return "";
+  std::string out = fmt::format("<label>{} <select id=\"{}\">", label, id);
+  for (size_t i = 0; i < options.size(); ++i)
+    out += fmt::format("<option value=\"{}\"{}>{}</option>", i, i == chosen ? " selected" : "",
+                       escape_html(options[i]));
+  return out + (has_all ? "<option value=\"all\">all</option>" : "") + "</select></label>\n";
+}
+
+std::string controls(const Choices& choices, bool has_heads, bool has_anchor_series) {
+  std::vector<std::string> ratios;
+  size_t nearest = 0;  // to 8x
+  for (size_t i = 0; i < choices.ratios.size(); ++i) {
+    ratios.push_back(compression(choices.ratios[i]));
+    if (std::fabs(std::log2(choices.ratios[i] / 8)) < std::fabs(std::log2(choices.ratios[nearest] / 8)))
+      nearest = i;
+  }
+  std::string out = "<nav class=\"controls\">\n" + select("context", "Context", choices.contexts, 0, true) +
+                    select("ratio", "Ratio", ratios, nearest, true);
+  if (has_heads) out += select("method", "Heat map of", choices.methods, choices.methods.size() - 1, true);
+  out += "<div class=\"legend\">";
+  const auto chip = [&](size_t style, const std::string& label) {
+    out += fmt::format("<label><input type=\"checkbox\" checked data-toggle=\"{}\">{}{}</label>", style,
+                       legend_mark(style, !is_quantised_whole(label)), escape_html(label));
+  };
+  for (size_t m = 0; m < choices.methods.size(); ++m) chip(m, choices.methods[m]);
+  if (has_anchor_series)
+    for (const char* anchor : {"full", "none"}) chip(choices.style(anchor), anchor);
+  return out + "</div></nav>\n";
+}
+
+/// JSON that may stand in a script element: no '<' in it can end that.
+std::string embedded(const Json& result) {
+  std::string out;
+  for (const char c : dump_json(result)) {
+    if (c == '<')
+      out += "\\u003c";
+    else
+      out += c;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string eval_html(const Json& result) {
+  const Choices choices = choices_of(result);
+  const bool has_breakdowns = !objects(result, "depths").empty() || !objects(result, "kinds").empty();
+  const std::string title = escape_html("Compaction of " + words(result, "model.file"));
+  std::string out =
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" "
+      "content=\"width=device-width, initial-scale=1\">\n";
+  out += fmt::format("<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n<header><h1>{}</h1>\n<p>{}</p>\n",
+                     title, kStyle, title, escape_html(model_line(result)));
+  out += fmt::format(
+      "<p class=\"command\"><code>{}</code></p>\n<p><a id=\"save\" hidden>Save the figures as "
+      "JSON</a></p></header>\n",
+      escape_html(words(result, "command")));
+  out += controls(choices, !objects(result, "heads").empty(), has_breakdowns);
+  out += "<main>\n" + table_section(result, choices) + quality_section(result, choices) +
+         seconds_section(result, choices) + heat_section(result, choices) + recall_sections(result, choices);
+  out += fmt::format(
+      "</main>\n<script type=\"application/json\" "
+      "id=\"data\">{}</script>\n<script>{}</script>\n</body>\n</html>\n",
+      embedded(result), kScript);
+  return out;
+}
+
+void add_breakdowns(Json& result, const std::vector<Json>& items) {
+  struct Group {
+    Json entry;
+    int64_t n = 0, n_right = 0;
+  };
+  struct Breakdown {
+    std::vector<Group> groups;  // in the order of the items
+    std::map<std::string, size_t> index;
+
+    void add(const Json& item, const char* key, Json value, bool is_right) {
+      Json entry = {{"context", item["context"]},
+                    {"method", item["method"]},
+                    {"ratio", item["ratio"]},
+                    {key, std::move(value)}};
+      const auto [at, is_new] = index.emplace(dump_json(entry), groups.size());
+      if (is_new) groups.push_back({std::move(entry)});
+      Group& group = groups[at->second];
+      ++group.n;
+      group.n_right += is_right;
+    }
+    Json list() const {
+      Json out = Json::array();
+      for (const Group& group : groups) {
+        Json entry = group.entry;
+        entry["n"] = group.n;
+        entry["recall"] = static_cast<double>(group.n_right) / static_cast<double>(group.n);
+        out.push_back(std::move(entry));
+      }
+      return out;
+    }
+  };
+  Breakdown depths, kinds;
+  for (const Json& item : items) {
+    const Json* right = find(item, "right");
+    if (right == nullptr || !right->is_boolean() || !item.contains("context") || !item.contains("method") ||
+        !item.contains("ratio"))
+      continue;
+    const bool is_right = right->get<bool>();
+    if (const double depth = figure(item, "depth"); depth >= 0 && depth <= 1)
+      depths.add(item, "depth", (std::min(9.0, std::floor(10 * depth)) * 10 + 5) / 100, is_right);
+    if (const std::string kind = words(item, "kind"); !kind.empty()) kinds.add(item, "kind", kind, is_right);
+  }
+  result["depths"] = depths.list();
+  result["kinds"] = kinds.list();
+}
+
+}  // namespace sh::tools
