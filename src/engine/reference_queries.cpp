@@ -14,7 +14,6 @@ namespace {
 using kv::Pos;
 using kv::SequenceCache;
 
-constexpr const char* kRepeatInstruction = "Repeat the text above.";
 // A piece of the repeated text is read from a fresh fork, so that its positions stay near the end of the context; it
 // starts a few tokens early, because the first tokens of a piece cannot know where in the text they are (as KVzip
 // does, arXiv 2505.23416).
@@ -84,12 +83,7 @@ Result<QuerySets> repeat_prefill(Executor& executor, const SequenceCache& sequen
                                  double fraction, const GatherContext& context, Replay* replay, StudyStats* stats) {
   const Stopwatch watch;
   Engine& engine = executor.engine();
-  SH_ASSIGN(const TurnTokens turn, turn_tokens(engine));
-  std::vector<int32_t> opening = opening_tokens(engine, turn, ids);
-  const std::vector<int32_t> instruction = encode_text(engine, kRepeatInstruction);
-  opening.insert(opening.end(), instruction.begin(), instruction.end());
-  opening.insert(opening.end(), turn.user_close.begin(), turn.user_close.end());
-
+  SH_ASSIGN(const std::vector<int32_t> opening, repeat_opening(engine, ids));
   QueryCapture capture(engine.model(), engine.kv_layout(), context.max_query_bytes);
   SequenceCache base = sequence.fork();
   SH_RETURN_IF_ERROR(executor.prefill(base, opening));

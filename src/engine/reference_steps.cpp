@@ -9,6 +9,8 @@ namespace sh::engine {
 
 namespace {
 
+constexpr const char* kRepeatInstruction = "Repeat the text above.";
+
 Result<std::string> render(const Engine& engine, Json messages, bool add_generation_prompt) {
   const tokenizer::Tokenizer& tokenizer = engine.tokenizer();
   chat::PromptInput input;
@@ -34,6 +36,15 @@ std::vector<int32_t> opening_tokens(const Engine& engine, const TurnTokens& turn
   std::vector<int32_t> opening;
   if (!ends_turn(engine, ids)) opening = turn.close_turn;
   opening.insert(opening.end(), turn.user_open.begin(), turn.user_open.end());
+  return opening;
+}
+
+Result<std::vector<int32_t>> repeat_opening(const Engine& engine, std::span<const int32_t> ids) {
+  SH_ASSIGN(const TurnTokens turn, turn_tokens(engine));
+  std::vector<int32_t> opening = opening_tokens(engine, turn, ids);
+  const std::vector<int32_t> instruction = encode_text(engine, kRepeatInstruction);
+  opening.insert(opening.end(), instruction.begin(), instruction.end());
+  opening.insert(opening.end(), turn.user_close.begin(), turn.user_close.end());
   return opening;
 }
 

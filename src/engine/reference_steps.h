@@ -20,6 +20,10 @@ std::vector<int32_t> opening_tokens(const Engine& engine, const TurnTokens& turn
 bool is_cancelled(const GatherContext& context);
 Error cancelled_error();
 
+/// Tokens that lead from the end of the conversation to an answer that repeats its text.
+/// Errors: unsupported (chat template).
+Result<std::vector<int32_t>> repeat_opening(const Engine& engine, std::span<const int32_t> ids);
+
 /// Tokens of one sequence in a step that several share.
 struct StepItem {
   kv::SequenceCache* sequence;

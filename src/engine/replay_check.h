@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+// Validation that comes free: the tokens that reference queries were learnt from, fed once more to the compacted
+// cache, show what it predicts differently from the uncompacted one.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/compaction_report.h"
+#include "engine/executor.h"
+
+namespace sh::engine {
+
+/// What an uncompacted cache predicts on a replay: recorded once, compared with any number of compacted forks.
+/// Threads: const members may run in parallel, each with an executor of its own.
+class ReplayReference {
+ public:
+  /// Feeds the replay to forks of `full` and keeps the logits that predict answer tokens (those after a part's first
+  /// n_prompt): at most `max_tokens` of them, and no more than fit in `max_bytes` (a vocabulary of 150 000 needs
+  /// 0.6 MB a token). Parts are taken evenly from the whole replay, and each gives its first answer tokens.
+  /// A replay without answers, or bounds below one token, give a reference of no tokens.
+  /// Errors: out_of_memory (the pool has no room for one part beside the cache), cancelled.
+  /// Cost:   one forward for the tokens fed, in batches of n_ubatch over several parts.
+  static Result<ReplayReference> record(Executor& executor, const kv::SequenceCache& full, const Replay& replay,
+                                        int64_t max_tokens, int64_t max_bytes,
+                                        const std::atomic<bool>* cancel = nullptr);
+
+  /// Feeds the same tokens to forks of `compacted`. KL is summed in double over the whole vocabulary; a prediction
+  /// that is not finite makes all figures NaN. The verdict is left unknown.
+  /// Needs:  a cache of the same conversation, and the same model.
+  /// Errors: as record().
+  Result<ReplayCheck> compare(Executor& executor, const kv::SequenceCache& compacted,
+                              const std::atomic<bool>* cancel = nullptr) const;
+
+  int64_t n_tokens() const { return logits_.rows; }
+  int64_t n_parts() const { return static_cast<int64_t>(parts_.size()); }
+  double seconds() const { return seconds_; }  // of recording
+
+ private:
+  /// A part cut to what is compared: the logits of its last n_compared tokens are wanted.
+  struct Part {
+    std::vector<int32_t> ids;
+    int64_t n_compared = 0;
+    int64_t first_row = 0;  // in logits_
+  };
+
+  ReplayReference() = default;
+  template <typename Visit>
+  Result<void> feed(Executor& executor, const kv::SequenceCache& sequence, const std::atomic<bool>* cancel,
+                    Visit&& visit) const;
+
+  std::vector<int32_t> opening_;
+  std::vector<Part> parts_;
+  Mat<float> logits_;  // [n_tokens, n_vocab]
+  double seconds_ = 0;
+};
+
+/// A replay for a compaction whose queries came with none: about `n_tokens` of the text [begin, end) of the
+/// conversation `ids`, repeated after the conversation behind the repeat instruction, in evenly spread pieces of 32
+/// (a text's newest tokens alone would praise whatever keeps exactly those).
+/// Errors: unsupported (chat template), invalid_argument (an empty or outside range).
+Result<Replay> text_replay(const Engine& engine, std::span<const int32_t> ids, Span text, int64_t n_tokens);
+
+}  // namespace sh::engine
