@@ -20,19 +20,21 @@ struct VerdictScale {
 };
 
 /// Measures the scale on the first 512 of `ids`: they are read into a cache of their own (f16, outside the engine's
-/// pool), 128 of them repeated behind the repeat instruction (without a chat template that allows it: the 128 that
-/// follow, predicted), once as it is and once with its rows rounded to each format and back, in blocks of 32
+/// pool), 256 of them repeated behind the repeat instruction (without a chat template that allows it: what follows
+/// them predicted), once as it is and once with its rows rounded to each format and back, in blocks of 32
 /// elements of a row (the last one shorter where a head is narrow).
 /// Errors: cancelled, out_of_memory. Fewer than 64 ids give NaN, no error.
-/// Cost:   forwards of some 1300 tokens; two caches of 512 tokens.
+/// Cost:   forwards of some 1600 tokens; two caches of 512 tokens; logits of 256 tokens, 256 MiB at most.
 Result<VerdictScale> measure_verdict_scale(Executor& executor, std::span<const int32_t> ids,
                                            const std::atomic<bool>* cancel = nullptr);
 
+/// What a replay consists of. To repeat a text word for word asks more of a cache than to answer questions on it.
+enum class ReplayKind { answers, repetition };
+
 /// The word for a replay: transparent (KL no more than that of q8_0 keys and values), good (no more than that of
-/// q4_0, and less than 5 % of the confident predictions changed), gist, reject; unknown without tokens or scale.
-/// Figures that are not finite are rejected.
-/// Source: compaction-evaluation rules of the project; the bound of gist is measured, see the constants.
-Verdict verdict_of(const ReplayCheck& check, const VerdictScale& scale);
+/// q4_0, and less than 5 % of the confident predictions changed), gist (the likeliest token is the same often enough
+/// that most answers stay), reject; unknown without tokens or scale. Figures that are not finite are rejected.
+Verdict verdict_of(const ReplayCheck& check, const VerdictScale& scale, ReplayKind kind);
 
 /// The scale of one engine's model, measured once, with the first conversation that is long enough.
 /// Threads: any; callers wait for the one that measures.
