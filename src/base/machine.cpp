@@ -32,4 +32,14 @@ int64_t resident_bytes() {
   return resident * sysconf(_SC_PAGESIZE);
 }
 
+int64_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind("VmHWM:", 0) == 0) return std::atoll(line.c_str() + 6) * 1024;
+  return 0;
+}
+void reset_peak_resident_bytes() {
+  std::ofstream("/proc/self/clear_refs") << "5";
+}
+
 }  // namespace sh

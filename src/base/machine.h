@@ -12,5 +12,8 @@ std::string machine_name();
 std::string cpu_name();
 /// Resident memory of this process; gives freed heap pages back to the operating system first, so that what remains is in use.
 int64_t resident_bytes();
+/// Highest resident memory since the start or the last reset_peak_resident_bytes(). 0 where the system does not say.
+int64_t peak_resident_bytes();
+void reset_peak_resident_bytes();
 
 }  // namespace sh

@@ -11,14 +11,15 @@
 
 #include "base/clock.h"
 #include "compaction/fit.h"
+#include "compaction/omp.h"
 #include "compaction/region.h"
 #include "compaction/score.h"
 
 namespace sh::compaction {
 namespace {
 
-// Fractions of the whole that a phase takes, for progress only.
-constexpr double kSelectPart = 0.3;
+// Where the phases of a solve end, as fractions of the whole, for progress only.
+constexpr double kScorePart = 0.3, kSelectPart = 0.5;
 
 Result<void> check_options(const SolveOptions& options) {
   const char* what = nullptr;
@@ -38,6 +39,8 @@ Result<void> check_options(const SolveOptions& options) {
     what = "accept_worst_factor must be positive";
   else if (!(options.accept_max_regret >= 0))
     what = "accept_max_regret must not be negative";
+  else if (options.chunk_tokens < 1)
+    what = "chunk_tokens must be at least 1";
   if (what == nullptr) return {};
   return Error{ErrorKind::invalid_argument, fmt::format("compaction options: {}", what)};
 }
@@ -104,11 +107,6 @@ class Phase {
   size_t n_done_ = 0;
 };
 
-std::vector<int32_t> select_rows(const CompactionMethod&, const HeadProblem&, const std::vector<float>& scores,
-                                 int64_t n_rows) {
-  return top_rows(scores, n_rows);
-}
-
 }  // namespace
 
 Result<std::vector<std::vector<float>>> score_heads(const CompactionMethod& method, const ProblemSource& source,
@@ -116,7 +114,7 @@ Result<std::vector<std::vector<float>>> score_heads(const CompactionMethod& meth
   SH_CHECK(context.pool != nullptr && context.kernels != nullptr, "a solve needs threads and kernels");
   SH_RETURN_IF_ERROR(check_options(options));
   std::vector<std::vector<float>> scores(static_cast<size_t>(source.n_heads()));
-  Phase phase(method, source, context, 0.0, kSelectPart);
+  Phase phase(method, source, context, 0.0, kScorePart);
   SH_RETURN_IF_ERROR(phase.run([&](size_t head) { return source.n_rows(static_cast<int64_t>(head)); },
                                [&](size_t head, const HeadProblem& problem) {
                                  scores[head] = score_rows(problem, method, options, *context.kernels);
@@ -124,20 +122,58 @@ Result<std::vector<std::vector<float>>> score_heads(const CompactionMethod& meth
   return scores;
 }
 
+Result<std::vector<ErrorCurve>> measure_curves(const CompactionMethod& method, const ProblemSource& source,
+                                               std::span<const std::vector<float>> scores,
+                                               const SolveOptions& options, const SolveContext& context) {
+  SH_RETURN_IF_ERROR(check_options(options));
+  std::vector<ErrorCurve> curves(static_cast<size_t>(source.n_heads()));
+  Phase phase(method, source, context, kScorePart, kScorePart);
+  SH_RETURN_IF_ERROR(phase.run([&](size_t head) { return source.n_rows(static_cast<int64_t>(head)); },
+                               [&](size_t head, const HeadProblem& problem) {
+                                 curves[head] = measure_error_curve(problem, scores[head], options, *context.kernels);
+                               }));
+  return curves;
+}
+
+Result<std::vector<std::vector<int32_t>>> select_heads(const CompactionMethod& method, const ProblemSource& source,
+                                                       std::span<const std::vector<float>> scores,
+                                                       std::span<const int64_t> budget,
+                                                       const SolveOptions& options, const SolveContext& context) {
+  SH_RETURN_IF_ERROR(check_options(options));
+  std::vector<std::vector<int32_t>> rows(static_cast<size_t>(source.n_heads()));
+  if (method.selection == Selection::attention) {
+    context.pool->run(source.n_heads(), [&](int64_t task, int) {
+      const auto head = static_cast<size_t>(task);
+      rows[head] = top_rows(scores[head], budget[head]);
+    });
+    return rows;
+  }
+  Phase phase(method, source, context, kScorePart, kSelectPart);
+  SH_RETURN_IF_ERROR(phase.run([&](size_t head) { return budget[head] * source.n_rows(static_cast<int64_t>(head)); },
+                               [&](size_t head, const HeadProblem& problem) {
+                                 OmpSelection selection =
+                                     select_omp(problem, scores[head], budget[head], method.weighting, options.omp,
+                                                options, context.cancel, *context.kernels);
+                                 std::sort(selection.picks.begin(), selection.picks.end());
+                                 rows[head] = std::move(selection.picks);
+                               }));
+  return rows;
+}
+
 Result<std::vector<CompactHead>> fit_heads(const CompactionMethod& method, const ProblemSource& source,
                                            std::span<const std::vector<float>> scores,
-                                           std::span<const int64_t> budget, const SolveOptions& options,
+                                           std::span<const std::vector<int32_t>> rows, const SolveOptions& options,
                                            const SolveContext& context) {
   SH_CHECK(context.pool != nullptr && context.kernels != nullptr, "a solve needs threads and kernels");
   SH_RETURN_IF_ERROR(check_options(options));
   std::vector<CompactHead> heads(static_cast<size_t>(source.n_heads()));
+  const auto fit = method.schedule == Schedule::chunked ? fit_head_in_chunks : fit_head;
   Phase phase(method, source, context, kSelectPart, 1.0);
-  SH_RETURN_IF_ERROR(
-      phase.run([&](size_t head) { return budget[head]; },
-                [&](size_t head, const HeadProblem& problem) {
-                  const std::vector<int32_t> rows = select_rows(method, problem, scores[head], budget[head]);
-                  heads[head] = fit_head(problem, rows, scores[head], method.fit, options, *context.kernels);
-                }));
+  SH_RETURN_IF_ERROR(phase.run([&](size_t head) { return rows[head].size(); },
+                               [&](size_t head, const HeadProblem& problem) {
+                                 heads[head] = fit(problem, rows[head], scores[head], method.fit, options,
+                                                   *context.kernels);
+                               }));
   return heads;
 }
 
@@ -148,13 +184,20 @@ Result<Solution> solve(const CompactionMethod& method, const ProblemSource& sour
   SH_ASSIGN(const auto scores, score_heads(method, source, options, context));
   std::vector<int64_t> fixed_rows;
   for (int64_t head = 0; head < source.n_heads(); ++head) fixed_rows.push_back(source.n_fixed_rows(head));
-  SH_ASSIGN(
-      const std::vector<int64_t> budget,
-      plan_budget({.policy = method.budget, .scores = scores, .fixed_rows = fixed_rows, .limits = limits}));
+  std::vector<ErrorCurve> curves;
+  if (method.budget == BudgetPolicy::sensitivity) {
+    SH_ASSIGN(curves, measure_curves(method, source, scores, options, context));
+  }
+  SH_ASSIGN(const std::vector<int64_t> budget, plan_budget({.policy = method.budget,
+                                                            .scores = scores,
+                                                            .fixed_rows = fixed_rows,
+                                                            .curves = curves,
+                                                            .limits = limits}));
+  SH_ASSIGN(const auto rows, select_heads(method, source, scores, budget, options, context));
   solution.times.select_seconds = select_time.seconds();
 
   const Stopwatch fit_time;
-  SH_ASSIGN(solution.heads, fit_heads(method, source, scores, budget, options, context));
+  SH_ASSIGN(solution.heads, fit_heads(method, source, scores, rows, options, context));
   solution.times.fit_seconds = fit_time.seconds();
   return solution;
 }

@@ -33,11 +33,23 @@ struct SolveContext {
 /// Errors: cancelled; invalid_argument (options, shapes, a head without queries for a method that needs them).
 Result<std::vector<std::vector<float>>> score_heads(const CompactionMethod& method, const ProblemSource& source,
                                                     const SolveOptions& options, const SolveContext& context);
-/// The rows that replace each head's region, `budget` of them.
+/// Error of every head against its size, for budgets by sensitivity or to a target.
+/// Errors: as score_heads().
+Result<std::vector<ErrorCurve>> measure_curves(const CompactionMethod& method, const ProblemSource& source,
+                                               std::span<const std::vector<float>> scores,
+                                               const SolveOptions& options, const SolveContext& context);
+/// The rows of each head that the method keeps, `budget` of them, increasing.
+/// Shapes: result [n_heads][budget].
+/// Errors: as score_heads().
+Result<std::vector<std::vector<int32_t>>> select_heads(const CompactionMethod& method, const ProblemSource& source,
+                                                       std::span<const std::vector<float>> scores,
+                                                       std::span<const int64_t> budget,
+                                                       const SolveOptions& options, const SolveContext& context);
+/// What replaces each head's region, from the rows kept.
 /// Errors: as score_heads().
 Result<std::vector<CompactHead>> fit_heads(const CompactionMethod& method, const ProblemSource& source,
                                            std::span<const std::vector<float>> scores,
-                                           std::span<const int64_t> budget, const SolveOptions& options,
+                                           std::span<const std::vector<int32_t>> rows, const SolveOptions& options,
                                            const SolveContext& context);
 
 struct SolveTimes {

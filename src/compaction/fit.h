@@ -29,4 +29,11 @@ namespace sh::compaction {
 CompactHead fit_head(const HeadProblem& problem, std::span<const int32_t> rows, std::span<const float> scores,
                      Fit fit, const SolveOptions& options, const kernels::KernelSet& kernels);
 
+/// The same with stretches of options.chunk_tokens positions fitted on their own: what lies in other stretches is
+/// part of the rest that a query sees. Memory and cost of a fit are those of one stretch.
+/// Source: arXiv 2602.16284, chunked compaction over one cache.
+CompactHead fit_head_in_chunks(const HeadProblem& problem, std::span<const int32_t> rows,
+                               std::span<const float> scores, Fit fit, const SolveOptions& options,
+                               const kernels::KernelSet& kernels);
+
 }  // namespace sh::compaction

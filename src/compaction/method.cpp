@@ -34,7 +34,7 @@ std::span<const CompactionMethod* const> methods() {
 
 Result<const CompactionMethod*> find_method(std::string_view name) {
   for (const CompactionMethod* method : kMethods)
-    if (name == method->name) return method;
+    if (name == method->name || (method->alias != nullptr && name == method->alias)) return method;
   return Error{ErrorKind::not_found,
                fmt::format("unknown compaction method '{}'; available: {}", name, available())};
 }

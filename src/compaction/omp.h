@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,19 +11,6 @@
 #include "kernels/kernel_set.h"
 
 namespace sh::compaction {
-
-/// On clustered synthetic heads (T/10 rows, mean of six) one key a step and eight steps a refit end within 0.3 %
-/// of the residual of a refit after every key, four keys and two steps at 3 to 4 % more, for the same number of
-/// refits.
-struct OmpOptions {
-  int32_t keys_per_step = 1;       // picked by the same correlations
-  int32_t steps_per_refit = 1;     // between two refits of all weights (the paper's fast variant: 4 keys, 2 steps)
-  int32_t candidates_per_row = 4;  // the dictionary is the best n_rows · this rows by score,
-  int32_t max_candidates = 4096;   // at most so many: their Gram matrix is 64 MiB of f32 at 4096
-  float max_weight = std::exp(7.0f);   // that one row may stand for
-  float min_weight = std::exp(-7.0f);  // a row that ends at or under it is dropped for good and replaced
-  double deadline_seconds = 0;         // of one head, 0: none; rows not picked by then are filled in by score
-};
 
 struct OmpSelection {
   std::vector<int32_t> picks;    // region rows in order of picking

@@ -4,205 +4,392 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
+#include <optional>
 
 #include "base/clock.h"
+#include "compaction/error_curve.h"
+#include "engine/on_policy.h"
 #include "engine/region_plan.h"
+#include "engine/replay_check.h"
+#include "engine/verdict_scale.h"
 
 namespace sh::engine {
 
 namespace {
 
+using compaction::BudgetLimits;
+using compaction::BudgetPolicy;
 using compaction::CompactHead;
 using compaction::CompactionMethod;
 using compaction::QuerySource;
-using compaction::QuerySources;
+using compaction::Schedule;
 using kv::HeadRows;
 using kv::Pos;
 using kv::SequenceCache;
 
-/// Figures over heads; sums become means.
-void summarise(std::span<const HeadPlan> plans, const compaction::Solution& solution, CompactionReport& report) {
-  double plain = 0, fitted = 0, queries = 0, n_before = 0, n_after = 0;
-  int64_t n_measured = 0, n_fallback = 0;
-  for (size_t i = 0; i < plans.size(); ++i) {
-    const CompactHead& head = solution.heads[i];
-    report.heads.push_back({plans[i].layer, plans[i].head, static_cast<int64_t>(plans[i].rows.size()),
-                            static_cast<int64_t>(head.source_rows.size()), head.report});
-    n_before += static_cast<double>(plans[i].rows.size());
-    n_after += static_cast<double>(head.source_rows.size());
-    queries += static_cast<double>(head.report.n_fit_queries + head.report.n_heldout_queries);
-    if (head.report.n_heldout_queries == 0) continue;
-    ++n_measured;
-    plain += head.report.heldout_plain;
-    fitted += head.report.heldout_fitted;
-    n_fallback += head.report.is_fit_accepted ? 0 : 1;
-  }
-  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
-  const auto measured = static_cast<double>(n_measured);
-  report.region_ratio = n_before / std::max(1.0, n_after);
-  report.n_queries = static_cast<int64_t>(queries / std::max<double>(1.0, static_cast<double>(plans.size())));
-  report.heldout_plain = n_measured > 0 ? plain / measured : kNone;
-  report.heldout_fitted = n_measured > 0 ? fitted / measured : kNone;
-  report.fallback_heads = n_measured > 0 ? static_cast<double>(n_fallback) / measured : 0;
-}
+// A replay compares at most so many tokens, whose logits of the uncompacted cache are kept at most so large: an
+// eighth of a gigabyte is 220 tokens of a vocabulary of 150 000.
+constexpr int64_t kMaxCheckTokens = 256, kMaxCheckBytes = int64_t{128} << 20;
+// Sizes tried for a KL target: from this ratio by factors of two until it is bracketed, then halves of the bracket.
+constexpr double kFirstTrialRatio = 8, kLowestTrialRatio = 1.25, kHighestTrialRatio = 1024;
+constexpr int kBracketHalvings = 3;
 
-/// All heads of the cache after the compaction.
-std::vector<std::vector<HeadRows>> assemble_all(Executor& executor, const SequenceCache& sequence,
-                                                std::span<const HeadPlan> plans,
-                                                std::span<const CompactHead> heads) {
-  const Engine& engine = executor.engine();
-  const auto& layers = engine.kv_layout().layers;
-  std::vector<std::vector<HeadRows>> rows(layers.size());
-  std::vector<bool> is_planned(layers.size(), false);
-  for (const HeadPlan& plan : plans) is_planned[static_cast<size_t>(plan.layer)] = true;
-  for (size_t l = 0; l < layers.size(); ++l)
-    for (int32_t h = 0; h < layers[l].n_heads; ++h)
-      rows[l].push_back(is_planned[l] ? HeadRows{} : sequence.copy_head(static_cast<int32_t>(l), h));
-  executor.thread_pool().run(static_cast<int64_t>(plans.size()), [&](int64_t i, int) {
-    const HeadPlan& plan = plans[static_cast<size_t>(i)];
-    rows[static_cast<size_t>(plan.layer)][static_cast<size_t>(plan.head)] =
-        assemble(engine, sequence, plan, heads[static_cast<size_t>(i)]);
-  });
-  return rows;
-}
-
-/// Gathers from one source after the other.
-class Gatherer {
+/// One compaction from plan to swap. Nothing changes before the swap.
+class Compaction {
  public:
-  Gatherer(Executor& executor, const SequenceCache& sequence, std::span<const int32_t> ids,
-           const CompactionMethod& method, const CompactionRequest& request, const GatherContext& context)
-      : executor_(executor), sequence_(sequence), ids_(ids), method_(method), request_(request), context_(context) {}
+  Compaction(Executor& executor, SequenceCache& sequence, const ReferenceQueries& queries,
+             const CompactionRequest& request, const std::atomic<bool>* cancel, const CompactionProgress& on_progress)
+      : executor_(executor),
+        engine_(executor.engine()),
+        sequence_(sequence),
+        queries_(queries),
+        request_(request),
+        cancel_(cancel),
+        on_progress_(on_progress) {}
 
-  Result<ReferenceQueries> run(const QueryCapture* captured) {
-    const Stopwatch watch;
-    const bool has_captured = captured != nullptr && captured->n_tokens() > 0;
-    const Pos compacted = sequence_.compacted_end(), end = sequence_.next_pos();
-    const auto wants = [&](QuerySource source) { return method_.queries.has(source); };
-    QuerySources used = wants(QuerySource::cache_keys) ? QuerySource::cache_keys : QuerySource::none;
-    bool repeats = wants(QuerySource::repeat_prefill);
-    if (wants(QuerySource::recent)) {
-      const Pos begin = std::max(compacted, Pos(std::max<int64_t>(0, end.value - request_.n_recent_queries)));
-      // Right after a compaction nothing is live that could be read again.
-      if (begin == end) repeats = true;
-      if (begin < end) SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, begin, end, 1.0, context_, &out_.study)));
-      if (begin < end) used = used | QuerySource::recent;
-    }
-    if (wants(QuerySource::prefill)) {
-      if (has_captured) {
-        sets_.push_back(captured->take());
-        used = used | QuerySource::prefill;
-      } else if (compacted == Pos(0)) {
-        SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, Pos(0), end, method_.reread_fraction, context_, &out_.study)));
-        used = used | QuerySource::prefill;
-      } else {
-        repeats = true;
-      }
-    }
-    if (repeats) {
-      SH_RETURN_IF_ERROR(add(repeat_prefill(executor_, sequence_, ids_, method_.reread_fraction, context_,
-                                            &out_.replay, &out_.study)));
-      used = used | QuerySource::repeat_prefill;
-    }
-    if (wants(QuerySource::self_study)) {
-      out_.replay = {};
-      SH_RETURN_IF_ERROR(add(self_study(executor_, sequence_, ids_, request_.self_study, context_, &out_.replay, &out_.study)));
-      used = used | QuerySource::self_study;
-    }
-    out_.sets = sets_.empty() ? QuerySets(executor_.engine().kv_layout().layers.size()) : merge(std::move(sets_));
-    out_.source = used;
-    out_.seconds = watch.seconds();
-    return std::move(out_);
+  Result<CompactionReport> run() {
+    SH_RETURN_IF_ERROR(plan());
+    SH_RETURN_IF_ERROR(score());
+    SH_RETURN_IF_ERROR(record_replay());
+    if (request_.target.kl > 0)
+      SH_RETURN_IF_ERROR(find_size_for_kl());
+    else
+      SH_RETURN_IF_ERROR(try_limits(limits_of(engine_, sequence_, plans_, request_)));
+    SH_RETURN_IF_ERROR(stay_within_max_kl());
+    SH_RETURN_IF_ERROR(swap());
+    return report();
   }
 
  private:
-  Result<void> add(Result<QuerySets> sets) {
-    if (!sets.ok()) return sets.error();
-    sets_.push_back(std::move(*sets));
+  void progress(const char* stage, double fraction) const {
+    if (on_progress_) on_progress_(stage, fraction);
+  }
+  compaction::SolveContext solve_context() const {
+    return {&executor_.thread_pool(), &executor_.kernels(), cancel_,
+            [this](double fraction) { progress("solve", fraction); }};
+  }
+
+  Result<void> plan() {
+    SH_ASSIGN(method_, method_of(request_));
+    SH_ASSIGN(region_, plan_region(sequence_, method_, request_));
+    plans_ = plan_heads(sequence_, region_, request_.compacts_window_layers);
+    if (plans_.empty())
+      return Error{ErrorKind::unsupported, "the model has no attention layer that can be compacted"};
+    before_ = sequence_.usage();
+    problems_.emplace(engine_, sequence_, plans_, queries_.sets, queries_.source.has(QuerySource::cache_keys));
     return {};
   }
 
+  Result<void> score() {
+    const Stopwatch watch;
+    SH_ASSIGN(scores_, compaction::score_heads(method_, *problems_, request_.solve, solve_context()));
+    if (method_.budget == BudgetPolicy::sensitivity || request_.target.head_error > 0) {
+      SH_ASSIGN(curves_, compaction::measure_curves(method_, *problems_, scores_, request_.solve, solve_context()));
+    }
+    if (method_.budget == BudgetPolicy::profile) {
+      if (!request_.profile)
+        return Error{ErrorKind::invalid_argument,
+                     "budget=profile needs a head profile of this model: --compact-profile FILE, written by "
+                     "shorthand profile"};
+      std::vector<compaction::HeadId> heads;
+      for (const HeadPlan& plan : plans_) heads.push_back({plan.layer, plan.head});
+      SH_ASSIGN(shares_, compaction::shares_for(*request_.profile, profile_key(engine_), heads));
+    }
+    select_seconds_ += watch.seconds();
+    return {};
+  }
+
+  /// Keeps what the uncompacted cache predicts on the replay, if anybody wants to know. Without memory for it only
+  /// a limit or target on it is refused.
+  Result<void> record_replay() {
+    const bool must = request_.max_kl > 0 || request_.target.kl > 0;
+    if (!must && !request_.validates.value_or(method_.fit != compaction::Fit::none)) return {};
+    const Stopwatch watch;
+    progress("check", 0);
+    const auto refused = [&](const Error& error) -> Result<void> {
+      if (must || error.kind == ErrorKind::cancelled) return error;
+      return {};
+    };
+    const Replay* replay = &queries_.replay;
+    Replay text;
+    if (replay->parts.empty()) {
+      // The queries came without one.
+      auto made = text_replay(engine_, queries_.ids, {region_.begin.value, region_.end.value}, kMaxCheckTokens);
+      if (!made.ok()) return refused(made.error());
+      text = std::move(*made);
+      replay = &text;
+    }
+    auto reference =
+        ReplayReference::record(executor_, sequence_, *replay, kMaxCheckTokens, kMaxCheckBytes, cancel_);
+    if (!reference.ok()) return refused(reference.error());
+    const auto scale = engine_.verdict_scales().get(executor_, queries_.ids, cancel_);
+    if (!scale.ok()) return refused(scale.error());
+    scale_ = *scale;
+    reference_.emplace(std::move(*reference));
+    check_seconds_ += watch.seconds();
+    return {};
+  }
+
+  ReplayKind replay_kind() const {
+    return queries_.source.has(QuerySource::self_study) ? ReplayKind::answers : ReplayKind::repetition;
+  }
+
+  /// Budget, rows, fit and a candidate cache under these limits, compared by the replay.
+  Result<void> try_limits(BudgetLimits limits) {
+    const Stopwatch select_watch;
+    if (request_.target.head_error > 0)
+      limits = {.block_rows = kv::kBlockRows, .max_head_error = request_.target.head_error};
+    std::vector<int64_t> fixed_rows;
+    for (const HeadPlan& plan : plans_) fixed_rows.push_back(plan.n_fixed);
+    SH_ASSIGN(const std::vector<int64_t> budget, compaction::plan_budget({.policy = method_.budget,
+                                                                          .scores = scores_,
+                                                                          .fixed_rows = fixed_rows,
+                                                                          .curves = curves_,
+                                                                          .shares = shares_,
+                                                                          .limits = limits}));
+    std::vector<std::vector<int32_t>> rows;
+    if (method_.schedule != Schedule::layer_sequential) {
+      SH_ASSIGN(rows, compaction::select_heads(method_, *problems_, scores_, budget, request_.solve, solve_context()));
+    }
+    select_seconds_ += select_watch.seconds();
+
+    const Stopwatch fit_watch;
+    if (method_.schedule == Schedule::on_policy || method_.schedule == Schedule::layer_sequential) {
+      const LayerwiseInput input{&sequence_, &queries_.replay, plans_, scores_, budget, rows};
+      SH_ASSIGN(heads_, solve_layer_by_layer(executor_, method_, input, request_.solve, solve_context()));
+    } else {
+      SH_ASSIGN(heads_,
+                compaction::fit_heads(method_, *problems_, scores_, rows, request_.solve, solve_context()));
+    }
+    fit_seconds_ += fit_watch.seconds();
+    return check();
+  }
+
+  std::vector<std::vector<HeadRows>> assemble_all() const {
+    const auto& layers = engine_.kv_layout().layers;
+    std::vector<std::vector<HeadRows>> rows(layers.size());
+    std::vector<bool> is_planned(layers.size(), false);
+    for (const HeadPlan& plan : plans_) is_planned[static_cast<size_t>(plan.layer)] = true;
+    for (size_t l = 0; l < layers.size(); ++l)
+      for (int32_t h = 0; h < layers[l].n_heads; ++h)
+        rows[l].push_back(is_planned[l] ? HeadRows{} : sequence_.copy_head(static_cast<int32_t>(l), h));
+    executor_.thread_pool().run(static_cast<int64_t>(plans_.size()), [&](int64_t i, int) {
+      const HeadPlan& plan = plans_[static_cast<size_t>(i)];
+      rows[static_cast<size_t>(plan.layer)][static_cast<size_t>(plan.head)] =
+          assemble(engine_, sequence_, plan, heads_[static_cast<size_t>(i)]);
+    });
+    return rows;
+  }
+  Pos compacted_end() const { return std::max(region_.end, sequence_.compacted_end()); }
+
+  /// Builds the candidate and compares it. A pool without room for both caches leaves no candidate: then only the
+  /// swap in place is possible, and nothing is known of the quality.
+  Result<void> check() {
+    candidate_.reset();
+    check_ = {};
+    if (!reference_) return {};
+    const Stopwatch watch;
+    progress("check", 0.5);
+    SequenceCache candidate = sequence_.fork();
+    const auto refused = [&](const Error& error) -> Result<void> {
+      const bool must = request_.max_kl > 0 || request_.target.kl > 0;
+      if (must || error.kind != ErrorKind::out_of_memory) return error;
+      return {};
+    };
+    if (const auto done = candidate.replace(assemble_all(), compacted_end()); !done.ok()) return refused(done.error());
+    const auto check = reference_->compare(executor_, candidate, cancel_);
+    if (!check.ok()) return refused(check.error());
+    check_ = *check;
+    check_.verdict = verdict_of(check_, scale_, replay_kind());
+    candidate_.emplace(std::move(candidate));
+    check_seconds_ += watch.seconds();
+    return {};
+  }
+
+  BudgetLimits limits_at(double ratio) const {
+    CompactionRequest at = request_;
+    at.ratio = ratio;
+    at.target_rows = -1;
+    return limits_of(engine_, sequence_, plans_, at);
+  }
+
+  /// The highest ratio whose KL stays within the target: bracketed by doubling, then halved in the logarithm.
+  Result<void> find_size_for_kl() {
+    double passes = 0, fails = 0;
+    const auto try_ratio = [&](double ratio) -> Result<bool> {
+      SH_RETURN_IF_ERROR(try_limits(limits_at(ratio)));
+      const bool is_good = check_.kl_mean <= request_.target.kl;
+      (is_good ? passes : fails) = ratio;
+      return is_good;
+    };
+    for (double ratio = kFirstTrialRatio; passes == 0 || fails == 0;) {
+      SH_ASSIGN(const bool is_good, try_ratio(ratio));
+      if (is_good ? ratio >= kHighestTrialRatio : ratio <= kLowestTrialRatio) break;
+      ratio = is_good ? ratio * 2 : std::max(kLowestTrialRatio, ratio / 2);
+    }
+    if (passes == 0)
+      return Error{ErrorKind::unsupported,
+                   fmt::format("target kl: even at a ratio of {} the replay has a mean KL of {:.3g}, above the {:.3g} "
+                               "asked for; the cache is unchanged",
+                               fails, check_.kl_mean, request_.target.kl)};
+    for (int i = 0; i < kBracketHalvings && fails > 0; ++i)
+      SH_RETURN_IF_ERROR(try_ratio(std::sqrt(passes * fails)));
+    if (check_.kl_mean > request_.target.kl) SH_RETURN_IF_ERROR(try_limits(limits_at(passes)));
+    return {};
+  }
+
+  /// Takes fits back, those that moved some query most first, and refuses what is still worse than the limit.
+  Result<void> stay_within_max_kl() {
+    if (!(request_.max_kl > 0) || check_.kl_mean <= request_.max_kl) return {};
+    const double first_kl = check_.kl_mean;
+    std::vector<size_t> fitted;
+    for (size_t i = 0; i < heads_.size(); ++i)
+      if (heads_[i].report.is_fit_accepted) fitted.push_back(i);
+    std::stable_sort(fitted.begin(), fitted.end(), [&](size_t a, size_t b) {
+      return heads_[a].report.worst_regret > heads_[b].report.worst_regret;
+    });
+    for (size_t n_dropped = 0; n_dropped < fitted.size();) {
+      const size_t n_next = std::min(fitted.size(), n_dropped + (fitted.size() + 1) / 2);
+      for (; n_dropped < n_next; ++n_dropped) drop_fit(fitted[n_dropped]);
+      SH_RETURN_IF_ERROR(check());
+      check_.n_fits_dropped = static_cast<int64_t>(n_dropped);
+      if (check_.kl_mean <= request_.max_kl) return {};
+    }
+    return Error{ErrorKind::unsupported,
+                 fmt::format("max_kl: the compacted cache has a mean KL of {:.3g} on {} replayed tokens ({:.3g} "
+                             "without fits), above the limit of {:.3g}; the cache is unchanged: ask for a lower ratio "
+                             "or another method",
+                             first_kl, check_.n_tokens, check_.kl_mean, request_.max_kl)};
+  }
+  /// The same rows as they were.
+  void drop_fit(size_t i) {
+    CompactHead& head = heads_[i];
+    compaction::HeadStorage storage;
+    const compaction::HeadProblem problem = problems_->load(static_cast<int64_t>(i), storage);
+    for (size_t row = 0; row < head.source_rows.size(); ++row)
+      head.bias[row] = problem.bias[static_cast<size_t>(head.source_rows[row])];
+    head.values = {};
+    head.report.is_fit_accepted = false;
+    head.report.heldout_fitted = head.report.heldout_plain;
+    head.report.heldout_fitted_worst = head.report.heldout_plain_worst;
+    head.report.log_mass_fitted = head.report.log_mass_plain;
+    head.report.worst_regret = 0;
+  }
+
+  Result<void> swap() {
+    progress("swap", 0);
+    if (candidate_) {
+      sequence_ = std::move(*candidate_);
+      return {};
+    }
+    return sequence_.replace(assemble_all(), compacted_end());
+  }
+
+  CompactionReport report() {
+    CompactionReport report{.method = request_.method, .queries = queries_.source};
+    const kv::CacheUsage after = sequence_.usage();
+    report.n_logical = sequence_.next_pos().value;
+    report.n_region = region_.n_tokens();
+    report.rows_before = before_.n_physical;
+    report.rows_after = after.n_physical;
+    report.bytes_before = before_.bytes;
+    report.bytes_after = after.bytes;
+    report.real_ratio = static_cast<double>(before_.bytes) / static_cast<double>(std::max<int64_t>(1, after.bytes));
+    report.capture_seconds = queries_.seconds;
+    report.select_seconds = select_seconds_;
+    report.fit_seconds = fit_seconds_;
+    report.total_seconds = queries_.seconds + total_.seconds();
+    report.study = queries_.study;
+    report.check = check_;
+    report.check.seconds = check_seconds_;
+    report.condensed = region_.spans();
+    report.kept_verbatim = verbatim_spans();
+    summarise_heads(report);
+    progress("done", 1);
+    return report;
+  }
+
+  /// What is not condensed now and was not before: tokens outside the region of which every head has a row.
+  std::vector<Span> verbatim_spans() const {
+    std::vector<int64_t> n_rows(static_cast<size_t>(sequence_.next_pos().value), 0);
+    for (const HeadPlan& plan : plans_)
+      for (const Pos pos : sequence_.positions(plan.layer, plan.head))
+        if (!region_.contains(pos)) ++n_rows[static_cast<size_t>(pos.value)];
+    std::vector<Span> spans;
+    for (int64_t pos = 0; pos < static_cast<int64_t>(n_rows.size()); ++pos) {
+      if (n_rows[static_cast<size_t>(pos)] < static_cast<int64_t>(plans_.size())) continue;
+      if (spans.empty() || spans.back().end != pos) spans.push_back({pos, pos});
+      spans.back().end = pos + 1;
+    }
+    return spans;
+  }
+
+  void summarise_heads(CompactionReport& report) const {
+    double plain = 0, fitted = 0, queries = 0, n_before = 0, n_after = 0;
+    int64_t n_measured = 0, n_fallback = 0;
+    for (size_t i = 0; i < plans_.size(); ++i) {
+      const CompactHead& head = heads_[i];
+      report.heads.push_back({plans_[i].layer, plans_[i].head, static_cast<int64_t>(plans_[i].rows.size()),
+                              static_cast<int64_t>(head.source_rows.size()), head.report});
+      n_before += static_cast<double>(plans_[i].rows.size());
+      n_after += static_cast<double>(head.source_rows.size());
+      queries += static_cast<double>(head.report.n_fit_queries + head.report.n_heldout_queries);
+      if (head.report.n_heldout_queries == 0) continue;
+      ++n_measured;
+      plain += head.report.heldout_plain;
+      fitted += head.report.heldout_fitted;
+      n_fallback += head.report.is_fit_accepted ? 0 : 1;
+    }
+    constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+    const auto measured = static_cast<double>(n_measured);
+    report.region_ratio = n_before / std::max(1.0, n_after);
+    report.n_queries = static_cast<int64_t>(queries / static_cast<double>(plans_.size()));
+    report.heldout_plain = n_measured > 0 ? plain / measured : kNone;
+    report.heldout_fitted = n_measured > 0 ? fitted / measured : kNone;
+    report.fallback_heads = n_measured > 0 ? static_cast<double>(n_fallback) / measured : 0;
+  }
+
   Executor& executor_;
-  const SequenceCache& sequence_;
-  std::span<const int32_t> ids_;
-  const CompactionMethod& method_;
+  Engine& engine_;
+  SequenceCache& sequence_;
+  const ReferenceQueries& queries_;
   const CompactionRequest& request_;
-  const GatherContext& context_;
-  std::vector<QuerySets> sets_;
-  ReferenceQueries out_;
+  const std::atomic<bool>* cancel_;
+  const CompactionProgress& on_progress_;
+  Stopwatch total_;
+  double select_seconds_ = 0, fit_seconds_ = 0, check_seconds_ = 0;
+
+  CompactionMethod method_{};
+  Region region_;
+  std::vector<HeadPlan> plans_;
+  kv::CacheUsage before_;
+  std::optional<CacheProblems> problems_;
+  std::vector<std::vector<float>> scores_;
+  std::vector<compaction::ErrorCurve> curves_;
+  std::vector<float> shares_;
+  std::optional<ReplayReference> reference_;
+  VerdictScale scale_;
+  std::vector<CompactHead> heads_;
+  std::optional<SequenceCache> candidate_;
+  ReplayCheck check_;
 };
 
 }  // namespace
-
-Result<ReferenceQueries> gather_reference_queries(Executor& executor, const SequenceCache& sequence,
-                                                  std::span<const int32_t> ids, const QueryCapture* captured,
-                                                  const CompactionRequest& request, const std::atomic<bool>* cancel,
-                                                  const CompactionProgress& on_progress) {
-  SH_CHECK(static_cast<int64_t>(ids.size()) == sequence.next_pos().value, "the token list must match the cache");
-  SH_ASSIGN(const CompactionMethod method, method_of(request));
-  SH_RETURN_IF_ERROR(plan_region(sequence, method, request));
-  const GatherContext context{.cancel = cancel,
-                              .on_progress =
-                                  [&](double fraction) {
-                                    if (on_progress) on_progress("queries", fraction);
-                                  },
-                              .max_query_bytes = request.max_query_bytes};
-  return Gatherer(executor, sequence, ids, method, request, context).run(captured);
-}
 
 Result<CompactionReport> compact_sequence(Executor& executor, SequenceCache& sequence, std::span<const int32_t> ids,
                                           const QueryCapture* captured, const CompactionRequest& request,
                                           const std::atomic<bool>* cancel, const CompactionProgress& on_progress) {
   SH_ASSIGN(const ReferenceQueries queries,
             gather_reference_queries(executor, sequence, ids, captured, request, cancel, on_progress));
-  return compact_sequence(executor, sequence, queries, request, cancel, on_progress);
+  return Compaction(executor, sequence, queries, request, cancel, on_progress).run();
 }
 
 Result<CompactionReport> compact_sequence(Executor& executor, SequenceCache& sequence,
                                           const ReferenceQueries& queries, const CompactionRequest& request,
                                           const std::atomic<bool>* cancel, const CompactionProgress& on_progress) {
-  const Stopwatch total;
-  const Engine& engine = executor.engine();
-  const auto progress = [&](const char* stage, double fraction) {
-    if (on_progress) on_progress(stage, fraction);
-  };
-
-  // Plan.
-  SH_ASSIGN(const CompactionMethod method, method_of(request));
-  SH_ASSIGN(const Region region, plan_region(sequence, method, request));
-  const std::vector<HeadPlan> plans = plan_heads(sequence, region, request.compacts_window_layers);
-  if (plans.empty()) return Error{ErrorKind::unsupported, "the model has no attention layer that can be compacted"};
-  const kv::CacheUsage before = sequence.usage();
-  CompactionReport report{.method = request.method, .queries = queries.source};
-  report.capture_seconds = queries.seconds;
-  report.study = queries.study;
-  report.n_logical = sequence.next_pos().value;
-  report.n_region = region.n_tokens();
-  report.rows_before = before.n_physical;
-  report.bytes_before = before.bytes;
-  report.condensed = region.spans();
-
-  // Score, budget, fit each (layer, KV head).
-  const CacheProblems problems(engine, sequence, plans, queries.sets, queries.source.has(QuerySource::cache_keys));
-  const compaction::SolveContext context{&executor.thread_pool(), &executor.kernels(), cancel,
-                                         [&](double fraction) { progress("solve", fraction); }};
-  SH_ASSIGN(const compaction::Solution solution,
-            compaction::solve(method, problems, limits_of(engine, sequence, plans, request), request.solve, context));
-  report.select_seconds = solution.times.select_seconds;
-  report.fit_seconds = solution.times.fit_seconds;
-  summarise(plans, solution, report);
-
-  // Swap in.
-  progress("swap", 0);
-  SH_RETURN_IF_ERROR(sequence.replace(assemble_all(executor, sequence, plans, solution.heads),
-                                      std::max(region.end, sequence.compacted_end())));
-  const kv::CacheUsage after = sequence.usage();
-  report.rows_after = after.n_physical;
-  report.bytes_after = after.bytes;
-  report.real_ratio = static_cast<double>(before.bytes) / static_cast<double>(std::max<int64_t>(1, after.bytes));
-  report.total_seconds = queries.seconds + total.seconds();
-  progress("done", 1);
-  return report;
+  return Compaction(executor, sequence, queries, request, cancel, on_progress).run();
 }
 
 }  // namespace sh::engine

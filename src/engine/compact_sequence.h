@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "engine/compaction_report.h"
 #include "engine/executor.h"
@@ -15,6 +16,7 @@ namespace sh::engine {
 /// Reference queries with where they came from: gathered once, they serve every ratio.
 struct ReferenceQueries {
   compaction::QuerySources source = compaction::QuerySource::none;  // what was really used
+  std::vector<int32_t> ids;  // tokens of the conversation that they were gathered from
   QuerySets sets;
   Replay replay;
   StudyStats study;

@@ -59,9 +59,24 @@ constexpr Option kOptions[] = {
        SH_ASSIGN(r.self_study.round_conversations, parse_number<int32_t>(name, value, 1, 65536));
        return {};
      }},
+    {"omp_keys",
+     [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
+       SH_ASSIGN(r.solve.omp.keys_per_step, parse_number<int32_t>(name, value, 1, 1024));
+       return {};
+     }},
+    {"omp_refit",
+     [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
+       SH_ASSIGN(r.solve.omp.steps_per_refit, parse_number<int32_t>(name, value, 1, 1024));
+       return {};
+     }},
+    {"omp_seconds",
+     [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
+       SH_ASSIGN(r.solve.omp.deadline_seconds, parse_number<double>(name, value, 0, 1e6));
+       return {};
+     }},
     {"chunk",
      [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
-       SH_ASSIGN(r.chunk_tokens, parse_number<int64_t>(name, value, 1, int64_t{1} << 40));
+       SH_ASSIGN(r.solve.chunk_tokens, parse_number<int64_t>(name, value, 1, int64_t{1} << 40));
        return {};
      }},
 };

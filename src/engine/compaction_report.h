@@ -54,12 +54,11 @@ struct CompactionRequest {
   compaction::SolveOptions solve;
   SelfStudyOptions self_study;
   std::optional<compaction::HeadProfile> profile;  // for budget=profile
-  int64_t chunk_tokens = 4096;                     // of schedule=chunked
   int64_t n_recent_queries = 64;                   // tokens of queries=recent
   int64_t max_query_bytes = int64_t{512} << 20;
 
   // Validation by replay, before the swap.
-  bool validates = true;
+  std::optional<bool> validates;  // when not said, what is fitted is validated
   double max_kl = 0;  // > 0: a compaction with a mean KL above it is refused (fits are dropped first)
 };
 

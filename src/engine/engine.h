@@ -11,6 +11,7 @@
 #include "chat/chat_template.h"
 #include "compaction/method.h"
 #include "engine/executor.h"
+#include "engine/verdict_scale.h"
 #include "kernels/kernel_set.h"
 #include "kv/block_pool.h"
 #include "kv/sequence_cache.h"
@@ -56,6 +57,8 @@ class Engine {
   kv::BlockPool& block_pool() { return *block_pool_; }
   const kv::KvLayout& kv_layout() const { return block_pool_->layout(); }
   const std::string& alias() const { return alias_; }
+  /// What a KL means on this model: measured with the first compaction that is validated.
+  VerdictScales& verdict_scales() { return verdict_scales_; }
 
   int64_t n_ctx() const { return n_ctx_; }           // KV capacity in tokens, all conversations
   int64_t n_ctx_slot() const { return n_ctx_slot_; } // KV capacity of one conversation
@@ -91,6 +94,7 @@ class Engine {
   const kernels::KernelSet* kernels_ = nullptr;
   std::unique_ptr<kv::BlockPool> block_pool_;
   std::unique_ptr<Executor> executor_;
+  VerdictScales verdict_scales_;
   int64_t n_ctx_ = 0, n_ctx_slot_ = 0, n_ctx_logical_ = 0;
 };
 

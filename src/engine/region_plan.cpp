@@ -205,7 +205,7 @@ compaction::BudgetLimits limits_of(const Engine& engine, const SequenceCache& se
   for (const HeadPlan& plan : plans) n_region_rows += static_cast<int64_t>(plan.rows.size());
   const auto n_heads = static_cast<int64_t>(plans.size());
   if (request.target_rows > 0) {
-    limits.max_region_rows = std::min(request.target_rows * n_heads, n_region_rows);
+    limits.max_region_rows = std::min(request.target_rows, n_region_rows) * n_heads;
   } else if (request.of_whole_cache) {
     // A compacted block costs its annotation too. Layers may differ in row size: count in the mean block.
     const kv::BlockPool& pool = sequence.pool();
@@ -227,6 +227,13 @@ compaction::BudgetLimits limits_of(const Engine& engine, const SequenceCache& se
         std::max<int64_t>(2, static_cast<int64_t>(std::ceil(mean_rows / request.ratio))) * n_heads;
   }
   return limits;
+}
+
+std::string profile_key(const Engine& engine) {
+  std::string key = engine.model().info().arch;
+  for (const kv::LayerLayout& layer : engine.kv_layout().layers)
+    key += fmt::format("/{}x{}+{}", layer.n_heads, layer.key_width, layer.value_width);
+  return key;
 }
 
 }  // namespace sh::engine

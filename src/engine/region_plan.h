@@ -63,6 +63,9 @@ class CacheProblems final : public compaction::ProblemSource {
   bool cache_keys_;
 };
 
+/// What head profiles tell models apart by: architecture, layers, KV heads and widths.
+std::string profile_key(const Engine& engine);
+
 /// What may be kept in all, from the request's ratio or target.
 compaction::BudgetLimits limits_of(const Engine& engine, const kv::SequenceCache& sequence,
                                    std::span<const HeadPlan> plans, const CompactionRequest& request);

@@ -38,16 +38,18 @@ Mat<double> oracle_attention(const testing::Head& head, Weighting weighting, flo
   return a;
 }
 
-double aggregate(const Mat<double>& a, int64_t row, RowScore score) {
-  double result = 0;
+// Means are over the queries that see the row.
+double aggregate(const testing::Head& head, const Mat<double>& a, int64_t row, RowScore score) {
+  double result = 0, n_seeing = 0;
   for (int64_t q = 0; q < a.rows; ++q) {
+    n_seeing += testing::n_visible(head, q) > row ? 1 : 0;
     if (score == RowScore::max)
       result = std::max(result, a(q, row));
     else
       result += score == RowScore::mean ? a(q, row) : a(q, row) * a(q, row);
   }
   if (score == RowScore::max) return result;
-  result /= static_cast<double>(a.rows);
+  result /= std::max(n_seeing, 1.0);
   return score == RowScore::rms ? std::sqrt(result) : result;
 }
 
@@ -60,7 +62,7 @@ void expect_oracle(const testing::Head& head, float softcap = 0) {
       const auto scores = score_rows(problem, testing::scoring(score, weighting), {}, kernel_set());
       ASSERT_EQ(static_cast<int64_t>(scores.size()), head.keys.rows);
       for (int64_t row = 0; row < head.keys.rows; ++row) {
-        const double expected = aggregate(a, row, score);
+        const double expected = aggregate(head, a, row, score);
         // Scores up to ~20 carry 20 · 1e-7 into the exponent, some products more: 1e-4 relative is safe.
         ASSERT_NEAR(scores[static_cast<size_t>(row)], expected, 1e-4 * expected + 1e-12) << "row " << row;
       }
@@ -95,7 +97,7 @@ TEST(Score, HonoursTheSoftcap) {
   problem.softcap = 3.0f;
   const auto scores = score_rows(problem, testing::scoring(RowScore::mean, Weighting::none), {}, kernel_set());
   for (int64_t row = 0; row < 64; ++row)
-    EXPECT_NEAR(scores[static_cast<size_t>(row)], aggregate(a, row, RowScore::mean), 1e-6);
+    EXPECT_NEAR(scores[static_cast<size_t>(row)], aggregate(head, a, row, RowScore::mean), 1e-6);
 }
 
 TEST(Score, RecencyPrefersTheEndAndNeedsNoQueries) {

@@ -270,23 +270,32 @@ TEST(Solve, NoHeadsIsAnEmptySolution) {
   EXPECT_TRUE(solve_with(solver(), {}, {.max_region_rows = 5}).value().heads.empty());
 }
 
-TEST(Methods, AreFoundByNameAndPublicNamesWithoutCodeSayWhatThereIs) {
-  for (const char* name : {"select", "solver", "self_study", "truncate", "streaming"}) {
+TEST(Methods, AreFoundByName) {
+  for (const char* name :
+       {"select", "solver", "omp", "self_study", "unfitted", "chunked", "chunked_self_study", "nonuniform", "on_policy",
+        "sequential_on_policy", "context_prefill", "truncate", "streaming", "snapkv", "h2o", "kvzip", "random"}) {
     const auto method = find_method(name);
     ASSERT_TRUE(method.ok()) << name;
     EXPECT_STREQ((*method)->name, name);
     EXPECT_GT(std::string_view((*method)->summary).size(), 20u);
     EXPECT_GT(std::string_view((*method)->source).size(), 5u);
   }
-  EXPECT_EQ(methods().size(), 5u);
-  for (const char* name : {"omp", "nonuniform", "chunked", "chunked_self_study", "on_policy",
-                           "sequential_on_policy", "sequential", "context_prefill", "snapkv"}) {
-    EXPECT_EQ(find_method(name).error().kind, ErrorKind::unsupported) << name;
-    EXPECT_NE(find_method(name).error().message.find("select, self_study, solver, streaming, truncate"),
-              std::string::npos);
+  EXPECT_EQ(methods().size(), 17u);
+  EXPECT_EQ(*find_method("sequential"), *find_method("sequential_on_policy"));
+  for (const char* name : {"Select", "", "sequential_on_policy "}) {
+    EXPECT_EQ(find_method(name).error().kind, ErrorKind::not_found) << name;
+    EXPECT_NE(find_method(name).error().message.find("select, self_study"), std::string::npos);
   }
-  EXPECT_EQ(find_method("Select").error().kind, ErrorKind::not_found);
-  EXPECT_EQ(find_method("").error().kind, ErrorKind::not_found);
+}
+
+TEST(Methods, QuerySourcesAddUp) {
+  const QuerySources both = parse_query_sources("self_study+repeat_prefill").value();
+  EXPECT_TRUE(both.has(QuerySource::self_study) && both.has(QuerySource::repeat_prefill));
+  EXPECT_FALSE(both.has(QuerySource::prefill));
+  EXPECT_EQ(parse_query_sources(name_of(both)).value(), both);
+  EXPECT_TRUE(parse_query_sources("none").value().is_none());
+  for (const char* text : {"", "self_study+", "+prefill", "self_study,prefill", "study"})
+    EXPECT_EQ(parse_query_sources(text).error().kind, ErrorKind::invalid_argument) << text;
 }
 
 TEST(Methods, BaselinesKeepTheEnd) {

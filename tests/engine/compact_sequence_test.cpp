@@ -84,6 +84,7 @@ TEST_F(CompactSequence, EveryMethodKeepsWhatItPromises) {
     request.n_protected_prefix = 20;
     request.n_live_suffix = 30;
     const CompactionReport report = compact(sequence, request);
+    const int32_t n_end = std::max(30, method->n_recent), n_stay = 20 + n_end;
 
     const kv::CacheUsage usage = sequence.usage();
     EXPECT_LE(static_cast<double>(usage.bytes) * 4, static_cast<double>(base_->usage().bytes));
@@ -93,11 +94,11 @@ TEST_F(CompactSequence, EveryMethodKeepsWhatItPromises) {
     EXPECT_GE(report.real_ratio, 4.0);
     EXPECT_EQ(report.rows_after, usage.n_physical);
     EXPECT_EQ(report.n_logical, n());
-    EXPECT_EQ(report.n_region, n() - 50);
+    EXPECT_EQ(report.n_region, n() - n_stay);
     EXPECT_EQ(report.heads.size(), 10u);
     EXPECT_EQ(sequence.next_pos().value, n());
     EXPECT_EQ(sequence.n_compactions(), 1);
-    EXPECT_EQ(sequence.compacted_end().value, n() - 30);
+    EXPECT_EQ(sequence.compacted_end().value, n() - n_end);
 
     for_each_head([&](int32_t l, int32_t h) {
       const HeadRows before = base_->copy_head(l, h), after = sequence.copy_head(l, h);
@@ -108,13 +109,13 @@ TEST_F(CompactSequence, EveryMethodKeepsWhatItPromises) {
         ASSERT_GT(pos, last);
         last = pos;
         ASSERT_EQ(key_bytes_of(after, i), key_bytes_of(before, static_cast<size_t>(pos))) << "layer " << l << " pos " << pos;
-        const bool is_fixed = pos < 20 || pos >= n() - 30;
+        const bool is_fixed = pos < 20 || pos >= n() - n_end;
         (is_fixed ? n_fixed : n_kept) += 1;
         if (is_fixed || method->fit == Fit::none) {
           ASSERT_EQ(row_bytes_of(after, i), row_bytes_of(before, static_cast<size_t>(pos))) << "layer " << l << " pos " << pos;
         }
       }
-      EXPECT_EQ(n_fixed, 50);
+      EXPECT_EQ(n_fixed, n_stay);
       EXPECT_EQ(n_kept, report.heads[static_cast<size_t>(l * 2 + h)].n_kept);
       const auto decoded = sequence.decode_head(engine_->kernels(), l, h);
       for (const float value : decoded.values.data) ASSERT_TRUE(std::isfinite(value));
@@ -188,7 +189,8 @@ TEST_F(CompactSequence, ErrorsChangeNothing) {
       {"suffix negative", ErrorKind::invalid_argument, [](CompactionRequest& r) { r.n_live_suffix = -1; }},
       {"nothing left", ErrorKind::invalid_argument, [](CompactionRequest& r) { r.n_protected_prefix = r.n_live_suffix = 250; }},
       {"unknown method", ErrorKind::not_found, [](CompactionRequest& r) { r.method = "magic"; }},
-      {"method of the future", ErrorKind::unsupported, [](CompactionRequest& r) { r.method = "omp"; }},
+      {"a profile that was not given", ErrorKind::invalid_argument,
+       [](CompactionRequest& r) { r.budget = compaction::BudgetPolicy::profile; }},
       {"pinned rows beyond the whole budget", ErrorKind::invalid_argument,
        [](CompactionRequest& r) { r.of_whole_cache = true, r.n_protected_prefix = 200; }},
       {"bad solver option", ErrorKind::invalid_argument, [](CompactionRequest& r) { r.solve.holdout_every = 0; }},
@@ -339,7 +341,9 @@ TEST_F(CompactSequence, QuantisedCachesCompact) {
   const auto engine = open_scribe({.n_ctx = 1024, .type_k = DType::q8_0, .type_v = DType::q4_0});
   SequenceCache sequence(engine->block_pool());
   ASSERT_TRUE(engine->prefill(sequence, ids_).ok());
-  const auto report = compact_sequence(engine->executor(), sequence, ids_, nullptr, request_of("solver"));
+  CompactionRequest request = request_of("solver");
+  request.reread_fraction = 1;
+  const auto report = compact_sequence(engine->executor(), sequence, ids_, nullptr, request);
   ASSERT_TRUE(report.ok()) << report.error().message;
   EXPECT_LE(report->heldout_fitted, report->heldout_plain);
   EXPECT_EQ(ask(*engine, sequence, document_->questions[0].text), document_->questions[0].answer);
@@ -348,7 +352,9 @@ TEST_F(CompactSequence, QuantisedCachesCompact) {
 TEST_F(CompactSequence, TheFitHelpsOnQueriesThatItDidNotSee) {
   for (const char* method : {"solver", "self_study"}) {
     SequenceCache sequence = base_->fork();
-    const CompactionReport report = compact(sequence, request_of(method, 8));
+    CompactionRequest request = request_of(method, 8);
+    request.reread_fraction = 1;
+    const CompactionReport report = compact(sequence, request);
     EXPECT_LE(report.heldout_fitted, report.heldout_plain) << method;
     EXPECT_GT(report.heldout_plain, 0) << method;
     EXPECT_LT(report.fallback_heads, 0.9) << method << ": hardly any fit was accepted";

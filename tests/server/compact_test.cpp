@@ -96,9 +96,6 @@ TEST_F(Compact, BadRequestsAreRefusedWithReasons) {
     EXPECT_EQ(response.status, 400) << body << " " << response.body;
     EXPECT_NE(response.error_message().find(what), std::string::npos) << response.body;
   }
-  const ClientResponse later = server().post("/compact", Json{{"method", "omp"}});
-  EXPECT_EQ(later.status, 501) << "a public method that does not exist yet";
-  EXPECT_EQ(later.error_type(), "not_supported_error");
   EXPECT_EQ(server().post("/compact", Json{{"id_slot", 1}}).status, 400) << "an empty slot";
   EXPECT_EQ(slot(), before) << "a refused request changes nothing";
 }

@@ -6,14 +6,15 @@ namespace sh::compaction {
 extern const CompactionMethod methods_solver;
 const CompactionMethod methods_solver = {
     .name = "solver",
-    .summary =
-        "Repeats the text once to learn what is attended, keeps those rows and fits biases and values to them.",
+    .summary = "Repeats samples of the text to learn what is attended, keeps those rows and fits biases and "
+               "values to them.",
     .source = "Attention Matching, arXiv 2602.16284, with highest-attention rows and repeat-prefill queries",
     .queries = QuerySource::repeat_prefill,
     .score = RowScore::max,
     .weighting = Weighting::attention_share,
     .fit = Fit::both,
     .budget = BudgetPolicy::global,
+    .reread_fraction = 0.03,
     .n_sinks = 4,
     .n_recent = 4,
 };

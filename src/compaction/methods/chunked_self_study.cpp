@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+#include "compaction/method.h"
+
+namespace sh::compaction {
+
+extern const CompactionMethod methods_chunked_self_study;
+const CompactionMethod methods_chunked_self_study = {
+    .name = "chunked_self_study",
+    .summary = "As self_study, fitted in stretches of the text on their own: for long contexts.",
+    .source = "Attention Matching, arXiv 2602.16284, chunked compaction over the cache of one prefill",
+    .queries = QuerySource::self_study,
+    .score = RowScore::max,
+    .weighting = Weighting::attention_share,
+    .fit = Fit::both,
+    .budget = BudgetPolicy::global,
+    .schedule = Schedule::chunked,
+    .n_sinks = 4,
+    .n_recent = 4,
+};
+
+}  // namespace sh::compaction

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+
+#include "base/clock.h"
+#include "engine/compact_sequence.h"
+#include "engine/region_plan.h"
+
+namespace sh::engine {
+
+namespace {
+
+using compaction::CompactionMethod;
+using compaction::QuerySource;
+using compaction::QuerySources;
+using kv::Pos;
+using kv::SequenceCache;
+
+/// Gathers from one source after the other.
+class Gatherer {
+ public:
+  Gatherer(Executor& executor, const SequenceCache& sequence, std::span<const int32_t> ids,
+           const CompactionMethod& method, const CompactionRequest& request, const GatherContext& context)
+      : executor_(executor), sequence_(sequence), ids_(ids), method_(method), request_(request), context_(context) {}
+
+  Result<ReferenceQueries> run(const QueryCapture* captured) {
+    const Stopwatch watch;
+    const bool has_captured = captured != nullptr && captured->n_tokens() > 0;
+    const Pos compacted = sequence_.compacted_end(), end = sequence_.next_pos();
+    const auto wants = [&](QuerySource source) { return method_.queries.has(source); };
+    QuerySources used = wants(QuerySource::cache_keys) ? QuerySource::cache_keys : QuerySource::none;
+    bool repeats = wants(QuerySource::repeat_prefill);
+    if (wants(QuerySource::recent)) {
+      const Pos begin = std::max(compacted, Pos(std::max<int64_t>(0, end.value - request_.n_recent_queries)));
+      // Right after a compaction nothing is live that could be read again.
+      if (begin == end) repeats = true;
+      if (begin < end) SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, begin, end, 1.0, context_, &out_.study)));
+      if (begin < end) used = used | QuerySource::recent;
+    }
+    if (wants(QuerySource::prefill)) {
+      if (has_captured) {
+        sets_.push_back(captured->take());
+        used = used | QuerySource::prefill;
+      } else if (compacted == Pos(0)) {
+        SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, Pos(0), end, method_.reread_fraction, context_, &out_.study)));
+        used = used | QuerySource::prefill;
+      } else {
+        repeats = true;
+      }
+    }
+    if (repeats) {
+      SH_RETURN_IF_ERROR(add(repeat_prefill(executor_, sequence_, ids_, method_.reread_fraction, context_,
+                                            &out_.replay, &out_.study)));
+      used = used | QuerySource::repeat_prefill;
+    }
+    if (wants(QuerySource::self_study)) {
+      out_.replay = {};
+      SH_RETURN_IF_ERROR(add(self_study(executor_, sequence_, ids_, request_.self_study, context_, &out_.replay, &out_.study)));
+      used = used | QuerySource::self_study;
+    }
+    out_.sets = sets_.empty() ? QuerySets(executor_.engine().kv_layout().layers.size()) : merge(std::move(sets_));
+    out_.ids.assign(ids_.begin(), ids_.end());
+    out_.source = used;
+    out_.seconds = watch.seconds();
+    return std::move(out_);
+  }
+
+ private:
+  Result<void> add(Result<QuerySets> sets) {
+    if (!sets.ok()) return sets.error();
+    sets_.push_back(std::move(*sets));
+    return {};
+  }
+
+  Executor& executor_;
+  const SequenceCache& sequence_;
+  std::span<const int32_t> ids_;
+  const CompactionMethod& method_;
+  const CompactionRequest& request_;
+  const GatherContext& context_;
+  std::vector<QuerySets> sets_;
+  ReferenceQueries out_;
+};
+
+}  // namespace
+
+Result<ReferenceQueries> gather_reference_queries(Executor& executor, const SequenceCache& sequence,
+                                                  std::span<const int32_t> ids, const QueryCapture* captured,
+                                                  const CompactionRequest& request, const std::atomic<bool>* cancel,
+                                                  const CompactionProgress& on_progress) {
+  SH_CHECK(static_cast<int64_t>(ids.size()) == sequence.next_pos().value, "the token list must match the cache");
+  SH_ASSIGN(const CompactionMethod method, method_of(request));
+  SH_RETURN_IF_ERROR(plan_region(sequence, method, request));
+  const GatherContext context{.cancel = cancel,
+                              .on_progress =
+                                  [&](double fraction) {
+                                    if (on_progress) on_progress("queries", fraction);
+                                  },
+                              .max_query_bytes = request.max_query_bytes};
+  return Gatherer(executor, sequence, ids, method, request, context).run(captured);
+}
+
+}  // namespace sh::engine
