@@ -21,7 +21,10 @@ constexpr int64_t kLogitBytes = int64_t{256} << 20;
 constexpr double kConfidentFlips = 0.05;
 // Share of predictions whose likeliest token stays, from which a cache keeps at least 70 % of its answers. KL does not
 // separate better and has no scale that holds for all models.
-// @@CAL@@
+// Measured on scribe: 864 caches of 42 documents (512 to 2048 tokens; truncate, streaming, select, self_study at 2x
+// to 64x). On answers of a self-study 0.8, chosen on 10 of the documents, judges 96 % of the caches of the others
+// rightly; what it accepts keeps 94 % of the answers, what it rejects 20 %. On repeated text 0.5 judges 85 % rightly
+// (85 % and 23 % kept): verbatim text is lost long before answers are.
 constexpr double kGistTop1Answers = 0.8;
 constexpr double kGistTop1Repetition = 0.5;
 
