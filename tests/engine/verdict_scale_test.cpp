@@ -105,8 +105,7 @@ TEST_F(VerdictScaleTest, WordsFitRealCaches) {
   ASSERT_TRUE(engine_->prefill(full, ids).ok());
   const CompactionRequest study{.method = "self_study", .ratio = 8, .self_study = {.n_conversations = 48}};
   const ReferenceQueries queries = gather_reference_queries(executor, full, ids, nullptr, study).value();
-  const auto reference =
-      ReplayReference::record(executor, full, queries.replay, 256, int64_t{64} << 20).value();
+  const auto reference = ReplayReference::record(executor, full, queries.replay, 256, int64_t{64} << 20).value();
   const auto word = [&](const char* method, double ratio) {
     SequenceCache sequence = full.fork();
     CompactionRequest request = study;
@@ -115,7 +114,8 @@ TEST_F(VerdictScaleTest, WordsFitRealCaches) {
     EXPECT_TRUE(compact_sequence(executor, sequence, queries, request).ok());
     return verdict_of(reference.compare(executor, sequence).value(), scale_, ReplayKind::answers);
   };
-  EXPECT_EQ(verdict_of(reference.compare(executor, full).value(), scale_, ReplayKind::answers), Verdict::transparent);
+  EXPECT_EQ(verdict_of(reference.compare(executor, full).value(), scale_, ReplayKind::answers),
+            Verdict::transparent);
   const Verdict mild = word("self_study", 8);
   EXPECT_TRUE(mild == Verdict::transparent || mild == Verdict::good) << name_of(mild);
   EXPECT_EQ(word("truncate", 8), Verdict::reject);
