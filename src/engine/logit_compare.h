@@ -10,10 +10,10 @@ namespace sh::engine {
 
 /// One predicted token under both caches, given the same tokens before it.
 struct TokenComparison {
-  double kl = 0;         // Σ p_full (ln p_full - ln p_compact), nats, over the whole vocabulary
-  double nll_full = 0;   // of the token that was fed
+  double kl = 0;        // Σ p_full (ln p_full - ln p_compact), nats, over the whole vocabulary
+  double nll_full = 0;  // of the token that was fed
   double nll_compact = 0;
-  double nll_none = 0;   // without the context; NaN when not measured
+  double nll_none = 0;  // without the context; NaN when not measured
   bool is_same_top1 = false;
   bool is_confident = false;  // the full cache's top two differ by more than 0.2 in probability
 };

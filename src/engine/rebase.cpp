@@ -74,12 +74,14 @@ HeadRows move_head(Executor& executor, const SequenceCache& sequence, int32_t la
     const size_t n = std::min(kPiece, deltas.size() - begin);
     std::byte* bytes = rows.keys.data() + begin * n_bytes;
     for (size_t r = 0; r < n; ++r)
-      executor.kernels().decode_row(layout.key_type, bytes + r * n_bytes, width, keys.row(static_cast<int64_t>(r)));
+      executor.kernels().decode_row(layout.key_type, bytes + r * n_bytes, width,
+                                    keys.row(static_cast<int64_t>(r)));
     const auto piece = std::span<const int32_t>(deltas).subspan(begin, n);
     executor.engine().model().shift_keys(layer, piece, keys.view().slice(0, static_cast<int64_t>(n)));
     for (size_t r = 0; r < n; ++r)
       if (piece[r] != 0)
-        executor.kernels().encode_row(layout.key_type, keys.row(static_cast<int64_t>(r)), width, bytes + r * n_bytes);
+        executor.kernels().encode_row(layout.key_type, keys.row(static_cast<int64_t>(r)), width,
+                                      bytes + r * n_bytes);
   }
   return rows;
 }
@@ -88,10 +90,11 @@ HeadRows move_head(Executor& executor, const SequenceCache& sequence, int32_t la
 
 Result<void> rebase(Executor& executor, SequenceCache& sequence, Pos keep_end, Pos new_compacted_end) {
   if (keep_end < Pos(0) || new_compacted_end < keep_end || sequence.compacted_end() < new_compacted_end)
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("rebase: compacted rows are to end at position {} with those before {} unmoved; expected "
-                             "0 <= unmoved <= end <= {}, where they end now",
-                             new_compacted_end.value, keep_end.value, sequence.compacted_end().value)};
+    return Error{
+        ErrorKind::invalid_argument,
+        fmt::format("rebase: compacted rows are to end at position {} with those before {} unmoved; expected "
+                    "0 <= unmoved <= end <= {}, where they end now",
+                    new_compacted_end.value, keep_end.value, sequence.compacted_end().value)};
   const Squeeze squeeze{keep_end, sequence.compacted_end(), new_compacted_end};
   if (squeeze.shift() == 0) return {};
   const auto& layers = sequence.pool().layout().layers;

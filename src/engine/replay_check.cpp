@@ -131,8 +131,7 @@ Result<void> ReplayReference::feed(Executor& executor, const SequenceCache& sequ
         break;
       }
       SH_RETURN_IF_ERROR(done);
-      const int64_t first_compared =
-          static_cast<int64_t>(parts_[begin].ids.size()) - parts_[begin].n_compared;
+      const int64_t first_compared = static_cast<int64_t>(parts_[begin].ids.size()) - parts_[begin].n_compared;
       const int64_t n_before = is_alone ? std::max<int64_t>(0, static_cast<int64_t>(from) - first_compared) : 0;
       if (logits.rows > 0) visit(parts_[begin].first_row + n_before, logits);
     }
@@ -141,8 +140,8 @@ Result<void> ReplayReference::feed(Executor& executor, const SequenceCache& sequ
   return {};
 }
 
-Result<ReplayReference> ReplayReference::record(Executor& executor, const SequenceCache& full, const Replay& replay,
-                                                int64_t max_tokens, int64_t max_bytes,
+Result<ReplayReference> ReplayReference::record(Executor& executor, const SequenceCache& full,
+                                                const Replay& replay, int64_t max_tokens, int64_t max_bytes,
                                                 const std::atomic<bool>* cancel) {
   const Stopwatch watch;
   const int64_t n_vocab = executor.engine().model().info().n_vocab;
@@ -177,8 +176,8 @@ Result<ReplayCheck> ReplayReference::compare(Executor& executor, const SequenceC
   if (n_tokens() > 0)
     SH_RETURN_IF_ERROR(feed(executor, compacted, cancel, [&](int64_t first_row, const Mat<float>& logits) {
       executor.thread_pool().run(logits.rows, [&](int64_t r, int) {
-        tokens[static_cast<size_t>(first_row + r)] = compare_logits(
-            std::span(logits_.row(first_row + r), n_vocab), std::span(logits.row(r), n_vocab), 0);
+        tokens[static_cast<size_t>(first_row + r)] =
+            compare_logits(std::span(logits_.row(first_row + r), n_vocab), std::span(logits.row(r), n_vocab), 0);
       });
     }));
   ReplayCheck check = summarise(tokens);
@@ -189,14 +188,15 @@ Result<ReplayCheck> ReplayReference::compare(Executor& executor, const SequenceC
 Result<Replay> text_replay(const Engine& engine, std::span<const int32_t> ids, Span text, int64_t n_tokens) {
   const auto n = static_cast<int64_t>(ids.size());
   if (text.begin < 0 || text.end > n || text.begin >= text.end || n_tokens < 1)
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("replay: {} tokens of the text from {} to {} cannot be repeated, the conversation has {}",
-                             n_tokens, text.begin, text.end, n)};
+    return Error{
+        ErrorKind::invalid_argument,
+        fmt::format("replay: {} tokens of the text from {} to {} cannot be repeated, the conversation has {}",
+                    n_tokens, text.begin, text.end, n)};
   Replay replay;
   SH_ASSIGN(replay.opening, repeat_opening(engine, ids));
   const int64_t length = text.end - text.begin;
-  const int64_t n_pieces = std::clamp<int64_t>((n_tokens + kTextPiece - 1) / kTextPiece, 1,
-                                               (length + kTextPiece - 1) / kTextPiece);
+  const int64_t n_pieces =
+      std::clamp<int64_t>((n_tokens + kTextPiece - 1) / kTextPiece, 1, (length + kTextPiece - 1) / kTextPiece);
   const int64_t n_piece = std::min({kTextPiece, n_tokens, length});
   for (int64_t i = 0; i < n_pieces; ++i) {
     // In the middle of its stretch of the text.

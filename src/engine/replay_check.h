@@ -17,9 +17,9 @@ namespace sh::engine {
 /// Threads: const members may run in parallel, each with an executor of its own.
 class ReplayReference {
  public:
-  /// Feeds the replay to forks of `full` and keeps the logits that predict answer tokens (those after a part's first
-  /// n_prompt): at most `max_tokens` of them, and no more than fit in `max_bytes` (a vocabulary of 150 000 needs
-  /// 0.6 MB a token). Parts are taken evenly from the whole replay, and each gives its first answer tokens.
+  /// Feeds the replay to forks of `full` and keeps the logits that predict answer tokens (those after a part's
+  /// first n_prompt): at most `max_tokens` of them, and no more than fit in `max_bytes` (a vocabulary of 150 000
+  /// needs 0.6 MB a token). Parts are taken evenly from the whole replay, and each gives its first answer tokens.
   /// A replay without answers, or bounds below one token, give a reference of no tokens.
   /// Errors: out_of_memory (the pool has no room for one part beside the cache), cancelled.
   /// Cost:   one forward for the tokens fed, in batches of n_ubatch over several parts.
@@ -58,9 +58,9 @@ class ReplayReference {
 };
 
 /// A replay for a compaction whose queries came with none: about `n_tokens` of the text [begin, end) of the
-/// conversation `ids`, repeated after the conversation behind the repeat instruction, in evenly spread pieces of 32
-/// (a text's newest tokens alone would praise whatever keeps exactly those).
-/// Errors: unsupported (chat template), invalid_argument (an empty or outside range).
+/// conversation `ids`, repeated after the conversation behind the repeat instruction, in evenly spread pieces of
+/// 32 (a text's newest tokens alone would praise whatever keeps exactly those). Errors: unsupported (chat
+/// template), invalid_argument (an empty or outside range).
 Result<Replay> text_replay(const Engine& engine, std::span<const int32_t> ids, Span text, int64_t n_tokens);
 
 }  // namespace sh::engine

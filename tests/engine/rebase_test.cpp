@@ -70,8 +70,11 @@ class Rebase : public ::testing::Test {
     Rows rows = rows_of(sequence);
     for (auto& layer : rows)
       for (HeadRows& head : layer) {
-        head.keys.erase(head.keys.begin(), head.keys.begin() + static_cast<std::ptrdiff_t>(head.keys.size() / head.pos.size() * 100));
-        head.values.erase(head.values.begin(), head.values.begin() + static_cast<std::ptrdiff_t>(head.values.size() / head.pos.size() * 100));
+        head.keys.erase(head.keys.begin(),
+                        head.keys.begin() + static_cast<std::ptrdiff_t>(head.keys.size() / head.pos.size() * 100));
+        head.values.erase(
+            head.values.begin(),
+            head.values.begin() + static_cast<std::ptrdiff_t>(head.values.size() / head.pos.size() * 100));
         head.bias.erase(head.bias.begin(), head.bias.begin() + 100);
         head.pos.erase(head.pos.begin(), head.pos.begin() + 100);
       }
@@ -108,7 +111,8 @@ TEST_F(Rebase, KeysAreThoseOfTheirNewPositions) {
   moved.insert(moved.end(), ids_.begin() + 200, ids_.begin() + 300);
   const SequenceCache fresh = read(*pool, moved);
   for (int32_t h = 0; h < 2; ++h) {
-    const auto got = sequence.decode_head(engine_->kernels(), 0, h), expected = fresh.decode_head(engine_->kernels(), 0, h);
+    const auto got = sequence.decode_head(engine_->kernels(), 0, h),
+               expected = fresh.decode_head(engine_->kernels(), 0, h);
     ASSERT_EQ(got.pos.size(), 300u);
     for (int32_t row = 0; row < 300; row += row < 20 || row >= 200 ? 1 : 2) {
       const int32_t to = row < 20 ? row : row < 200 ? 20 + (row - 20) / 2 : row - 90;
@@ -136,15 +140,20 @@ TEST_F(Rebase, PositionsAreSqueezedAndNothingElseChanges) {
     EXPECT_EQ(sequence.n_compactions(), 1);
     for (size_t l = 0; l < 5; ++l)
       for (size_t h = 0; h < 2; ++h) {
-        const HeadRows old = before[l][h], now = sequence.copy_head(static_cast<int32_t>(l), static_cast<int32_t>(h));
+        const HeadRows old = before[l][h],
+                       now = sequence.copy_head(static_cast<int32_t>(l), static_cast<int32_t>(h));
         EXPECT_EQ(now.values, old.values);
         EXPECT_EQ(now.bias, old.bias);
         ASSERT_EQ(now.pos.size(), old.pos.size());
         const auto key_bytes = static_cast<std::ptrdiff_t>(old.keys.size() / old.pos.size());
-        EXPECT_TRUE(std::equal(now.keys.begin(), now.keys.begin() + 10 * key_bytes, old.keys.begin())) << "the protected prefix";
+        EXPECT_TRUE(std::equal(now.keys.begin(), now.keys.begin() + 10 * key_bytes, old.keys.begin()))
+            << "the protected prefix";
         for (size_t r = 0; r < old.pos.size(); ++r) {
           const int32_t p = old.pos[r].value;
-          const int32_t expected = p < 10 ? p : p >= end ? p - (end - new_end) : 10 + static_cast<int32_t>(int64_t{p - 10} * (new_end - 10) / (end - 10));
+          const int32_t expected = p < 10 ? p
+                                   : p >= end
+                                       ? p - (end - new_end)
+                                       : 10 + static_cast<int32_t>(int64_t{p - 10} * (new_end - 10) / (end - 10));
           ASSERT_EQ(now.pos[r].value, expected);
         }
       }

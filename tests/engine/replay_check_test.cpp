@@ -52,7 +52,8 @@ class ReplayCheckTest : public ::testing::Test {
       SequenceCache fork = sequence.fork();
       engine_->prefill(fork, replay.opening).value();
       const Mat<float> logits = engine_->prefill(fork, part.ids, {.all_logits = true}).value();
-      for (int64_t i = std::max<int64_t>(1, part.n_prompt); i < static_cast<int64_t>(part.ids.size()); ++i, ++all.rows)
+      for (int64_t i = std::max<int64_t>(1, part.n_prompt); i < static_cast<int64_t>(part.ids.size());
+           ++i, ++all.rows)
         all.data.insert(all.data.end(), logits.row(i - 1), logits.row(i - 1) + 2048);
     }
     return all;
@@ -117,7 +118,9 @@ TEST_F(ReplayCheckTest, FiguresAreThoseOfReadingEveryPartAlone) {
 
 TEST_F(ReplayCheckTest, WorseCachesLookWorse) {
   const ReplayReference reference = record(replay_);
-  const auto kl_of = [&](const SequenceCache& cache) { return reference.compare(executor(), cache).value().kl_mean; };
+  const auto kl_of = [&](const SequenceCache& cache) {
+    return reference.compare(executor(), cache).value().kl_mean;
+  };
   double last = 0;
   for (const double ratio : {2.0, 4.0, 16.0}) {
     const double kl = kl_of(compacted("select", ratio));
@@ -158,7 +161,8 @@ TEST_F(ReplayCheckTest, BoundsHoldAndPartsAreSpread) {
   EXPECT_EQ(by_bytes.n_tokens(), 10);
 
   // Few long parts: each gives its share of what is asked for.
-  Replay two_long{.opening = {}, .parts = {{{ids_.begin(), ids_.begin() + 300}, 8}, {{ids_.begin(), ids_.begin() + 300}, 8}}};
+  Replay two_long{.opening = {},
+                  .parts = {{{ids_.begin(), ids_.begin() + 300}, 8}, {{ids_.begin(), ids_.begin() + 300}, 8}}};
   EXPECT_EQ(record(two_long, 200).n_parts(), 2);
   EXPECT_EQ(record(two_long, 200).n_tokens(), 200);
 
@@ -173,7 +177,8 @@ TEST_F(ReplayCheckTest, BoundsHoldAndPartsAreSpread) {
 TEST_F(ReplayCheckTest, NearlyFullPoolComparesPartAfterPart) {
   // Short parts, so that several share a batch where there is room.
   Replay replay{.opening = replay_.opening, .parts = {}};
-  for (int64_t i = 0; i < 12; ++i) replay.parts.push_back({{ids_.begin() + 20 * i, ids_.begin() + 20 * i + 10}, 5});
+  for (int64_t i = 0; i < 12; ++i)
+    replay.parts.push_back({{ids_.begin() + 20 * i, ids_.begin() + 20 * i + 10}, 5});
   const ReplayReference reference = record(replay);
   const ReplayCheck with_room = reference.compare(executor(), *truncated_).value();
   const int64_t used = engine_->block_pool().stats().bytes_used;

@@ -100,13 +100,12 @@ TEST_F(VerdictScaleTest, WordsFollowTheRules) {
 // Real caches from both ends of the scale.
 TEST_F(VerdictScaleTest, WordsFitRealCaches) {
   Executor& executor = engine_->executor();
+  const std::vector<int32_t> ids = document_ids(*engine_, read_document("512", 0));
   SequenceCache full(engine_->block_pool());
-  ASSERT_TRUE(engine_->prefill(full, ids_).ok());
-  const CompactionRequest study{.method = "self_study", .ratio = 4};
-  const ReferenceQueries queries =
-      gather_reference_queries(executor, full, ids_, nullptr, study).value();
-  const auto reference =
-      ReplayReference::record(executor, full, queries.replay, 256, int64_t{64} << 20).value();
+  ASSERT_TRUE(engine_->prefill(full, ids).ok());
+  const CompactionRequest study{.method = "self_study", .ratio = 8, .self_study = {.n_conversations = 48}};
+  const ReferenceQueries queries = gather_reference_queries(executor, full, ids, nullptr, study).value();
+  const auto reference = ReplayReference::record(executor, full, queries.replay, 256, int64_t{64} << 20).value();
   const auto word = [&](const char* method, double ratio) {
     SequenceCache sequence = full.fork();
     CompactionRequest request = study;
@@ -115,8 +114,9 @@ TEST_F(VerdictScaleTest, WordsFitRealCaches) {
     EXPECT_TRUE(compact_sequence(executor, sequence, queries, request).ok());
     return verdict_of(reference.compare(executor, sequence).value(), scale_, ReplayKind::answers);
   };
-  EXPECT_EQ(verdict_of(reference.compare(executor, full).value(), scale_, ReplayKind::answers), Verdict::transparent);
-  const Verdict mild = word("self_study", 4);
+  EXPECT_EQ(verdict_of(reference.compare(executor, full).value(), scale_, ReplayKind::answers),
+            Verdict::transparent);
+  const Verdict mild = word("self_study", 8);
   EXPECT_TRUE(mild == Verdict::transparent || mild == Verdict::good) << name_of(mild);
   EXPECT_EQ(word("truncate", 8), Verdict::reject);
   EXPECT_EQ(word("streaming", 32), Verdict::reject);
