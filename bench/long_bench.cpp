@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MIT
+// One long conversation in a small cache: a text of many times the cache's rows is read with automatic compaction,
+// and questions about its first part are asked again and again, next to a cache that holds everything.
+//   long_bench MODEL.gguf RECALL.jsonl METHOD[,METHOD...] N_ROWS N_LOGICAL [RATIO=2] [THRESHOLD=0.9] [REBASE=0]
+// The text is the contexts of the file's documents, one after the other, and again from the front when they end; the
+// questions are those of the first document. Prints one JSON object a checkpoint and method, METHOD "full" included
+// unless N_LOGICAL is above 32768; KL is of the full cache's own answers, teacher-forced.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/machine.h"
+#include "engine/conversation.h"
+#include "engine/engine.h"
+#include "engine/logit_compare.h"
+#include "engine/reference_steps.h"
+
+namespace {
+
+using namespace sh;
+using engine::Conversation;
+using engine::Engine;
+
+constexpr int64_t kLongestFull = 32768;
+constexpr int64_t kPiece = 64;           // tokens read between two looks at the cache
+constexpr int64_t kMaxAnswerTokens = 16;
+
+[[noreturn]] void fail(const std::string& message) {
+  fmt::print(stderr, "error: {}\n", message);
+  std::exit(1);
+}
+template <typename T>
+T need(Result<T> result) {
+  if (!result.ok()) fail(result.error().message);
+  return std::move(*result);
+}
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  size_t at = 0;
+  for (size_t end; (end = text.find(separator, at)) != std::string::npos; at = end + 1)
+    parts.push_back(text.substr(at, end - at));
+  parts.push_back(text.substr(at));
+  return parts;
+}
+
+struct Question {
+  std::vector<int32_t> prompt;
+  std::string answer;
+};
+struct Material {
+  std::vector<int32_t> ids;  // N_LOGICAL tokens, as one system message that is still open
+  std::vector<Question> questions;
+  int64_t n_first = 0;  // tokens of the first document
+};
+
+std::vector<int32_t> plain(const Engine& engine, const std::string& text) {
+  return engine.tokenizer().encode(text, {.add_special = false, .parse_special = false});
+}
+
+/// What stands before and after the content of a system message.
+std::pair<std::string, std::string> around_system(const Engine& engine) {
+  const std::string marker = "The content of the message.";
+  chat::PromptInput input;
+  input.messages = Json::array({{{"role", "system"}, {"content", marker}}});
+  input.add_generation_prompt = false;
+  const auto& tokenizer = engine.tokenizer();
+  if (tokenizer.data().bos != tokenizer::kNoToken) input.bos_token = tokenizer.piece(tokenizer.data().bos, true);
+  if (tokenizer.data().eos != tokenizer::kNoToken) input.eos_token = tokenizer.piece(tokenizer.data().eos, true);
+  const std::string text = need(engine.chat_template().apply(input));
+  const size_t at = text.find(marker);
+  if (at == std::string::npos) fail("the chat template does not show the content of a system message");
+  return {text.substr(0, at), text.substr(at + marker.size())};
+}
+
+Material read_material(const Engine& engine, const std::string& path, int64_t n_logical) {
+  const auto [before, after] = around_system(engine);
+  const engine::TurnTokens turn = need(engine::turn_tokens(engine));
+  Material material;
+  material.ids = engine::encode_text(engine, before);
+  std::ifstream file(path);
+  if (!file) fail(fmt::format("'{}' cannot be read", path));
+  std::vector<std::vector<int32_t>> documents;
+  for (std::string line; std::getline(file, line);) {
+    const Json document = Json::parse(line);
+    documents.push_back(plain(engine, document.at("context").get<std::string>() + "\n\n"));
+    if (documents.size() > 1) continue;
+    for (const Json& q : document.at("questions")) {
+      Question question{.prompt = engine::encode_text(engine, after), .answer = q.at("answer").get<std::string>()};
+      question.prompt.insert(question.prompt.end(), turn.user_open.begin(), turn.user_open.end());
+      const std::vector<int32_t> words = plain(engine, q.at("q").get<std::string>());
+      question.prompt.insert(question.prompt.end(), words.begin(), words.end());
+      question.prompt.insert(question.prompt.end(), turn.user_close.begin(), turn.user_close.end());
+      material.questions.push_back(std::move(question));
+    }
+  }
+  if (documents.empty()) fail(fmt::format("'{}' has no documents", path));
+  for (size_t i = 0; static_cast<int64_t>(material.ids.size()) < n_logical; ++i) {
+    // The first document is read once only: what is asked must come from its first reading.
+    const size_t n_others = std::max<size_t>(1, documents.size() - 1);
+    const auto& text = documents[i == 0 || documents.size() == 1 ? 0 : 1 + (i - 1) % n_others];
+    material.ids.insert(material.ids.end(), text.begin(), text.end());
+    if (i == 0) material.n_first = static_cast<int64_t>(material.ids.size());
+  }
+  material.ids.resize(static_cast<size_t>(n_logical));
+  return material;
+}
+
+/// An answer of the full cache: its tokens and the logits that chose them.
+struct Reference {
+  std::vector<int32_t> ids;
+  Mat<float> logits;
+};
+int32_t argmax(const float* logits, int64_t n) {
+  return static_cast<int32_t>(std::max_element(logits, logits + n) - logits);
+}
+
+Reference answer_freely(Engine& engine, const kv::SequenceCache& cache, const Question& question, std::string& text) {
+  kv::SequenceCache fork = cache.fork();
+  Reference reference;
+  Mat<float> last = need(engine.prefill(fork, question.prompt));
+  std::vector<float> rows;
+  for (int64_t i = 0; i < kMaxAnswerTokens; ++i) {
+    const int32_t id = argmax(last.row(0), last.cols);
+    rows.insert(rows.end(), last.data.begin(), last.data.end());
+    reference.ids.push_back(id);
+    if (engine.tokenizer().is_end_of_generation(id)) break;
+    text += engine.tokenizer().piece(id, false);
+    last = need(engine.prefill(fork, std::span(&id, 1)));
+  }
+  reference.logits = Mat<float>(static_cast<int64_t>(reference.ids.size()), last.cols);
+  std::copy(rows.begin(), rows.end(), reference.logits.data.begin());
+  return reference;
+}
+
+std::string trimmed(const std::string& text) {
+  const size_t begin = text.find_first_not_of(" \t\r\n");
+  return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
+}
+
+/// Asks everything at one point of the conversation. With references (of the full cache, there) also the KL.
+struct Checkpoint {
+  int64_t n_right = 0;
+  std::vector<double> kls;  // a question
+  std::vector<Reference> references;
+};
+Checkpoint ask_all(Engine& engine, const kv::SequenceCache& cache, const std::vector<Question>& questions,
+                   const std::vector<Reference>* references) {
+  Checkpoint checkpoint;
+  for (size_t q = 0; q < questions.size(); ++q) {
+    std::string text;
+    checkpoint.references.push_back(answer_freely(engine, cache, questions[q], text));
+    checkpoint.n_right += trimmed(text) == questions[q].answer ? 1 : 0;
+    if (references == nullptr) continue;
+    const Reference& full = (*references)[q];
+    std::vector<int32_t> ids = questions[q].prompt;
+    ids.insert(ids.end(), full.ids.begin(), full.ids.end() - 1);
+    kv::SequenceCache fork = cache.fork();
+    const Mat<float> logits = need(engine.prefill(fork, ids, {.all_logits = true}));
+    const int64_t n = full.logits.rows;
+    double kl = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const auto width = static_cast<size_t>(full.logits.cols);
+      kl += engine::compare_logits({full.logits.row(i), width}, {logits.row(logits.rows - n + i), width},
+                                   full.ids[static_cast<size_t>(i)])
+                .kl;
+    }
+    checkpoint.kls.push_back(kl / static_cast<double>(n));
+  }
+  return checkpoint;
+}
+
+double mean(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return values.empty() ? NAN : sum / static_cast<double>(values.size());
+}
+
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 6) {
+    fmt::print(stderr, "usage: long_bench MODEL.gguf RECALL.jsonl METHOD[,METHOD...] N_ROWS N_LOGICAL [RATIO] "
+                       "[THRESHOLD] [REBASE]\n");
+    return 1;
+  }
+  const int64_t n_rows = std::atoll(argv[4]), n_logical = std::atoll(argv[5]);
+  const double ratio = argc > 6 ? std::atof(argv[6]) : 2, threshold = argc > 7 ? std::atof(argv[7]) : 0.9;
+  const bool rebases = argc > 8 && std::atoi(argv[8]) != 0;
+  const int64_t n_between = std::max<int64_t>(kPiece, n_rows / 2 / kPiece * kPiece);
+
+  std::vector<std::vector<Reference>> references;  // a checkpoint
+  const auto run = [&](const std::string& label, engine::EngineOptions options) {
+    const auto engine = need(Engine::open(options));
+    const Material material = read_material(*engine, argv[2], n_logical);
+    Conversation conversation(*engine, false);
+    const Stopwatch watch;
+    double compaction_seconds = 0;
+    std::vector<double> pool_shares;
+    for (int64_t at = 0, i = 0; at < n_logical; at += kPiece) {
+      const auto n = static_cast<size_t>(std::min(kPiece, n_logical - at));
+      if (conversation.wants_compaction() || (label != "full" && conversation.rows_left() < kPiece)) {
+        const Stopwatch compaction_watch;
+        need(conversation.compact_automatically({}, nullptr));
+        compaction_seconds += compaction_watch.seconds();
+      }
+      const auto read = conversation.append(std::span(material.ids).subspan(static_cast<size_t>(at), n), {});
+      if (!read.ok()) fail(read.error().message);
+      const bool is_checkpoint = at + kPiece >= material.n_first && ((at + kPiece) % n_between == 0 || at + kPiece >= n_logical);
+      if (!is_checkpoint) continue;
+      const auto* full = static_cast<size_t>(i) < references.size() && label != "full"
+                             ? &references[static_cast<size_t>(i)]
+                             : nullptr;
+      Checkpoint checkpoint = ask_all(*engine, conversation.cache(), material.questions, full);
+      if (label == "full") references.push_back(std::move(checkpoint.references));
+      ++i;
+      std::vector<double> sorted = checkpoint.kls;
+      std::sort(sorted.begin(), sorted.end());
+      const kv::CacheUsage usage = conversation.cache().usage();
+      fmt::print("{}\n", dump_json(Json{{"method", label},
+                                        {"n_rows", n_rows},
+                                        {"ratio", ratio},
+                                        {"rebase", rebases},
+                                        {"logical", conversation.n_tokens()},
+                                        {"next_pos", conversation.cache().next_pos().value},
+                                        {"physical", usage.n_physical},
+                                        {"bytes", usage.bytes},
+                                        {"compactions", conversation.n_compactions()},
+                                        {"right", checkpoint.n_right},
+                                        {"questions", material.questions.size()},
+                                        {"kl_mean", number(mean(checkpoint.kls))},
+                                        {"kl_median", sorted.empty() ? Json(nullptr) : Json(sorted[sorted.size() / 2])},
+                                        {"resident_bytes", resident_bytes()},
+                                        {"compaction_seconds", compaction_seconds},
+                                        {"seconds", watch.seconds()}}));
+      std::fflush(stdout);
+    }
+  };
+  if (n_logical <= kLongestFull) run("full", {.model_path = argv[1], .n_ctx = n_logical + 256});
+  for (const std::string& method : split(argv[3], ',')) {
+    engine::EngineOptions options{.model_path = argv[1], .n_ctx = n_rows};
+    options.compact_threshold = threshold;
+    options.compact_ratio = ratio;
+    options.compact_method = method;
+    options.compact_rebase = rebases;
+    run(method, options);
+  }
+  return 0;
+}
