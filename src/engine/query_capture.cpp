@@ -3,10 +3,15 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "base/check.h"
 
 namespace sh::engine {
+
+namespace {
+constexpr int64_t kMaxStride = int64_t{1} << 61;
+}  // namespace
 
 /// Sampled tokens are those whose ordinal is a multiple of `stride`. Storage is one flat row a token: for each layer the queries, lse and
 /// outputs of its heads, so that dropping every second token is a compaction of one array.
@@ -73,16 +78,18 @@ QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layou
 
 QueryCapture::~QueryCapture() = default;
 
-void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted) {
+void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted,
+                               std::span<const int64_t> labels) {
   State& s = *state_;
   s.pending.clear();
   s.n_seen_before = s.n_seen;
   if (s.max_rows < 1) return;
   for (size_t i = 0; i < pos.size(); ++i) {
     if (!is_wanted.empty() && !is_wanted[i]) continue;
-    const int64_t ordinal = s.n_seen++;
+    const int64_t ordinal = labels.empty() ? s.n_seen : labels[i];
+    ++s.n_seen;
     if (ordinal % s.stride != 0) continue;
-    while (static_cast<int64_t>(s.row_pos.size()) >= s.max_rows && s.max_rows > 1) {
+    while (static_cast<int64_t>(s.row_pos.size()) >= s.max_rows && s.max_rows > 1 && s.stride < kMaxStride) {
       s.drop_every_second();
       // Until the end of this function `pending` holds ordinals, which do not move.
       std::erase_if(s.pending, [&](const auto& entry) { return entry.second % s.stride != 0; });
@@ -93,9 +100,9 @@ void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const boo
     s.row_pos.back() = pos[i].value;
     s.ordinal.back() = ordinal;
   }
-  // From ordinals to rows of the store, now that nothing moves any more.
-  for (auto& [batch_row, target] : s.pending)
-    target = std::lower_bound(s.ordinal.begin(), s.ordinal.end(), target) - s.ordinal.begin();
+  // From ordinals to rows of the store, now that nothing moves any more: they are its last ones.
+  auto row = static_cast<int64_t>(s.row_pos.size() - s.pending.size());
+  for (auto& [batch_row, target] : s.pending) target = row++;
 }
 
 void QueryCapture::abort_batch() {
@@ -150,6 +157,11 @@ int64_t QueryCapture::n_bytes() const {
 QuerySets QueryCapture::take() const {
   const State& s = *state_;
   const auto n_rows = static_cast<int64_t>(s.row_pos.size());
+  std::vector<int64_t> order(s.row_pos.size());
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return s.ordinal[static_cast<size_t>(a)] < s.ordinal[static_cast<size_t>(b)];
+  });
   QuerySets sets(s.layers.size());
   for (size_t l = 0; l < s.layers.size(); ++l) {
     const State::Layer& layer = s.layers[l];
@@ -160,13 +172,14 @@ QuerySets QueryCapture::take() const {
       QuerySet& set = sets[l][static_cast<size_t>(kv_head)];
       set.queries = Mat<float>(n_rows * group, layer.key_width);
       set.out = Mat<float>(n_rows * group, layer.value_width);
-      for (int64_t row = 0; row < n_rows; ++row)
+      for (int64_t i = 0; i < n_rows; ++i)
         for (int32_t g = 0; g < group; ++g) {
+          const int64_t row = order[static_cast<size_t>(i)];
           const int32_t head = kv_head * group + g;
           const float* base = &s.rows[static_cast<size_t>(row * s.row_floats + layer.offset)];
           const float* lse = base + int64_t{layer.n_heads} * layer.key_width;
           const float* out = lse + layer.n_heads;
-          const int64_t to = row * group + g;
+          const int64_t to = i * group + g;
           std::copy_n(base + int64_t{head} * layer.key_width, layer.key_width, set.queries.row(to));
           std::copy_n(out + int64_t{head} * layer.value_width, layer.value_width, set.out.row(to));
           set.lse.push_back(lse[head]);

@@ -37,9 +37,12 @@ class QueryCapture : public ops::AttentionTap {
   QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes, int64_t first_stride = 1);
   ~QueryCapture() override;
 
-  /// Announces the tokens of the next forward: row i of the batch has position pos[i]. Rows with `is_wanted[i] == false` are not sampled;
-  /// an empty span wants all.
-  void begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted = {});
+  /// Announces the tokens of the next forward: row i of the batch has position pos[i]. Rows with
+  /// `is_wanted[i] == false` are not sampled; an empty span wants all. `labels` number the tokens where the order in
+  /// which they pass is an accident of the batches: what is sampled and the order of take() then follow the labels.
+  /// Needs: labels at least 0, no two the same; all batches or none have labels.
+  void begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted = {},
+                   std::span<const int64_t> labels = {});
   /// The announced forward did not run: its tokens are forgotten.
   void abort_batch();
   bool on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) override;
@@ -50,7 +53,7 @@ class QueryCapture : public ops::AttentionTap {
   void truncate(kv::Pos end);
   int64_t n_tokens() const;
   int64_t n_bytes() const;
-  QuerySets take() const;  // copies, pooled over the group
+  QuerySets take() const;  // copies in the order of the tokens, pooled over the group
 
  private:
   struct State;

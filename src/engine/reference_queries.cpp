@@ -51,7 +51,7 @@ Result<void> read_piece(Executor& executor, SequenceCache& fork, std::span<const
     if (is_cancelled(context)) return cancelled_error();
     const auto n_step = static_cast<size_t>(std::min(n_ubatch, end - at));
     const StepItem item{&fork, ids.subspan(static_cast<size_t>(at), n_step)};
-    SH_RETURN_IF_ERROR(run_step(executor, std::span(&item, 1), capture));
+    SH_RETURN_IF_ERROR(run_step(executor, std::span(&item, 1), capture, context.coverage));
   }
   return {};
 }

@@ -26,6 +26,27 @@ bool ends_turn(const Engine& engine, std::span<const int32_t> ids) {
          (engine.tokenizer().is_end_of_generation(ids.back()) || engine.tokenizer().is_control(ids.back()));
 }
 
+/// Shows a forward's queries to the capture, which keeps some, and to the coverage, which keeps none but sees all.
+class StudyTap final : public ops::AttentionTap {
+ public:
+  StudyTap(QueryCapture& capture, RowCoverage* coverage, std::span<const kv::Pos> pos)
+      : capture_(capture), coverage_(coverage), pos_(pos) {}
+  bool on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse,
+                    MatView<const float> out) override {
+    if (capture_.wants_layer(layer)) capture_.on_attention(layer, queries, lse, out);
+    if (coverage_ != nullptr) coverage_->fold(layer, pos_, queries, lse);
+    return false;
+  }
+  bool wants_layer(int32_t layer) const override {
+    return capture_.wants_layer(layer) || (coverage_ != nullptr && coverage_->wants_layer(layer));
+  }
+
+ private:
+  QueryCapture& capture_;
+  RowCoverage* coverage_;
+  std::span<const kv::Pos> pos_;
+};
+
 }  // namespace
 
 std::vector<int32_t> encode_text(const Engine& engine, const std::string& text) {
@@ -56,12 +77,19 @@ Error cancelled_error() {
           "the compaction was cancelled while it gathered reference queries; nothing has changed"};
 }
 
-Result<Mat<float>> run_step(Executor& executor, std::span<const StepItem> items, QueryCapture& capture) {
+Result<Mat<float>> run_step(Executor& executor, std::span<const StepItem> items, QueryCapture& capture,
+                            RowCoverage* coverage) {
   TokenBatch batch;
-  for (const StepItem& item : items) batch.add(*item.sequence, item.ids, true);
+  std::vector<int64_t> labels;
+  for (const StepItem& item : items) {
+    batch.add(*item.sequence, item.ids, true);
+    if (items.front().label == 0) continue;
+    for (size_t i = 0; i < item.ids.size(); ++i) labels.push_back(item.label + static_cast<int64_t>(i));
+  }
   Mat<float> logits(static_cast<int64_t>(items.size()), executor.engine().model().info().n_vocab);
-  capture.begin_batch(batch.pos);
-  SH_RETURN_IF_ERROR(executor.forward(batch.view(), logits.view(), &capture));
+  capture.begin_batch(batch.pos, {}, labels);
+  StudyTap tap(capture, coverage, batch.pos);
+  SH_RETURN_IF_ERROR(executor.forward(batch.view(), logits.view(), &tap));
   return logits;
 }
 
