@@ -81,6 +81,7 @@ void RowCoverage::fold(int32_t layer_index, std::span<const kv::Pos> pos, MatVie
   if (layer.queries.rows == 0) {
     layer.queries = Mat<float>(kPendingTokens, int64_t{layer.n_heads} * layer.key_width);
     layer.lse = Mat<float>(kPendingTokens, layer.n_heads);
+    layer.pos.reserve(static_cast<size_t>(kPendingTokens));
   }
   for (int64_t i = 0; i < queries.rows; ++i) {
     const auto slot = static_cast<int64_t>(layer.pos.size());

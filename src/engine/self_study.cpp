@@ -62,7 +62,8 @@ Result<void> check_study(const SelfStudyOptions& options) {
     return refuse("temperature: expected 0.001 to 100", options.temperature);
   if (!(options.coverage_tolerance >= 0 && options.coverage_tolerance <= 1))
     return refuse("coverage_tolerance: expected a share from 0 to 1", options.coverage_tolerance);
-  if (!(options.time_limit_seconds >= 0)) return refuse("time_limit_seconds: expected at least 0", options.time_limit_seconds);
+  if (!(options.time_limit_seconds >= 0))
+    return refuse("time_limit_seconds: expected at least 0", options.time_limit_seconds);
   return {};
 }
 
@@ -80,6 +81,9 @@ struct StudyConversation {
   bool is_done = false;
 };
 
+// Tried on scribe and not worth it, at equal numbers of conversations: adding 1 to 4 to the logits of rare tokens of
+// one stretch of the text for each conversation, all stretches in turn or the half that no query had touched yet
+// (110 to 112 of 120 answers kept at 8x, without it 115); higher temperatures.
 class Study {
  public:
   Study(Executor& executor, const SequenceCache& base, std::span<const float> first_logits, const TurnTokens& turn,
@@ -208,7 +212,8 @@ class Study {
       stats_.n_tokens += n;
       if (!c.next.empty()) continue;  // the prompt was longer than the forward
       const auto row = static_cast<int64_t>(deciding.size());
-      if (row != static_cast<int64_t>(i)) std::copy_n(logits.row(static_cast<int64_t>(i)), logits.cols, logits.row(row));
+      if (row != static_cast<int64_t>(i))
+        std::copy_n(logits.row(static_cast<int64_t>(i)), logits.cols, logits.row(row));
       deciding.push_back(&c);
     }
     decide(deciding, logits.view());

@@ -119,13 +119,15 @@ class Feeder {
  public:
   Feeder(const Engine& engine, int64_t max_bytes) : capture(engine.model(), engine.kv_layout(), max_bytes), layers_(engine.kv_layout().layers) {}
 
-  void announce(int32_t begin, int32_t n) {
+  void announce(int32_t begin, int32_t n, int64_t first_label = -1) {
     std::vector<kv::Pos> pos;
+    std::vector<int64_t> labels;
     for (int32_t i = 0; i < n; ++i) pos.push_back(kv::Pos(begin + i));
-    capture.begin_batch(pos);
+    for (int32_t i = 0; i < n && first_label >= 0; ++i) labels.push_back(first_label + i);
+    capture.begin_batch(pos, {}, labels);
   }
-  void feed(int32_t begin, int32_t n) {
-    announce(begin, n);
+  void feed(int32_t begin, int32_t n, int64_t first_label = -1) {
+    announce(begin, n, first_label);
     constexpr int32_t kHeads = 4;
     Mat<float> queries(n, kHeads * 64), lse(n, kHeads), out(n, kHeads * 64);
     for (int32_t l = 0; l < static_cast<int32_t>(layers_.size()); ++l) {
@@ -197,6 +199,30 @@ TEST(QueryCapture, DoesNotDependOnTheBatches) {
   EXPECT_EQ(whole.positions(), single.positions());
   EXPECT_TRUE(whole.is_consistent());
   EXPECT_TRUE(single.is_consistent());
+}
+
+// Two conversations one after the other and side by side, thinned to less than half.
+TEST(QueryCapture, LabelsDecideWhatIsKeptAndItsOrder) {
+  const auto engine = open_scribe({.n_ctx = 64, .n_threads = 1});
+  Feeder one_by_one(*engine, kSmallCap), together(*engine, kSmallCap);
+  constexpr int64_t kFirst = 16411, kSecond = 2 * 16411;
+  one_by_one.feed(200, 60, kFirst);
+  one_by_one.feed(0, 63, kSecond);
+  for (int32_t i = 0; i < 63; ++i) {
+    together.feed(i, 1, kSecond + i);
+    if (i < 60 && i % 5 == 0) together.feed(200 + i, 5, kFirst + i);
+  }
+  const std::vector<int32_t> tokens = one_by_one.positions();
+  EXPECT_EQ(tokens, together.positions());
+  EXPECT_TRUE(one_by_one.is_consistent());
+  EXPECT_TRUE(together.is_consistent());
+  ASSERT_GE(tokens.size(), 25u);
+  ASSERT_LE(tokens.size(), 50u);
+  EXPECT_GE(tokens.front(), 200);
+  EXPECT_LT(tokens.back(), 63);
+  EXPECT_TRUE(std::is_sorted(tokens.begin(), tokens.end(), [](int32_t a, int32_t b) {
+    return std::pair(a < 200, a) < std::pair(b < 200, b);
+  }));
 }
 
 TEST(QueryCapture, RealQueriesDoNotDependOnTheUbatch) {

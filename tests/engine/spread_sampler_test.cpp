@@ -17,8 +17,7 @@ int32_t draw(SpreadSampler& sampler, std::vector<float> logits, float temperatur
   return sampler.sample(kernel_set(), logits, temperature);
 }
 
-// Four equally likely tokens, three times: 64 texts of which 64 points in a row may not repeat more than a few, where
-// 64 random draws repeat 23.
+// Four equally likely tokens, three times: 64 texts. Of 64 random draws about 40 differ.
 TEST(SpreadSampler, TextsDiffer) {
   for (const uint64_t seed : {1, 2, 3}) {
     std::set<std::vector<int32_t>> texts;
@@ -28,7 +27,7 @@ TEST(SpreadSampler, TextsDiffer) {
       for (int i = 0; i < 3; ++i) text.push_back(draw(sampler, {0, 0, 0, 0}));
       texts.insert(text);
     }
-    EXPECT_GE(texts.size(), 55u);
+    EXPECT_GE(texts.size(), 50u);
   }
 }
 
