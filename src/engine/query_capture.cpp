@@ -13,8 +13,9 @@ namespace {
 constexpr int64_t kMaxStride = int64_t{1} << 61;
 }  // namespace
 
-/// Sampled tokens are those whose ordinal is a multiple of `stride`. Storage is one flat row a token: for each layer the queries, lse and
-/// outputs of its heads, so that dropping every second token is a compaction of one array.
+/// Sampled tokens are those whose ordinal is a multiple of `stride`. Storage is one flat row a token: for each
+/// layer the queries, lse and outputs of its heads, so that dropping every second token is a compaction of one
+/// array.
 struct QueryCapture::State {
   struct Layer {
     int64_t offset = 0;  // floats into a token's row
@@ -29,9 +30,13 @@ struct QueryCapture::State {
   std::vector<float> rows;       // [n_rows, row_floats]
   std::vector<int32_t> row_pos;  // [n_rows]
   std::vector<int64_t> ordinal;  // [n_rows]
-  std::vector<std::pair<int32_t, int64_t>> pending;  // (row of the batch, ordinal; then row of the store) of the forward that runs
+  std::vector<std::pair<int32_t, int64_t>>
+      pending;  // (row of the batch, ordinal; then row of the store) of the forward that runs
 
-  int64_t row_bytes() const { return row_floats * static_cast<int64_t>(sizeof(float)) + static_cast<int64_t>(sizeof(int32_t) + sizeof(int64_t)); }
+  int64_t row_bytes() const {
+    return row_floats * static_cast<int64_t>(sizeof(float)) +
+           static_cast<int64_t>(sizeof(int32_t) + sizeof(int64_t));
+  }
   void drop_every_second() {
     stride *= 2;
     size_t kept = 0;
@@ -54,7 +59,8 @@ struct QueryCapture::State {
   }
 };
 
-QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes, int64_t first_stride)
+QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes,
+                           int64_t first_stride)
     : state_(std::make_unique<State>()) {
   SH_CHECK(first_stride >= 1, "a stride counts tokens");
   State& s = *state_;
@@ -148,10 +154,13 @@ void QueryCapture::truncate(kv::Pos end) {
   s.resize(n);
 }
 
-int64_t QueryCapture::n_tokens() const { return static_cast<int64_t>(state_->row_pos.size()); }
+int64_t QueryCapture::n_tokens() const {
+  return static_cast<int64_t>(state_->row_pos.size());
+}
 int64_t QueryCapture::n_bytes() const {
   const State& s = *state_;
-  return static_cast<int64_t>(s.rows.capacity() * sizeof(float) + s.row_pos.capacity() * sizeof(int32_t) + s.ordinal.capacity() * sizeof(int64_t));
+  return static_cast<int64_t>(s.rows.capacity() * sizeof(float) + s.row_pos.capacity() * sizeof(int32_t) +
+                              s.ordinal.capacity() * sizeof(int64_t));
 }
 
 QuerySets QueryCapture::take() const {

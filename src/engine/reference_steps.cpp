@@ -95,20 +95,27 @@ Result<Mat<float>> run_step(Executor& executor, std::span<const StepItem> items,
 
 Result<TurnTokens> turn_tokens(const Engine& engine) {
   const std::string a = "First question?", b = "First answer.", c = "Second question?";
-  const Json user_a = {{"role", "user"}, {"content", a}}, assistant_b = {{"role", "assistant"}, {"content", b}}, user_c = {{"role", "user"}, {"content", c}};
+  const Json user_a = {{"role", "user"}, {"content", a}}, assistant_b = {{"role", "assistant"}, {"content", b}},
+             user_c = {{"role", "user"}, {"content", c}};
   SH_ASSIGN(const std::string two, render(engine, Json::array({user_a, assistant_b}), false));
   SH_ASSIGN(const std::string three, render(engine, Json::array({user_a, assistant_b, user_c}), true));
   const size_t b_in_two = two.rfind(b), b_in_three = three.rfind(b), c_in_three = three.rfind(c);
-  if (b_in_two == std::string::npos || b_in_three == std::string::npos || c_in_three == std::string::npos || c_in_three < b_in_three)
-    return Error{ErrorKind::unsupported, "the model's chat template does not show where a user turn begins and ends, so no study conversation can be "
-                                         "opened; use another source of reference queries"};
+  if (b_in_two == std::string::npos || b_in_three == std::string::npos || c_in_three == std::string::npos ||
+      c_in_three < b_in_three)
+    return Error{ErrorKind::unsupported,
+                 "the model's chat template does not show where a user turn begins and ends, so no study "
+                 "conversation can be "
+                 "opened; use another source of reference queries"};
   const std::string close = two.substr(b_in_two + b.size());
   const std::string between = three.substr(b_in_three + b.size(), c_in_three - b_in_three - b.size());
   const std::vector<int32_t> user_close = encode_text(engine, three.substr(c_in_three + c.size()));
-  if (between.starts_with(close)) return TurnTokens{encode_text(engine, close), encode_text(engine, between.substr(close.size())), user_close};
-  // The template ends the last turn differently (Phi 3.5, Command R): what closes an open turn is what both have in common.
+  if (between.starts_with(close))
+    return TurnTokens{encode_text(engine, close), encode_text(engine, between.substr(close.size())), user_close};
+  // The template ends the last turn differently (Phi 3.5, Command R): what closes an open turn is what both have
+  // in common.
   const std::vector<int32_t> close_ids = encode_text(engine, close), between_ids = encode_text(engine, between);
-  const auto open_begin = std::mismatch(close_ids.begin(), close_ids.end(), between_ids.begin(), between_ids.end()).second;
+  const auto open_begin =
+      std::mismatch(close_ids.begin(), close_ids.end(), between_ids.begin(), between_ids.end()).second;
   return TurnTokens{{between_ids.begin(), open_begin}, {open_begin, between_ids.end()}, user_close};
 }
 

@@ -71,7 +71,9 @@ RowCoverage::RowCoverage(Executor& executor, const kv::SequenceCache& sequence, 
   seconds_ = watch.seconds();
 }
 
-bool RowCoverage::wants_layer(int32_t layer) const { return !layers_[static_cast<size_t>(layer)].plans.empty(); }
+bool RowCoverage::wants_layer(int32_t layer) const {
+  return !layers_[static_cast<size_t>(layer)].plans.empty();
+}
 
 void RowCoverage::fold(int32_t layer_index, std::span<const kv::Pos> pos, MatView<const float> queries,
                        MatView<const float> lse) {
@@ -120,8 +122,7 @@ void RowCoverage::fold_pending(int32_t layer_index) {
 
 void RowCoverage::fold_tile(const Layer& layer, int64_t plan_index, int64_t begin, int64_t end, Worker& w) {
   const HeadPlan& plan = plans_[static_cast<size_t>(plan_index)];
-  const auto rows =
-      std::span(plan.rows).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  const auto rows = std::span(plan.rows).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
   sequence_.decode_rows(executor_.kernels(), plan.layer, plan.head, rows, w.keys, w.values, w.bias, w.pos);
   const int64_t n_rows = end - begin, group = layer.n_heads / layer.n_kv_heads;
   const auto n_queries = static_cast<int64_t>(layer.pos.size());
@@ -189,7 +190,8 @@ std::vector<std::vector<float>> RowCoverage::scores() {
   std::vector<std::vector<float>> scores;
   for (size_t i = 0; i < plans_.size(); ++i) {
     const auto begin = best_.begin() + first_[i];
-    std::vector<float>& head = scores.emplace_back(begin, begin + static_cast<std::ptrdiff_t>(plans_[i].rows.size()));
+    std::vector<float>& head =
+        scores.emplace_back(begin, begin + static_cast<std::ptrdiff_t>(plans_[i].rows.size()));
     for (float& score : head) score = score == kInf ? -kInf : std::exp(std::min(score, 0.0f));
   }
   return scores;

@@ -15,8 +15,8 @@ namespace {
 
 using kv::SequenceCache;
 
-// Openings whose question is known. Their answers go through much of the text, where the model's own questions go to
-// single facts.
+// Openings whose question is known. Their answers go through much of the text, where the model's own questions go
+// to single facts.
 constexpr const char* kStudyPrompts[] = {
     "Repeat the first sentences of the text above word for word.",
     "Summarise the text above.",
@@ -81,9 +81,9 @@ struct StudyConversation {
   bool is_done = false;
 };
 
-// Tried on scribe and not worth it, at equal numbers of conversations: adding 1 to 4 to the logits of rare tokens of
-// one stretch of the text for each conversation, all stretches in turn or the half that no query had touched yet
-// (110 to 112 of 120 answers kept at 8x, without it 115); higher temperatures.
+// Tried on scribe and not worth it, at equal numbers of conversations: adding 1 to 4 to the logits of rare tokens
+// of one stretch of the text for each conversation, all stretches in turn or the half that no query had touched
+// yet (110 to 112 of 120 answers kept at 8x, without it 115); higher temperatures.
 class Study {
  public:
   Study(Executor& executor, const SequenceCache& base, std::span<const float> first_logits, const TurnTokens& turn,
@@ -141,12 +141,13 @@ class Study {
     for (const auto& prompt : prompts_)
       tokens_each = std::max(tokens_each, static_cast<int64_t>(prompt.size()) + options_.max_prompt_answer_tokens);
     tokens_each += static_cast<int64_t>(turn_.user_close.size());
-    const int64_t width = std::min<int64_t>(
-        {n_wanted, engine_.options().n_ubatch, conversations_that_fit(engine_, engine_.block_pool(), tokens_each)});
+    const int64_t width = std::min<int64_t>({n_wanted, engine_.options().n_ubatch,
+                                             conversations_that_fit(engine_, engine_.block_pool(), tokens_each)});
     if (width < 1)
-      return Error{ErrorKind::out_of_memory,
-                   "the block pool has no room for even one study conversation beside the cache; raise -c or use a "
-                   "method without self-study"};
+      return Error{
+          ErrorKind::out_of_memory,
+          "the block pool has no room for even one study conversation beside the cache; raise -c or use a "
+          "method without self-study"};
     std::vector<StudyConversation> wave;
     std::vector<StudyConversation*> deciding;
     Mat<float> logits(width, static_cast<int64_t>(first_logits_.size()));
@@ -187,7 +188,8 @@ class Study {
     return c;
   }
 
-  /// Feeds what fits a forward of n_ubatch tokens, first conversations first; false when none has anything to feed.
+  /// Feeds what fits a forward of n_ubatch tokens, first conversations first; false when none has anything to
+  /// feed.
   Result<bool> step(std::vector<StudyConversation>& wave) {
     std::vector<StepItem> items;
     std::vector<StudyConversation*> stepping;
@@ -281,8 +283,8 @@ Result<QuerySets> self_study(Executor& executor, const SequenceCache& sequence, 
   const std::vector<int32_t> opening = opening_tokens(executor.engine(), turn, ids);
   SH_ASSIGN(const Mat<float> first_logits, executor.prefill(base, opening));
   if (replay != nullptr) replay->opening = opening;
-  Study study(executor, base, std::span(first_logits.row(0), static_cast<size_t>(first_logits.cols)), turn, options,
-              context);
+  Study study(executor, base, std::span(first_logits.row(0), static_cast<size_t>(first_logits.cols)), turn,
+              options, context);
   SH_RETURN_IF_ERROR(study.run(watch, replay));
   if (study.stats().n_tokens == 0)
     return Error{ErrorKind::unsupported,

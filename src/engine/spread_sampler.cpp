@@ -17,8 +17,8 @@ constexpr double kSmallestWidth = 0x1p-33;
 }  // namespace
 
 SpreadSampler::SpreadSampler(uint64_t seed, uint64_t number) : rng_(seed, number) {
-  const double moved = Rng(seed, std::numeric_limits<uint64_t>::max()).next_unit() +
-                       static_cast<double>(number) * kGoldenFraction;
+  const double moved =
+      Rng(seed, std::numeric_limits<uint64_t>::max()).next_unit() + static_cast<double>(number) * kGoldenFraction;
   point_ = moved - std::floor(moved);
 }
 

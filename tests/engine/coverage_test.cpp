@@ -118,8 +118,7 @@ TEST(RowCoverage, EveryTinyModel) {
     const auto scores = coverage.scores();
     compaction::HeadStorage storage;
     for (int64_t head = 0; head < problems.n_heads(); ++head) {
-      const auto expected =
-          compaction::score_rows(problems.load(head, storage), *method, {}, engine->kernels());
+      const auto expected = compaction::score_rows(problems.load(head, storage), *method, {}, engine->kernels());
       EXPECT_LT(worst_difference({scores[static_cast<size_t>(head)]}, {expected}), kTolerance) << "head " << head;
     }
   }
@@ -184,7 +183,8 @@ TEST_F(Coverage, AQueryThatIsNotFiniteAsksForNothing) {
   ask_for(coverage, *engine_, *sequence_, plans_[0], 7, 1.0f);
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
   const kv::Pos pos[] = {sequence_->next_pos()};
-  for (const auto& [query, lse] : {std::pair{kNan, 1.0f}, {kInf, 1.0f}, {1e30f, 1.0f}, {1.0f, kNan}, {1.0f, -kInf}}) {
+  for (const auto& [query, lse] :
+       {std::pair{kNan, 1.0f}, {kInf, 1.0f}, {1e30f, 1.0f}, {1.0f, kNan}, {1.0f, -kInf}}) {
     Mat<float> queries(1, 4 * 64), sums(1, 4);
     std::fill(queries.data.begin(), queries.data.end(), query);
     std::fill(sums.data.begin(), sums.data.end(), lse);

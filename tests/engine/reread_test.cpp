@@ -19,8 +19,9 @@ TEST(RepeatPrefill, PiecesStayNearTheEndOfTheContext) {
   ASSERT_TRUE(sets.ok()) << sets.error().message;
   EXPECT_TRUE(fingerprint(sequence) == before);
   // Two pieces, the second with a lead-in of 8 tokens, behind one opening and instruction.
-  const auto n_opening = static_cast<int32_t>(encode(*engine, "<|user|>").size() + encode(*engine, "Repeat the text above.").size() +
-                                              encode(*engine, "<|end|><|assistant|>").size());
+  const auto n_opening =
+      static_cast<int32_t>(encode(*engine, "<|user|>").size() + encode(*engine, "Repeat the text above.").size() +
+                           encode(*engine, "<|end|><|assistant|>").size());
   EXPECT_EQ(stats.n_tokens, n_opening + n + 8);
   const QuerySet& set = (*sets)[0][0];
   std::vector<int32_t> begins;
@@ -33,7 +34,8 @@ TEST(RepeatPrefill, PiecesStayNearTheEndOfTheContext) {
   EXPECT_EQ(set.queries.rows / 2, n + 8);
 
   std::atomic<bool> cancel{true};
-  const auto cancelled = repeat_prefill(engine->executor(), sequence, ids, 1.0, {.cancel = &cancel}, nullptr, nullptr);
+  const auto cancelled =
+      repeat_prefill(engine->executor(), sequence, ids, 1.0, {.cancel = &cancel}, nullptr, nullptr);
   ASSERT_FALSE(cancelled.ok());
   EXPECT_EQ(cancelled.error().kind, ErrorKind::cancelled);
 }

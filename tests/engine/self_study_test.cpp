@@ -23,7 +23,8 @@ class SelfStudy : public ::testing::Test {
   }
   void TearDown() override { sequence_.reset(); }
 
-  Result<QuerySets> study(const SelfStudyOptions& options, StudyStats* stats = nullptr, const std::atomic<bool>* cancel = nullptr,
+  Result<QuerySets> study(const SelfStudyOptions& options, StudyStats* stats = nullptr,
+                          const std::atomic<bool>* cancel = nullptr,
                           const std::function<void(double)>& on_progress = {}) {
     return self_study(engine_->executor(), *sequence_, ids_, options,
                       {.cancel = cancel, .on_progress = on_progress, .max_query_bytes = kCap}, nullptr, stats);
@@ -77,13 +78,15 @@ TEST_F(SelfStudy, TheSeedDecidesTheQuestions) {
 // The model was trained to answer questions about its document: so those that it asks itself are about it.
 TEST_F(SelfStudy, QuestionsLookLikeQuestions) {
   int n_asking = 0;
-  for (const std::string& question : questions(kOptions)) n_asking += question.find(" of ") != std::string::npos || question.find("'s ") != std::string::npos;
+  for (const std::string& question : questions(kOptions))
+    n_asking += question.find(" of ") != std::string::npos || question.find("'s ") != std::string::npos;
   EXPECT_GT(n_asking, 6);
 }
 
 TEST_F(SelfStudy, ANearlyFullPoolTakesSeveralWaves) {
   const auto expected = questions(kOptions);
-  // A conversation of 34 tokens takes 4 blocks of 4 KiB and an annotation in 10 heads: room for three, and for the opening.
+  // A conversation of 34 tokens takes 4 blocks of 4 KiB and an annotation in 10 heads: room for three, and for the
+  // opening.
   const PoolFiller filler(engine_->block_pool(), 10 * 4096 + 3 * 10 * (4 * 4096 + 128));
   StudyStats stats;
   int n_waves = 0;
@@ -204,8 +207,8 @@ TEST_F(SelfStudy, RepeatedQuestionsAreNotAnswered) {
   options.round_conversations = 5;
   StudyStats stats;
   Replay replay;
-  ASSERT_TRUE(self_study(engine_->executor(), *sequence_, ids_, options, {.max_query_bytes = kCap}, &replay, &stats)
-                  .ok());
+  ASSERT_TRUE(
+      self_study(engine_->executor(), *sequence_, ids_, options, {.max_query_bytes = kCap}, &replay, &stats).ok());
   EXPECT_EQ(stats.n_conversations, 12);
   EXPECT_EQ(stats.n_repeated, 11);
   ASSERT_EQ(replay.parts.size(), 1u) << "what was not answered cannot be compared";
@@ -238,8 +241,8 @@ TEST_F(SelfStudy, KnownQuestionsComeFirstAndOnce) {
   options.max_prompt_answer_tokens = 64;
   StudyStats stats;
   Replay replay;
-  ASSERT_TRUE(self_study(engine_->executor(), *sequence_, ids_, options, {.max_query_bytes = kCap}, &replay, &stats)
-                  .ok());
+  ASSERT_TRUE(
+      self_study(engine_->executor(), *sequence_, ids_, options, {.max_query_bytes = kCap}, &replay, &stats).ok());
   ASSERT_EQ(stats.questions.size(), 20u);
   const char* words[] = {"Repeat", "Summarise", "List", "Restructure", "questions"};
   for (size_t i = 0; i < std::size(words); ++i)
@@ -303,18 +306,20 @@ TEST_F(SelfStudy, ATemplateWithoutTurnsIsUnsupported) {
   const auto engine = open_scribe({.n_ctx = 512, .chat_template = "{{ messages[0].content }}"});
   kv::SequenceCache sequence(engine->block_pool());
   ASSERT_TRUE(engine->prefill(sequence, ids_).ok());
-  const auto sets = self_study(engine->executor(), sequence, ids_, kOptions, {.max_query_bytes = kCap}, nullptr, nullptr);
+  const auto sets =
+      self_study(engine->executor(), sequence, ids_, kOptions, {.max_query_bytes = kCap}, nullptr, nullptr);
   ASSERT_FALSE(sets.ok());
   EXPECT_EQ(sets.error().kind, ErrorKind::unsupported);
 }
 
 // A user turn that opens with a whole question: all that is left to the model is to end it.
 TEST_F(SelfStudy, AModelThatEndsEveryQuestionAtOnce) {
-  const auto engine = open_scribe({.n_ctx = 512,
-                                   .chat_template = "{% for m in messages %}{% if m.role == 'user' %}<|user|>What is "
-                                                    "the badge number of Rachel Young?{{ m.content }}<|end|>{% else %}"
-                                                    "<|assistant|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
-                                                    "{% if add_generation_prompt %}<|assistant|>{% endif %}"});
+  const auto engine =
+      open_scribe({.n_ctx = 512,
+                   .chat_template = "{% for m in messages %}{% if m.role == 'user' %}<|user|>What is "
+                                    "the badge number of Rachel Young?{{ m.content }}<|end|>{% else %}"
+                                    "<|assistant|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+                                    "{% if add_generation_prompt %}<|assistant|>{% endif %}"});
   kv::SequenceCache sequence(engine->block_pool());
   ASSERT_TRUE(engine->prefill(sequence, ids_).ok());
   const int64_t n_used = engine->block_pool().stats().n_blocks_used;

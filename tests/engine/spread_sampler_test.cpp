@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+#include "engine/spread_sampler.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -6,12 +8,12 @@
 #include <map>
 #include <set>
 
-#include "engine/spread_sampler.h"
-
 namespace sh::engine {
 namespace {
 
-const kernels::KernelSet& kernel_set() { return *kernels::kernel_sets().back(); }
+const kernels::KernelSet& kernel_set() {
+  return *kernels::kernel_sets().back();
+}
 
 int32_t draw(SpreadSampler& sampler, std::vector<float> logits, float temperature = 1) {
   return sampler.sample(kernel_set(), logits, temperature);
