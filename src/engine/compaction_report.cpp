@@ -74,6 +74,17 @@ constexpr Option kOptions[] = {
        SH_ASSIGN(r.solve.omp.deadline_seconds, parse_number<double>(name, value, 0, 1e6));
        return {};
      }},
+    {"prompts",
+     [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
+       SH_ASSIGN(const int32_t n, parse_number<int32_t>(name, value, 0, 1));
+       r.self_study.uses_prompts = n == 1;
+       return {};
+     }},
+    {"coverage",
+     [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
+       SH_ASSIGN(r.self_study.coverage_tolerance, parse_number<double>(name, value, 0.0, 1.0));
+       return {};
+     }},
     {"chunk",
      [](CompactionRequest& r, std::string_view name, std::string_view value) -> Result<void> {
        SH_ASSIGN(r.solve.chunk_tokens, parse_number<int64_t>(name, value, 1, int64_t{1} << 40));

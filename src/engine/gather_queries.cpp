@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include <algorithm>
+#include <optional>
 
 #include "base/clock.h"
 #include "engine/compact_sequence.h"
 #include "engine/region_plan.h"
+#include "engine/row_coverage.h"
 
 namespace sh::engine {
 
@@ -89,13 +91,17 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
                                                   const CompactionProgress& on_progress) {
   SH_CHECK(static_cast<int64_t>(ids.size()) == sequence.next_pos().value, "the token list must match the cache");
   SH_ASSIGN(const CompactionMethod method, method_of(request));
-  SH_RETURN_IF_ERROR(plan_region(sequence, method, request));
+  SH_ASSIGN(const Region region, plan_region(sequence, method, request));
+  const std::vector<HeadPlan> plans = plan_heads(sequence, region, request.compacts_window_layers);
+  std::optional<RowCoverage> coverage;  // decides when a study ends
+  if (method.queries.has(QuerySource::self_study)) coverage.emplace(executor, sequence, plans);
   const GatherContext context{.cancel = cancel,
                               .on_progress =
                                   [&](double fraction) {
                                     if (on_progress) on_progress("queries", fraction);
                                   },
-                              .max_query_bytes = request.max_query_bytes};
+                              .max_query_bytes = request.max_query_bytes,
+                              .coverage = coverage ? &*coverage : nullptr};
   return Gatherer(executor, sequence, ids, method, request, context).run(captured);
 }
 

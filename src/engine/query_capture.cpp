@@ -3,13 +3,19 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "base/check.h"
 
 namespace sh::engine {
 
-/// Sampled tokens are those whose ordinal is a multiple of `stride`. Storage is one flat row a token: for each layer the queries, lse and
-/// outputs of its heads, so that dropping every second token is a compaction of one array.
+namespace {
+constexpr int64_t kMaxStride = int64_t{1} << 61;
+}  // namespace
+
+/// Sampled tokens are those whose ordinal is a multiple of `stride`. Storage is one flat row a token: for each
+/// layer the queries, lse and outputs of its heads, so that dropping every second token is a compaction of one
+/// array.
 struct QueryCapture::State {
   struct Layer {
     int64_t offset = 0;  // floats into a token's row
@@ -24,9 +30,13 @@ struct QueryCapture::State {
   std::vector<float> rows;       // [n_rows, row_floats]
   std::vector<int32_t> row_pos;  // [n_rows]
   std::vector<int64_t> ordinal;  // [n_rows]
-  std::vector<std::pair<int32_t, int64_t>> pending;  // (row of the batch, ordinal; then row of the store) of the forward that runs
+  std::vector<std::pair<int32_t, int64_t>>
+      pending;  // (row of the batch, ordinal; then row of the store) of the forward that runs
 
-  int64_t row_bytes() const { return row_floats * static_cast<int64_t>(sizeof(float)) + static_cast<int64_t>(sizeof(int32_t) + sizeof(int64_t)); }
+  int64_t row_bytes() const {
+    return row_floats * static_cast<int64_t>(sizeof(float)) +
+           static_cast<int64_t>(sizeof(int32_t) + sizeof(int64_t));
+  }
   void drop_every_second() {
     stride *= 2;
     size_t kept = 0;
@@ -49,7 +59,8 @@ struct QueryCapture::State {
   }
 };
 
-QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes, int64_t first_stride)
+QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes,
+                           int64_t first_stride)
     : state_(std::make_unique<State>()) {
   SH_CHECK(first_stride >= 1, "a stride counts tokens");
   State& s = *state_;
@@ -73,16 +84,18 @@ QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layou
 
 QueryCapture::~QueryCapture() = default;
 
-void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted) {
+void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted,
+                               std::span<const int64_t> labels) {
   State& s = *state_;
   s.pending.clear();
   s.n_seen_before = s.n_seen;
   if (s.max_rows < 1) return;
   for (size_t i = 0; i < pos.size(); ++i) {
     if (!is_wanted.empty() && !is_wanted[i]) continue;
-    const int64_t ordinal = s.n_seen++;
+    const int64_t ordinal = labels.empty() ? s.n_seen : labels[i];
+    ++s.n_seen;
     if (ordinal % s.stride != 0) continue;
-    while (static_cast<int64_t>(s.row_pos.size()) >= s.max_rows && s.max_rows > 1) {
+    while (static_cast<int64_t>(s.row_pos.size()) >= s.max_rows && s.max_rows > 1 && s.stride < kMaxStride) {
       s.drop_every_second();
       // Until the end of this function `pending` holds ordinals, which do not move.
       std::erase_if(s.pending, [&](const auto& entry) { return entry.second % s.stride != 0; });
@@ -93,9 +106,9 @@ void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const boo
     s.row_pos.back() = pos[i].value;
     s.ordinal.back() = ordinal;
   }
-  // From ordinals to rows of the store, now that nothing moves any more.
-  for (auto& [batch_row, target] : s.pending)
-    target = std::lower_bound(s.ordinal.begin(), s.ordinal.end(), target) - s.ordinal.begin();
+  // From ordinals to rows of the store, now that nothing moves any more: they are its last ones.
+  auto row = static_cast<int64_t>(s.row_pos.size() - s.pending.size());
+  for (auto& [batch_row, target] : s.pending) target = row++;
 }
 
 void QueryCapture::abort_batch() {
@@ -141,15 +154,23 @@ void QueryCapture::truncate(kv::Pos end) {
   s.resize(n);
 }
 
-int64_t QueryCapture::n_tokens() const { return static_cast<int64_t>(state_->row_pos.size()); }
+int64_t QueryCapture::n_tokens() const {
+  return static_cast<int64_t>(state_->row_pos.size());
+}
 int64_t QueryCapture::n_bytes() const {
   const State& s = *state_;
-  return static_cast<int64_t>(s.rows.capacity() * sizeof(float) + s.row_pos.capacity() * sizeof(int32_t) + s.ordinal.capacity() * sizeof(int64_t));
+  return static_cast<int64_t>(s.rows.capacity() * sizeof(float) + s.row_pos.capacity() * sizeof(int32_t) +
+                              s.ordinal.capacity() * sizeof(int64_t));
 }
 
 QuerySets QueryCapture::take() const {
   const State& s = *state_;
   const auto n_rows = static_cast<int64_t>(s.row_pos.size());
+  std::vector<int64_t> order(s.row_pos.size());
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return s.ordinal[static_cast<size_t>(a)] < s.ordinal[static_cast<size_t>(b)];
+  });
   QuerySets sets(s.layers.size());
   for (size_t l = 0; l < s.layers.size(); ++l) {
     const State::Layer& layer = s.layers[l];
@@ -160,13 +181,14 @@ QuerySets QueryCapture::take() const {
       QuerySet& set = sets[l][static_cast<size_t>(kv_head)];
       set.queries = Mat<float>(n_rows * group, layer.key_width);
       set.out = Mat<float>(n_rows * group, layer.value_width);
-      for (int64_t row = 0; row < n_rows; ++row)
+      for (int64_t i = 0; i < n_rows; ++i)
         for (int32_t g = 0; g < group; ++g) {
+          const int64_t row = order[static_cast<size_t>(i)];
           const int32_t head = kv_head * group + g;
           const float* base = &s.rows[static_cast<size_t>(row * s.row_floats + layer.offset)];
           const float* lse = base + int64_t{layer.n_heads} * layer.key_width;
           const float* out = lse + layer.n_heads;
-          const int64_t to = row * group + g;
+          const int64_t to = i * group + g;
           std::copy_n(base + int64_t{head} * layer.key_width, layer.key_width, set.queries.row(to));
           std::copy_n(out + int64_t{head} * layer.value_width, layer.value_width, set.out.row(to));
           set.lse.push_back(lse[head]);

@@ -17,32 +17,37 @@ namespace sh::engine {
 
 /// Reference queries of one (layer, KV head): the query heads of the group pooled.
 struct QuerySet {
-  Mat<float> queries;          // [n, key_width]
-  std::vector<int32_t> pos;    // [n]
-  std::vector<float> lse;      // [n] over all rows that the query saw
-  Mat<float> out;              // [n, value_width] attention output over all rows that it saw
+  Mat<float> queries;        // [n, key_width]
+  std::vector<int32_t> pos;  // [n]
+  std::vector<float> lse;    // [n] over all rows that the query saw
+  Mat<float> out;            // [n, value_width] attention output over all rows that it saw
 };
 using QuerySets = std::vector<std::vector<QuerySet>>;  // [layer][KV head]
 
-/// One token of so many is captured while a conversation is read. Every token would cost a prefill 5 to 15 % (bench/capture_bench: the copies
-/// touch as much new memory as the cache itself); one of 8 stays below 3 %.
+/// One token of so many is captured while a conversation is read. Every token would cost a prefill 5 to 15 %
+/// (bench/capture_bench: the copies touch as much new memory as the cache itself); one of 8 stays below 3 %.
 inline constexpr int64_t kReadingStride = 8;
 
-/// Keeps the queries of a bounded, evenly spread sample of the tokens that pass a forward: when the bound is reached, every second sampled
-/// token is dropped and the stride doubles. Deterministic.
+/// Keeps the queries of a bounded, evenly spread sample of the tokens that pass a forward: when the bound is
+/// reached, every second sampled token is dropped and the stride doubles. Deterministic.
 class QueryCapture : public ops::AttentionTap {
  public:
   /// `max_bytes` bounds what the capture holds, over all layers.
   /// `first_stride`: of so many tokens one is sampled from the beginning.
-  QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes, int64_t first_stride = 1);
+  QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes,
+               int64_t first_stride = 1);
   ~QueryCapture() override;
 
-  /// Announces the tokens of the next forward: row i of the batch has position pos[i]. Rows with `is_wanted[i] == false` are not sampled;
-  /// an empty span wants all.
-  void begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted = {});
+  /// Announces the tokens of the next forward: row i of the batch has position pos[i]. Rows with
+  /// `is_wanted[i] == false` are not sampled; an empty span wants all. `labels` number the tokens where the order
+  /// in which they pass is an accident of the batches: what is sampled and the order of take() then follow the
+  /// labels. Needs: labels at least 0, no two the same; all batches or none have labels.
+  void begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted = {},
+                   std::span<const int64_t> labels = {});
   /// The announced forward did not run: its tokens are forgotten.
   void abort_batch();
-  bool on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse, MatView<const float> out) override;
+  bool on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse,
+                    MatView<const float> out) override;
   bool wants_layer(int32_t layer) const override;
 
   void clear();
@@ -50,7 +55,7 @@ class QueryCapture : public ops::AttentionTap {
   void truncate(kv::Pos end);
   int64_t n_tokens() const;
   int64_t n_bytes() const;
-  QuerySets take() const;  // copies, pooled over the group
+  QuerySets take() const;  // copies in the order of the tokens, pooled over the group
 
  private:
   struct State;

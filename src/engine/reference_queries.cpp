@@ -14,9 +14,9 @@ namespace {
 using kv::Pos;
 using kv::SequenceCache;
 
-// A piece of the repeated text is read from a fresh fork, so that its positions stay near the end of the context; it
-// starts a few tokens early, because the first tokens of a piece cannot know where in the text they are (as KVzip
-// does, arXiv 2505.23416).
+// A piece of the repeated text is read from a fresh fork, so that its positions stay near the end of the context;
+// it starts a few tokens early, because the first tokens of a piece cannot know where in the text they are (as
+// KVzip does, arXiv 2505.23416).
 constexpr int64_t kRepeatPiece = 1024;
 constexpr int64_t kRepeatLeadIn = 8;
 // Where only a share of the text is read, it is read in pieces of this many tokens.
@@ -28,7 +28,8 @@ std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, d
   const int64_t n = end - begin;
   if (n <= 0) return pieces;
   if (fraction >= 1) {
-    for (int64_t at = begin; at < end; at += kRepeatPiece) pieces.emplace_back(at, std::min(end, at + kRepeatPiece));
+    for (int64_t at = begin; at < end; at += kRepeatPiece)
+      pieces.emplace_back(at, std::min(end, at + kRepeatPiece));
     return pieces;
   }
   const auto n_wanted = static_cast<int64_t>(std::ceil(static_cast<double>(n) * fraction));
@@ -51,15 +52,15 @@ Result<void> read_piece(Executor& executor, SequenceCache& fork, std::span<const
     if (is_cancelled(context)) return cancelled_error();
     const auto n_step = static_cast<size_t>(std::min(n_ubatch, end - at));
     const StepItem item{&fork, ids.subspan(static_cast<size_t>(at), n_step)};
-    SH_RETURN_IF_ERROR(run_step(executor, std::span(&item, 1), capture));
+    SH_RETURN_IF_ERROR(run_step(executor, std::span(&item, 1), capture, context.coverage));
   }
   return {};
 }
 
 }  // namespace
 
-Result<QuerySets> reread(Executor& executor, const SequenceCache& sequence, std::span<const int32_t> ids, Pos begin,
-                         Pos end, double fraction, const GatherContext& context, StudyStats* stats) {
+Result<QuerySets> reread(Executor& executor, const SequenceCache& sequence, std::span<const int32_t> ids,
+                         Pos begin, Pos end, double fraction, const GatherContext& context, StudyStats* stats) {
   const Stopwatch watch;
   SH_CHECK(begin >= sequence.compacted_end() && end <= sequence.next_pos(), "only live rows can be read again");
   QueryCapture capture(executor.engine().model(), executor.engine().kv_layout(), context.max_query_bytes);
@@ -70,7 +71,8 @@ Result<QuerySets> reread(Executor& executor, const SequenceCache& sequence, std:
     SH_RETURN_IF_ERROR(fork.truncate(Pos(from)));
     SH_RETURN_IF_ERROR(read_piece(executor, fork, ids, from, to, context, capture));
     n_fed += to - from;
-    if (context.on_progress) context.on_progress(static_cast<double>(to - begin.value) / static_cast<double>(end - begin));
+    if (context.on_progress)
+      context.on_progress(static_cast<double>(to - begin.value) / static_cast<double>(end - begin));
   }
   if (stats != nullptr) {
     stats->n_tokens += n_fed;
@@ -80,7 +82,8 @@ Result<QuerySets> reread(Executor& executor, const SequenceCache& sequence, std:
 }
 
 Result<QuerySets> repeat_prefill(Executor& executor, const SequenceCache& sequence, std::span<const int32_t> ids,
-                                 double fraction, const GatherContext& context, Replay* replay, StudyStats* stats) {
+                                 double fraction, const GatherContext& context, Replay* replay,
+                                 StudyStats* stats) {
   const Stopwatch watch;
   Engine& engine = executor.engine();
   SH_ASSIGN(const std::vector<int32_t> opening, repeat_opening(engine, ids));
@@ -95,8 +98,7 @@ Result<QuerySets> repeat_prefill(Executor& executor, const SequenceCache& sequen
     const int64_t first = std::max<int64_t>(0, from - kRepeatLeadIn);
     SH_RETURN_IF_ERROR(read_piece(executor, fork, ids, first, to, context, capture));
     n_fed += to - first;
-    if (replay != nullptr)
-      replay->parts.push_back({{ids.begin() + first, ids.begin() + to}, from - first});
+    if (replay != nullptr) replay->parts.push_back({{ids.begin() + first, ids.begin() + to}, from - first});
     if (context.on_progress) context.on_progress(static_cast<double>(to) / static_cast<double>(n));
   }
   if (stats != nullptr) {

@@ -26,6 +26,27 @@ bool ends_turn(const Engine& engine, std::span<const int32_t> ids) {
          (engine.tokenizer().is_end_of_generation(ids.back()) || engine.tokenizer().is_control(ids.back()));
 }
 
+/// Shows a forward's queries to the capture, which keeps some, and to the coverage, which keeps none but sees all.
+class StudyTap final : public ops::AttentionTap {
+ public:
+  StudyTap(QueryCapture& capture, RowCoverage* coverage, std::span<const kv::Pos> pos)
+      : capture_(capture), coverage_(coverage), pos_(pos) {}
+  bool on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse,
+                    MatView<const float> out) override {
+    if (capture_.wants_layer(layer)) capture_.on_attention(layer, queries, lse, out);
+    if (coverage_ != nullptr) coverage_->fold(layer, pos_, queries, lse);
+    return false;
+  }
+  bool wants_layer(int32_t layer) const override {
+    return capture_.wants_layer(layer) || (coverage_ != nullptr && coverage_->wants_layer(layer));
+  }
+
+ private:
+  QueryCapture& capture_;
+  RowCoverage* coverage_;
+  std::span<const kv::Pos> pos_;
+};
+
 }  // namespace
 
 std::vector<int32_t> encode_text(const Engine& engine, const std::string& text) {
@@ -56,31 +77,45 @@ Error cancelled_error() {
           "the compaction was cancelled while it gathered reference queries; nothing has changed"};
 }
 
-Result<Mat<float>> run_step(Executor& executor, std::span<const StepItem> items, QueryCapture& capture) {
+Result<Mat<float>> run_step(Executor& executor, std::span<const StepItem> items, QueryCapture& capture,
+                            RowCoverage* coverage) {
   TokenBatch batch;
-  for (const StepItem& item : items) batch.add(*item.sequence, item.ids, true);
+  std::vector<int64_t> labels;
+  for (const StepItem& item : items) {
+    batch.add(*item.sequence, item.ids, true);
+    if (items.front().label == 0) continue;
+    for (size_t i = 0; i < item.ids.size(); ++i) labels.push_back(item.label + static_cast<int64_t>(i));
+  }
   Mat<float> logits(static_cast<int64_t>(items.size()), executor.engine().model().info().n_vocab);
-  capture.begin_batch(batch.pos);
-  SH_RETURN_IF_ERROR(executor.forward(batch.view(), logits.view(), &capture));
+  capture.begin_batch(batch.pos, {}, labels);
+  StudyTap tap(capture, coverage, batch.pos);
+  SH_RETURN_IF_ERROR(executor.forward(batch.view(), logits.view(), &tap));
   return logits;
 }
 
 Result<TurnTokens> turn_tokens(const Engine& engine) {
   const std::string a = "First question?", b = "First answer.", c = "Second question?";
-  const Json user_a = {{"role", "user"}, {"content", a}}, assistant_b = {{"role", "assistant"}, {"content", b}}, user_c = {{"role", "user"}, {"content", c}};
+  const Json user_a = {{"role", "user"}, {"content", a}}, assistant_b = {{"role", "assistant"}, {"content", b}},
+             user_c = {{"role", "user"}, {"content", c}};
   SH_ASSIGN(const std::string two, render(engine, Json::array({user_a, assistant_b}), false));
   SH_ASSIGN(const std::string three, render(engine, Json::array({user_a, assistant_b, user_c}), true));
   const size_t b_in_two = two.rfind(b), b_in_three = three.rfind(b), c_in_three = three.rfind(c);
-  if (b_in_two == std::string::npos || b_in_three == std::string::npos || c_in_three == std::string::npos || c_in_three < b_in_three)
-    return Error{ErrorKind::unsupported, "the model's chat template does not show where a user turn begins and ends, so no study conversation can be "
-                                         "opened; use another source of reference queries"};
+  if (b_in_two == std::string::npos || b_in_three == std::string::npos || c_in_three == std::string::npos ||
+      c_in_three < b_in_three)
+    return Error{ErrorKind::unsupported,
+                 "the model's chat template does not show where a user turn begins and ends, so no study "
+                 "conversation can be "
+                 "opened; use another source of reference queries"};
   const std::string close = two.substr(b_in_two + b.size());
   const std::string between = three.substr(b_in_three + b.size(), c_in_three - b_in_three - b.size());
   const std::vector<int32_t> user_close = encode_text(engine, three.substr(c_in_three + c.size()));
-  if (between.starts_with(close)) return TurnTokens{encode_text(engine, close), encode_text(engine, between.substr(close.size())), user_close};
-  // The template ends the last turn differently (Phi 3.5, Command R): what closes an open turn is what both have in common.
+  if (between.starts_with(close))
+    return TurnTokens{encode_text(engine, close), encode_text(engine, between.substr(close.size())), user_close};
+  // The template ends the last turn differently (Phi 3.5, Command R): what closes an open turn is what both have
+  // in common.
   const std::vector<int32_t> close_ids = encode_text(engine, close), between_ids = encode_text(engine, between);
-  const auto open_begin = std::mismatch(close_ids.begin(), close_ids.end(), between_ids.begin(), between_ids.end()).second;
+  const auto open_begin =
+      std::mismatch(close_ids.begin(), close_ids.end(), between_ids.begin(), between_ids.end()).second;
   return TurnTokens{{between_ids.begin(), open_begin}, {open_begin, between_ids.end()}, user_close};
 }
 

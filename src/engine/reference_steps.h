@@ -9,6 +9,7 @@
 
 #include "engine/engine.h"
 #include "engine/reference_queries.h"
+#include "engine/row_coverage.h"
 
 namespace sh::engine {
 
@@ -28,9 +29,12 @@ Result<std::vector<int32_t>> repeat_opening(const Engine& engine, std::span<cons
 struct StepItem {
   kv::SequenceCache* sequence;
   std::span<const int32_t> ids;
+  int64_t label = 0;  // of the first token in the capture, one more for each that follows; 0 everywhere: no labels
 };
-/// Runs the items as one batch, every token's queries captured; logits of the last token of each item.
+/// Runs the items as one batch, every token's queries captured and folded into `coverage` (may be null); logits of
+/// the last token of each item.
 /// Errors: those of Executor::forward().
-Result<Mat<float>> run_step(Executor& executor, std::span<const StepItem> items, QueryCapture& capture);
+Result<Mat<float>> run_step(Executor& executor, std::span<const StepItem> items, QueryCapture& capture,
+                            RowCoverage* coverage);
 
 }  // namespace sh::engine

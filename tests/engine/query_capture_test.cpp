@@ -12,7 +12,8 @@ namespace {
 constexpr int64_t kLargeCap = int64_t{64} << 20;
 
 /// Reads ids with every query captured, in forwards of n_ubatch tokens.
-void read_captured(Engine& engine, kv::SequenceCache& sequence, std::span<const int32_t> ids, QueryCapture& capture, int64_t n_ubatch) {
+void read_captured(Engine& engine, kv::SequenceCache& sequence, std::span<const int32_t> ids,
+                   QueryCapture& capture, int64_t n_ubatch) {
   for (size_t at = 0; at < ids.size(); at += static_cast<size_t>(n_ubatch)) {
     const auto piece = ids.subspan(at, std::min(static_cast<size_t>(n_ubatch), ids.size() - at));
     std::vector<kv::Pos> pos;
@@ -23,8 +24,8 @@ void read_captured(Engine& engine, kv::SequenceCache& sequence, std::span<const 
   }
 }
 
-/// The worst differences between what was captured and attention in double over the cache's decoded rows: of lse, and of outputs relative
-/// to the largest output.
+/// The worst differences between what was captured and attention in double over the cache's decoded rows: of lse,
+/// and of outputs relative to the largest output.
 struct Deviation {
   double lse = 0, out = 0;
   int64_t n_queries = 0;
@@ -34,7 +35,8 @@ Deviation deviation_of(Engine& engine, const kv::SequenceCache& sequence, const 
   for (size_t layer = 0; layer < sets.size(); ++layer)
     for (size_t head = 0; head < sets[layer].size(); ++head) {
       const QuerySet& set = sets[layer][head];
-      const auto rows = sequence.decode_head(engine.kernels(), static_cast<int32_t>(layer), static_cast<int32_t>(head));
+      const auto rows =
+          sequence.decode_head(engine.kernels(), static_cast<int32_t>(layer), static_cast<int32_t>(head));
       const double scale = engine.model().attention_scale(static_cast<int32_t>(layer));
       for (int64_t q = 0; q < set.queries.rows; ++q, ++worst.n_queries) {
         double sum = 0;
@@ -42,10 +44,12 @@ Deviation deviation_of(Engine& engine, const kv::SequenceCache& sequence, const 
         for (size_t r = 0; r < rows.pos.size(); ++r) {
           if (rows.pos[r].value > set.pos[static_cast<size_t>(q)]) continue;
           double score = 0;
-          for (int64_t i = 0; i < set.queries.cols; ++i) score += double{set.queries(q, i)} * rows.keys(static_cast<int64_t>(r), i);
+          for (int64_t i = 0; i < set.queries.cols; ++i)
+            score += double{set.queries(q, i)} * rows.keys(static_cast<int64_t>(r), i);
           const double weight = std::exp(score * scale + rows.bias[r]);
           sum += weight;
-          for (size_t i = 0; i < out.size(); ++i) out[i] += weight * rows.values(static_cast<int64_t>(r), static_cast<int64_t>(i));
+          for (size_t i = 0; i < out.size(); ++i)
+            out[i] += weight * rows.values(static_cast<int64_t>(r), static_cast<int64_t>(i));
         }
         double difference = 0, norm = 0;
         for (size_t i = 0; i < out.size(); ++i) {
@@ -59,7 +63,8 @@ Deviation deviation_of(Engine& engine, const kv::SequenceCache& sequence, const 
   return worst;
 }
 
-// Both sides read the same decoded rows; what is left is float32 accumulation and, in some kernel sets, queries rounded to 16 bits.
+// Both sides read the same decoded rows; what is left is float32 accumulation and, in some kernel sets, queries
+// rounded to 16 bits.
 constexpr double kTolerance = 1e-3;
 
 TEST(QueryCapture, ReproducesTheModelsAttention) {
@@ -78,7 +83,8 @@ TEST(QueryCapture, ReproducesTheModelsAttention) {
 }
 
 TEST(QueryCapture, ReproducesAttentionOfEveryTinyModel) {
-  for (const char* name : {"llama", "llama-bias", "llama-hd32", "llama-moe", "llama-yarn", "llama-ropefreqs", "qwen2", "qwen3"}) {
+  for (const char* name :
+       {"llama", "llama-bias", "llama-hd32", "llama-moe", "llama-yarn", "llama-ropefreqs", "qwen2", "qwen3"}) {
     EngineOptions options{.n_ctx = 128, .n_threads = 1, .type_k = DType::f32, .type_v = DType::f32};
     options.model_path = std::string(SH_SOURCE_DIR) + "/tests/golden/" + name + ".gguf";
     auto engine = Engine::open(options);
@@ -117,15 +123,18 @@ TEST(QueryCapture, ReproducesAttentionOverCompactedRows) {
 /// Announces tokens [begin, begin + n) and shows numbers that name their token.
 class Feeder {
  public:
-  Feeder(const Engine& engine, int64_t max_bytes) : capture(engine.model(), engine.kv_layout(), max_bytes), layers_(engine.kv_layout().layers) {}
+  Feeder(const Engine& engine, int64_t max_bytes)
+      : capture(engine.model(), engine.kv_layout(), max_bytes), layers_(engine.kv_layout().layers) {}
 
-  void announce(int32_t begin, int32_t n) {
+  void announce(int32_t begin, int32_t n, int64_t first_label = -1) {
     std::vector<kv::Pos> pos;
+    std::vector<int64_t> labels;
     for (int32_t i = 0; i < n; ++i) pos.push_back(kv::Pos(begin + i));
-    capture.begin_batch(pos);
+    for (int32_t i = 0; i < n && first_label >= 0; ++i) labels.push_back(first_label + i);
+    capture.begin_batch(pos, {}, labels);
   }
-  void feed(int32_t begin, int32_t n) {
-    announce(begin, n);
+  void feed(int32_t begin, int32_t n, int64_t first_label = -1) {
+    announce(begin, n, first_label);
     constexpr int32_t kHeads = 4;
     Mat<float> queries(n, kHeads * 64), lse(n, kHeads), out(n, kHeads * 64);
     for (int32_t l = 0; l < static_cast<int32_t>(layers_.size()); ++l) {
@@ -139,12 +148,15 @@ class Feeder {
       capture.on_attention(l, queries.view(), lse.view(), out.view());
     }
   }
-  static float name_of(int32_t token, int32_t layer, int32_t head) { return static_cast<float>(token * 100 + layer * 10 + head); }
+  static float name_of(int32_t token, int32_t layer, int32_t head) {
+    return static_cast<float>(token * 100 + layer * 10 + head);
+  }
 
   std::vector<int32_t> positions() const {
     const QuerySets sets = capture.take();
     std::vector<int32_t> tokens;
-    for (size_t i = 0; i < sets[0][0].pos.size(); i += 2) tokens.push_back(sets[0][0].pos[i]);  // two query heads a KV head
+    for (size_t i = 0; i < sets[0][0].pos.size(); i += 2)
+      tokens.push_back(sets[0][0].pos[i]);  // two query heads a KV head
     return tokens;
   }
   /// Every captured number belongs to the token, layer and head that it is filed under.
@@ -154,8 +166,11 @@ class Feeder {
       for (size_t h = 0; h < sets[l].size(); ++h) {
         const QuerySet& set = sets[l][h];
         for (int64_t q = 0; q < set.queries.rows; ++q) {
-          const float name = name_of(set.pos[static_cast<size_t>(q)], static_cast<int32_t>(l), static_cast<int32_t>(h) * 2 + static_cast<int32_t>(q % 2));
-          if (set.queries(q, 63) != name || set.lse[static_cast<size_t>(q)] != name + 0.25f || set.out(q, 0) != name + 0.5f) return false;
+          const float name = name_of(set.pos[static_cast<size_t>(q)], static_cast<int32_t>(l),
+                                     static_cast<int32_t>(h) * 2 + static_cast<int32_t>(q % 2));
+          if (set.queries(q, 63) != name || set.lse[static_cast<size_t>(q)] != name + 0.25f ||
+              set.out(q, 0) != name + 0.5f)
+            return false;
         }
       }
     return true;
@@ -197,6 +212,29 @@ TEST(QueryCapture, DoesNotDependOnTheBatches) {
   EXPECT_EQ(whole.positions(), single.positions());
   EXPECT_TRUE(whole.is_consistent());
   EXPECT_TRUE(single.is_consistent());
+}
+
+// Two conversations one after the other and side by side, thinned to less than half.
+TEST(QueryCapture, LabelsDecideWhatIsKeptAndItsOrder) {
+  const auto engine = open_scribe({.n_ctx = 64, .n_threads = 1});
+  Feeder one_by_one(*engine, kSmallCap), together(*engine, kSmallCap);
+  constexpr int64_t kFirst = 16411, kSecond = 2 * 16411;
+  one_by_one.feed(200, 60, kFirst);
+  one_by_one.feed(0, 63, kSecond);
+  for (int32_t i = 0; i < 63; ++i) {
+    together.feed(i, 1, kSecond + i);
+    if (i < 60 && i % 5 == 0) together.feed(200 + i, 5, kFirst + i);
+  }
+  const std::vector<int32_t> tokens = one_by_one.positions();
+  EXPECT_EQ(tokens, together.positions());
+  EXPECT_TRUE(one_by_one.is_consistent());
+  EXPECT_TRUE(together.is_consistent());
+  ASSERT_GE(tokens.size(), 25u);
+  ASSERT_LE(tokens.size(), 50u);
+  EXPECT_GE(tokens.front(), 200);
+  EXPECT_LT(tokens.back(), 63);
+  EXPECT_TRUE(std::is_sorted(tokens.begin(), tokens.end(),
+                             [](int32_t a, int32_t b) { return std::pair(a < 200, a) < std::pair(b < 200, b); }));
 }
 
 TEST(QueryCapture, RealQueriesDoNotDependOnTheUbatch) {
