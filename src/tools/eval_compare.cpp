@@ -122,15 +122,6 @@ class ContextRows {
     return n > 0 && n_kept < kInstructionKept * n;
   }
 
-  /// The share of the context's help that is left and the low end of its interval: of the answers, or where
-  /// nothing was asked, of the likelihood.
-  std::pair<double, double> kept_share(const Row& row) const {
-    const bool has_answers = !row.json->at("recall_normalised").is_null();
-    const Json& ci = row.json->at(has_answers ? "recall_normalised_ci" : "recovery_ci");
-    return {number_at(*row.json, has_answers ? "recall_normalised" : "recovery"),
-            ci.is_null() ? kUnmeasured : ci[0].get<double>()};
-  }
-
   Json verdict(const Row& row) const {
     using engine::Verdict;
     const Row *q8 = find("kv:q8_0"), *q4 = find("kv:q4_0");
@@ -138,13 +129,17 @@ class ContextRows {
     const double kl_q8 = number_at(*q8->json, "kl_mean"), kl_q4 = number_at(*q4->json, "kl_mean");
     if (std::isnan(kl_q8) || std::isnan(kl_q4)) return nullptr;
     const double kl = number_at(*row.json, "kl_mean"), flips = number_at(*row.json, "confident_flips");
-    const auto [share, share_low] = kept_share(row);
+    // Where nothing was asked, the likelihood of the text stands for the answers, and no interval is asked for.
+    const Json& ci = row.json->at("recall_normalised_ci");
+    const bool has_answers = !row.json->at("recall_normalised").is_null();
+    const double share = number_at(*row.json, has_answers ? "recall_normalised" : "recovery");
+    const bool keeps_answers = share >= kGoodShare && !ci.is_null() && ci[0].get<double>() >= kGoodShareLow;
     Verdict verdict = Verdict::reject;
     if (std::isnan(kl) || flips > kMaxConfidentFlips || has_lost_instruction(row))
       verdict = Verdict::reject;
     else if (kl <= kl_q8)
       verdict = Verdict::transparent;
-    else if (kl <= kl_q4 && share >= kGoodShare && share_low >= kGoodShareLow)
+    else if (kl <= kl_q4 && (keeps_answers || !has_answers))
       verdict = Verdict::good;
     else if (share >= kGistShare)
       verdict = Verdict::gist;
