@@ -33,6 +33,7 @@ class ItemLines {
   Result<void> open(const std::string& path) {
     if (path.empty()) return {};
     path_ = path;
+    file_.rdbuf()->pubsetbuf(nullptr, 0);  // one write for all lines of a call: none is cut in two
     file_.open(path, std::ios::binary | std::ios::trunc);
     return check();
   }
@@ -40,7 +41,7 @@ class ItemLines {
     if (path_.empty()) return {};
     std::string lines;
     for (const EvalItem& item : items) lines += dump_json(item_json(item)) + "\n";
-    file_ << lines << std::flush;
+    file_ << lines;
     return check();
   }
 
@@ -102,7 +103,7 @@ class Runner {
  public:
   Runner(Engine& engine, const EvalOptions& options) : engine_(engine), options_(options) {}
 
-  Result<std::vector<EvalCell>> run() {
+  Result<EvalRun> run() {
     std::optional<SubjectReader> reader;
     if (!options_.recall_files.empty() || !options_.quality_files.empty() || !options_.longhealth_files.empty()) {
       SH_ASSIGN(reader, SubjectReader::create(engine_, options_.n_choice_tokens));
@@ -115,13 +116,16 @@ class Runner {
     EvalProgress progress(planned, static_cast<int64_t>(2 + options_.methods.size()), options_.has_progress);
     for (size_t i = 0; i < planned.size(); ++i) {
       progress.begin(i);
+      if (!measures_scale() && std::isnan(scale_.kl_q8)) {
+        SH_ASSIGN(scale_, engine::measure_verdict_scale(engine_.executor(), planned[i].ids));
+      }
       const PlannedSubject& plan = planned[i];
       SH_ASSIGN(Subject subject, plan.continuation.empty() ? reader->read(plan.context, plan.document, plan.ids)
                                                            : read_passage(engine_, plan.context, plan.document.id,
                                                                           plan.ids, plan.continuation));
       SH_RETURN_IF_ERROR(measure_subject(subject, plan.is_first, progress));
     }
-    return std::move(cells_);
+    return EvalRun{std::move(cells_), scale_};
   }
 
  private:
@@ -138,6 +142,14 @@ class Runner {
     std::map<std::string, ReferenceQueries> gathered = {};
     std::optional<SequenceCache> own = {};  // that `cache` points to, when it is not the subject's
   };
+
+  /// The methods include the rows that verdicts are calibrated on, and the model can have them.
+  bool measures_scale() const {
+    int n = 0;
+    for (const MethodSpec& spec : options_.methods)
+      n += (spec.label == "kv:q8_0" || spec.label == "kv:q4_0") && quantised_.at(*spec.kv_type).engine != nullptr;
+    return n == 2;
+  }
 
   void open_quantised(DType type) {
     if (quantised_.contains(type)) return;
@@ -351,6 +363,7 @@ class Runner {
   ItemLines lines_;
   std::map<DType, Quantised> quantised_;
   std::vector<EvalCell> cells_;
+  engine::VerdictScale scale_;
 };
 
 }  // namespace
@@ -359,7 +372,7 @@ std::string longhealth_label(int64_t n_patients) {
   return fmt::format("longhealth-{}", n_patients);
 }
 
-Result<std::vector<EvalCell>> run_compact_eval(Engine& engine, const EvalOptions& options) {
+Result<EvalRun> run_compact_eval(Engine& engine, const EvalOptions& options) {
   return Runner(engine, options).run();
 }
 

@@ -17,6 +17,7 @@
 #include "tools/commands.h"
 #include "tools/compact_eval.h"
 #include "tools/eval_data.h"
+#include "tools/eval_html.h"
 
 namespace sh::tools {
 
@@ -180,21 +181,23 @@ Result<void> run(engine::ProgramParams& params, Arguments arguments) {
   params.engine.n_parallel = 1;
   SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));
   for (const std::string& line : engine->describe()) log_info("{}", line);
-  SH_ASSIGN(const std::vector<EvalCell> cells, run_compact_eval(*engine, options));
+  SH_ASSIGN(const EvalRun measured, run_compact_eval(*engine, options));
 
   std::vector<Json> rows;
-  for (const EvalCell& cell : cells) {
+  for (const EvalCell& cell : measured.cells) {
     rows.push_back(row_json(cell, options.seed));
     for (const std::string& refusal : cell.refusals)
       log_warning("{} {} {}x refused: {}", cell.context, cell.method, cell.ratio, refusal);
   }
-  compare_rows(cells, reference_method(options), options.seed, rows);
-  fmt::print("{}{}", eval_table(rows), lost_answers(cells));
-  if (params.eval.json_path.empty()) return {};
+  compare_rows(measured, reference_method(options), options.seed, rows);
+  fmt::print("{}{}", eval_table(rows), lost_answers(measured.cells));
+  if (params.eval.json_path.empty() && params.eval.html_path.empty()) return {};
 
   SH_ASSIGN(Json result, result_json(params, arguments, *engine));
   result["rows"] = rows;
-  result.update(breakdowns_json(cells));
+  result.update(breakdowns_json(measured.cells));
+  if (!params.eval.html_path.empty()) SH_RETURN_IF_ERROR(write_file(params.eval.html_path, eval_html(result)));
+  if (params.eval.json_path.empty()) return {};
   return write_file(params.eval.json_path, dump_json(result, 1) + "\n");
 }
 

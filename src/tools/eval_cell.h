@@ -53,7 +53,7 @@ struct HeadFigures {
 struct EvalCell {
   std::string context, method;
   std::map<std::string, std::string> options;
-  double ratio = 1;
+  double ratio = 1;  // 0: it has none
   std::vector<EvalItem> items;
   std::vector<EvalCost> costs;                               // one a document
   std::map<std::pair<int32_t, int32_t>, HeadFigures> heads;  // by layer and KV head

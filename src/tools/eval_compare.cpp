@@ -37,7 +37,12 @@ double kl_sum(const EvalItem& item) {
 /// All rows of one context.
 class ContextRows {
  public:
-  ContextRows(std::vector<Row> rows, uint64_t seed) : rows_(std::move(rows)), seed_(seed) {}
+  ContextRows(std::vector<Row> rows, const engine::VerdictScale& replay_scale, uint64_t seed)
+      : rows_(std::move(rows)), scale_(replay_scale), seed_(seed) {
+    const Row *q8 = find("kv:q8_0"), *q4 = find("kv:q4_0");
+    if (q8 != nullptr && q4 != nullptr)
+      scale_ = {number_at(*q8->json, "kl_mean"), number_at(*q4->json, "kl_mean")};
+  }
 
   void compare(const std::string& reference) {
     for (const Row& row : rows_) {
@@ -124,10 +129,7 @@ class ContextRows {
 
   Json verdict(const Row& row) const {
     using engine::Verdict;
-    const Row *q8 = find("kv:q8_0"), *q4 = find("kv:q4_0");
-    if (row.cell->items.empty() || q8 == nullptr || q4 == nullptr) return nullptr;
-    const double kl_q8 = number_at(*q8->json, "kl_mean"), kl_q4 = number_at(*q4->json, "kl_mean");
-    if (std::isnan(kl_q8) || std::isnan(kl_q4)) return nullptr;
+    if (row.cell->items.empty() || std::isnan(scale_.kl_q8) || std::isnan(scale_.kl_q4)) return nullptr;
     const double kl = number_at(*row.json, "kl_mean"), flips = number_at(*row.json, "confident_flips");
     // Where nothing was asked, the likelihood of the text stands for the answers, and no interval is asked for.
     const Json& ci = row.json->at("recall_normalised_ci");
@@ -137,9 +139,9 @@ class ContextRows {
     Verdict verdict = Verdict::reject;
     if (std::isnan(kl) || flips > kMaxConfidentFlips || has_lost_instruction(row))
       verdict = Verdict::reject;
-    else if (kl <= kl_q8)
+    else if (kl <= scale_.kl_q8)
       verdict = Verdict::transparent;
-    else if (kl <= kl_q4 && (keeps_answers || !has_answers))
+    else if (kl <= scale_.kl_q4 && (keeps_answers || !has_answers))
       verdict = Verdict::good;
     else if (share >= kGistShare)
       verdict = Verdict::gist;
@@ -147,17 +149,17 @@ class ContextRows {
   }
 
   std::vector<Row> rows_;
+  engine::VerdictScale scale_;
   uint64_t seed_;
 };
 
 }  // namespace
 
-void compare_rows(const std::vector<EvalCell>& cells, const std::string& reference, uint64_t seed,
-                  std::vector<Json>& rows) {
-  SH_CHECK(cells.size() == rows.size(), "one row a cell");
+void compare_rows(const EvalRun& run, const std::string& reference, uint64_t seed, std::vector<Json>& rows) {
+  SH_CHECK(run.cells.size() == rows.size(), "one row a cell");
   std::map<std::string, std::vector<Row>> by_context;
-  for (size_t i = 0; i < cells.size(); ++i) by_context[cells[i].context].push_back({&cells[i], &rows[i]});
-  for (auto& [context, group] : by_context) ContextRows(std::move(group), seed).compare(reference);
+  for (size_t i = 0; i < rows.size(); ++i) by_context[run.cells[i].context].push_back({&run.cells[i], &rows[i]});
+  for (auto& [context, group] : by_context) ContextRows(std::move(group), run.scale, seed).compare(reference);
 }
 
 }  // namespace sh::tools

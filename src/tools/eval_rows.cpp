@@ -143,7 +143,7 @@ void add_costs(const EvalCell& cell, Json& row) {
 }
 
 Json ratio_json(const std::string& method, double ratio) {
-  return method == "none" ? Json(nullptr) : json_number(ratio);
+  return method == "none" || ratio == 0 ? Json(nullptr) : json_number(ratio);
 }
 
 /// The cell's names, which every entry of a breakdown begins with.
