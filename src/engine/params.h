@@ -56,11 +56,15 @@ struct ChatParams {
 
 /// What compact-eval measures.
 struct EvalParams {
-  std::vector<std::string> recall_files, prose_files;
+  std::vector<std::string> recall_files, prose_files, quality_files, longhealth_files;
   std::vector<std::string> contexts;   // labels of recall files (their names), and lengths of prose contexts; empty: all
-  std::vector<std::string> methods = {"truncate", "streaming", "select", "solver", "self_study"};
+  // Differences are counted against the first.
+  std::vector<std::string> methods = {"self_study", "nonuniform", "unfitted",  "solver",  "select",  "kvzip",
+                                      "snapkv",     "h2o",        "streaming", "random",  "truncate", "reprefill",
+                                      "full:rerun", "kv:q8_0",    "kv:q4_0",   "kv:q4_0+self_study"};
   std::vector<double> ratios = {2, 4, 8, 16};
   int64_t n_documents = 5;
+  int64_t n_choice_tokens = 512;       // of an answer to multiple choice
   std::string json_path;
   std::string html_path;
 };

@@ -420,6 +420,13 @@ std::vector<Flag> make_table() {
   g = "compact-eval";
   t.push_back(list(g, {"--recall"}, "FILE", kEval, "documents with questions, JSON lines; may be given more than once", [](P& p) -> auto& { return p.eval.recall_files; }));
   t.push_back(list(g, {"--prose"}, "FILE", kEval, "plain text; may be given more than once", [](P& p) -> auto& { return p.eval.prose_files; }));
+  t.push_back(list(g, {"--quality"}, "FILE", kEval, "articles with multiple choice as QuALITY has them, JSON lines",
+                   [](P& p) -> auto& { return p.eval.quality_files; }));
+  t.push_back(list(g, {"--longhealth"}, "FILE", kEval,
+                   "patient files with multiple choice as LongHealth has them; --contexts longhealth-5: five to a document",
+                   [](P& p) -> auto& { return p.eval.longhealth_files; }));
+  t.push_back(number(g, {"--qa-tokens"}, nullptr, "N", kEval, "tokens of an answer to multiple choice at most, thoughts included",
+                     [](P& p) -> auto& { return p.eval.n_choice_tokens; }, 1, 65536));
   t.push_back(list(g, {"--contexts"}, "LIST", kEval, "names of recall files, and lengths of prose contexts in tokens; default: all that fit",
                    [](P& p) -> auto& { return p.eval.contexts; }));
   t.push_back(list(g, {"--methods"}, "LIST", kEval, "methods to compare, each name[:option=value...]", [](P& p) -> auto& { return p.eval.methods; }, true));

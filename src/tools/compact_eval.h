@@ -1,77 +1,64 @@
 // SPDX-License-Identifier: MIT
-// Measures compaction on documents with questions and on prose: full cache, no context and every method × ratio, at equal real bytes.
+// Measures compaction on documents with questions and on prose: full cache, no context and every method × ratio,
+// at equal real bytes.
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
-#include "engine/compact_sequence.h"
 #include "engine/engine.h"
-#include "tools/eval_data.h"
-#include "tools/eval_metrics.h"
+#include "engine/verdict_scale.h"
+#include "tools/eval_cell.h"
+#include "tools/eval_methods.h"
 
 namespace sh::tools {
 
-/// A method as the user names it: "self_study" or "self_study:fit=none:budget=uniform".
-struct MethodSpec {
-  std::string label;                     // as given
-  engine::CompactionRequest request;     // method and axes set
-  std::map<std::string, std::string> options;
-};
-/// Axes: queries, score, weighting, fit, budget, conversations. Errors: invalid_argument naming the option and its choices.
-Result<MethodSpec> parse_method_spec(const std::string& text);
-
 struct EvalOptions {
-  std::vector<std::string> recall_files, prose_files;
+  std::vector<std::string> recall_files, quality_files, prose_files;
+  struct PatientFile {
+    std::string path;
+    int64_t n_patients = 1;  // in a document
+  };
+  std::vector<PatientFile> longhealth_files;
   std::vector<int64_t> prose_contexts = {1024};
-  std::vector<MethodSpec> methods;
+  std::vector<MethodSpec> methods;  // differences are counted against the first
   std::vector<double> ratios = {2, 4, 8, 16};
   int64_t n_documents = 10;
+  int64_t n_choice_tokens = 512;   // of an answer to multiple choice, thoughts included
   int64_t max_context_tokens = 0;  // longer documents are left out
   uint64_t seed = 1;
+  std::string items_path;  // a line is appended there as soon as its item is measured; "": none
   bool has_progress = true;
 };
 
-/// One question or passage under one method and ratio.
-struct EvalItem {
-  std::string context, document, kind, method;
-  int64_t index = 0;
-  double depth = -1, ratio = 1;
-  std::string expected, answer;
-  bool has_answer = false, is_right = false, is_right_with_full = false, is_same_as_full = false;
-  bool was_asked_in_study = false;   // self-study put this question word for word
-  double nll = 0;                    // of the expected answer, or of the passage, a token
-  std::vector<TokenComparison> tokens;
-};
+/// Label of a LongHealth file's rows: "longhealth-5" with five patients a document.
+std::string longhealth_label(int64_t n_patients);
 
-/// What one document gave beside its items.
-struct EvalCost {
-  double n_tokens = 0, bytes_before = 0, bytes_after = 0, seconds_total = 0, seconds_capture = 0, seconds_select = 0, seconds_fit = 0,
-         seconds_prefill = 0, fallback_heads = 0, heldout_plain = 0, heldout_fitted = 0, study_conversations = 0, study_tokens = 0;
-  double decode_tps_before = -1, decode_tps_after = -1, rss_before = -1, rss_after = -1;  // measured on the first document only
+/// What a run collected, and what KL of a replay this model has with q8_0 and q4_0 keys and values: for verdicts
+/// of a run that does not measure kv:q8_0 and kv:q4_0 themselves. NaN: not measured.
+struct EvalRun {
+  std::vector<EvalCell> cells;
+  engine::VerdictScale scale;
 };
-
-/// One cell of the result: context × method × ratio.
-struct EvalCell {
-  std::string context, method;
-  std::map<std::string, std::string> options;
-  double ratio = 1;
-  std::vector<EvalItem> items;
-  std::vector<EvalCost> costs;       // one a document
-  std::vector<std::string> refusals; // documents that could not be compacted so far, and why
-};
-
 /// Runs everything. Errors: files, a model whose template cannot hold a document, memory.
-Result<std::vector<EvalCell>> run_compact_eval(engine::Engine& engine, const EvalOptions& options);
+Result<EvalRun> run_compact_eval(engine::Engine& engine, const EvalOptions& options);
 
-/// A row of the JSON contract (docs/compact-eval.md); figures that were not measured are null.
+/// A row of the JSON contract (docs/compact-eval.md) as far as one cell tells; figures that were not measured, and
+/// those that compare_rows() adds, are null.
 Json row_json(const EvalCell& cell, uint64_t seed);
 Json item_json(const EvalItem& item);
+/// Fills in what takes other cells of the same context: normalised recall, differences to the method `reference`
+/// at the same ratio, and verdicts on the scale of the run's own kv:q8_0 and kv:q4_0 rows, else on run.scale.
+/// Needs: rows made by row_json() from run.cells, in the same order.
+void compare_rows(const EvalRun& run, const std::string& reference, uint64_t seed, std::vector<Json>& rows);
+/// The lists beside the rows: "heads", "kinds", "depths", "drift".
+Json breakdowns_json(const std::vector<EvalCell>& cells);
+
 /// The table for people.
 std::string eval_table(const std::vector<Json>& rows);
+/// In words: the questions that the full cache answers and a method does not, for methods that lost only a few.
+std::string lost_answers(const std::vector<EvalCell>& cells);
 
 }  // namespace sh::tools

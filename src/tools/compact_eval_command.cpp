@@ -16,6 +16,8 @@
 #include "engine/params.h"
 #include "tools/commands.h"
 #include "tools/compact_eval.h"
+#include "tools/eval_data.h"
+#include "tools/eval_html.h"
 
 namespace sh::tools {
 
@@ -23,48 +25,105 @@ namespace {
 
 /// Recall files and prose beside the model, for a call that names none: models/recall/*.jsonl, models/prose/*.txt.
 void use_data_beside_model(engine::ProgramParams& params) {
+  engine::EvalParams& eval = params.eval;
   const std::string folder = std::filesystem::path(params.engine.model_path).parent_path().string();
   const std::string root = folder.empty() ? "." : folder;
-  if (!params.eval.recall_files.empty() || !params.eval.prose_files.empty()) return;
-  params.eval.recall_files = files_in(root + "/recall", ".jsonl");
-  params.eval.prose_files = files_in(root + "/prose", ".txt");
+  if (!eval.recall_files.empty() || !eval.prose_files.empty() || !eval.quality_files.empty() ||
+      !eval.longhealth_files.empty())
+    return;
+  eval.recall_files = files_in(root + "/recall", ".jsonl");
+  eval.prose_files = files_in(root + "/prose", ".txt");
+}
+
+template <typename T>
+bool has(const std::vector<T>& list, const T& value) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
+
+/// Those of the files whose label is wanted. Errors: two files with one label.
+Result<std::vector<std::string>> wanted_files(const char* flag, const std::vector<std::string>& files,
+                                              const std::vector<std::string>& contexts,
+                                              std::vector<std::string>& labels) {
+  std::vector<std::string> out;
+  for (const std::string& path : files) {
+    const std::string label = label_of(path);
+    if (!contexts.empty() && !has(contexts, label)) continue;
+    if (has(labels, label))
+      return Error{
+          ErrorKind::invalid_argument,
+          fmt::format("{}: more than one file named '{}': their rows could not be told apart", flag, label)};
+    labels.push_back(label);
+    out.push_back(path);
+  }
+  return out;
+}
+
+/// The patients of a document that --contexts asks for: "longhealth-5"; one without it.
+Result<void> choose_patients(const engine::EvalParams& eval, EvalOptions& options,
+                             std::vector<std::string>& labels) {
+  if (eval.longhealth_files.size() > 1)
+    return Error{ErrorKind::invalid_argument,
+                 "--longhealth: one file at a time: rows of two could not be told apart"};
+  for (const std::string& path : eval.longhealth_files)
+    for (const int64_t n_patients : {1, 5}) {
+      const std::string label = longhealth_label(n_patients);
+      if (eval.contexts.empty() ? n_patients != 1 : !has(eval.contexts, label)) continue;
+      labels.push_back(label);
+      options.longhealth_files.push_back({path, n_patients});
+    }
+  return {};
+}
+
+/// Lengths of prose among the contexts. Errors: a context that is neither a length nor the label of a file.
+Result<void> choose_prose_contexts(const std::vector<std::string>& contexts,
+                                   const std::vector<std::string>& labels, EvalOptions& options) {
+  if (contexts.empty() || options.prose_files.empty()) return {};
+  options.prose_contexts.clear();
+  for (const std::string& text : contexts) {
+    int64_t n = 0;
+    const char* end_of_text = text.data() + text.size();
+    const auto [end, code] = std::from_chars(text.data(), end_of_text, n);
+    const bool is_length = code == std::errc() && end == end_of_text && n >= 32 && n <= int64_t{1} << 40;
+    if (!is_length && !has(labels, text))
+      return Error{
+          ErrorKind::invalid_argument,
+          fmt::format("--contexts: expected the name of a recall file or a prose context in tokens, at least "
+                      "32; got '{}'",
+                      text)};
+    if (is_length) options.prose_contexts.push_back(n);
+  }
+  return {};
 }
 
 Result<EvalOptions> eval_options(engine::ProgramParams& params) {
   use_data_beside_model(params);
-  EvalOptions options{.prose_files = params.eval.prose_files, .n_documents = params.eval.n_documents,
+  const engine::EvalParams& eval = params.eval;
+  EvalOptions options{.prose_files = eval.prose_files,
+                      .n_documents = eval.n_documents,
+                      .n_choice_tokens = eval.n_choice_tokens,
                       .seed = params.sampling.seed == sampling::kRandomSeed ? 1 : params.sampling.seed};
   options.ratios.clear();
-  for (const double ratio : params.eval.ratios)  // given twice it would count every document twice
-    if (std::find(options.ratios.begin(), options.ratios.end(), ratio) == options.ratios.end()) options.ratios.push_back(ratio);
-  const auto& wanted = params.eval.contexts;
-  for (const std::string& path : params.eval.recall_files)
-    if (wanted.empty() || std::find(wanted.begin(), wanted.end(), label_of(path)) != wanted.end()) options.recall_files.push_back(path);
-  for (const std::string& path : options.recall_files)
-    if (std::count_if(options.recall_files.begin(), options.recall_files.end(), [&](const std::string& other) { return label_of(other) == label_of(path); }) > 1)
-      return Error{ErrorKind::invalid_argument, fmt::format("--recall: more than one file named '{}': their rows could not be told apart", label_of(path))};
-  if (!wanted.empty() && !options.prose_files.empty()) {
-    options.prose_contexts.clear();
-    for (const std::string& text : wanted) {
-      int64_t n = 0;
-      const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), n);
-      const bool is_length = code == std::errc() && end == text.data() + text.size() && n >= 32 && n <= int64_t{1} << 40;
-      const bool is_recall = std::any_of(options.recall_files.begin(), options.recall_files.end(), [&](const std::string& path) { return label_of(path) == text; });
-      if (!is_length && !is_recall)
-        return Error{ErrorKind::invalid_argument,
-                     fmt::format("--contexts: expected the name of a recall file or a prose context in tokens, at least 32; got '{}'", text)};
-      if (is_length) options.prose_contexts.push_back(n);
-    }
-  }
-  if (options.recall_files.empty() && options.prose_files.empty())
-    return Error{ErrorKind::invalid_argument, fmt::format("nothing to measure: no folder recall/ or prose/ beside '{}', or --contexts names none of the files; give --recall FILE.jsonl or --prose FILE.txt",
-                                                          params.engine.model_path)};
-  for (const std::string& text : params.eval.methods) {
-    if (std::any_of(options.methods.begin(), options.methods.end(), [&](const MethodSpec& spec) { return spec.label == text; })) continue;
+  for (const double ratio : eval.ratios)  // given twice it would count every document twice
+    if (!has(options.ratios, ratio)) options.ratios.push_back(ratio);
+  std::vector<std::string> labels;
+  SH_ASSIGN(options.recall_files, wanted_files("--recall", eval.recall_files, eval.contexts, labels));
+  SH_ASSIGN(options.quality_files, wanted_files("--quality", eval.quality_files, eval.contexts, labels));
+  SH_RETURN_IF_ERROR(choose_patients(eval, options, labels));
+  SH_RETURN_IF_ERROR(choose_prose_contexts(eval.contexts, labels, options));
+  if (labels.empty() && options.prose_files.empty())
+    return Error{
+        ErrorKind::invalid_argument,
+        fmt::format("nothing to measure: no folder recall/ or prose/ beside '{}', or --contexts names none of "
+                    "the files; give --recall FILE.jsonl or --prose FILE.txt",
+                    params.engine.model_path)};
+  for (const std::string& text : eval.methods) {
+    const auto is_same = [&](const MethodSpec& spec) { return spec.label == text; };
+    if (std::any_of(options.methods.begin(), options.methods.end(), is_same)) continue;
     SH_ASSIGN(MethodSpec spec, parse_method_spec(text));
     spec.request.self_study.seed = options.seed;
     options.methods.push_back(std::move(spec));
   }
+  if (!eval.json_path.empty()) options.items_path = eval.json_path + ".items.jsonl";
   return options;
 }
 
@@ -88,45 +147,58 @@ std::string command_line(Arguments arguments) {
   return line;
 }
 
+/// What compaction methods are measured against: the first one named.
+std::string reference_method(const EvalOptions& options) {
+  for (const MethodSpec& spec : options.methods)
+    if (spec.has_ratios()) return spec.label;
+  return "";
+}
+
+Result<Json> result_json(const engine::ProgramParams& params, Arguments arguments, engine::Engine& engine) {
+  SH_ASSIGN(const std::string hash, file_hash(params.engine.model_path));
+  const models::ModelInfo& info = engine.model().info();
+  return Json{{"schema", 1},
+              {"command", command_line(arguments)},
+              {"commit", build_info().commit},
+              {"machine", machine_name()},
+              {"threads", engine.thread_pool().n_threads()},
+              {"kernels", engine.kernels().name},
+              {"model",
+               {{"file", std::filesystem::path(params.engine.model_path).filename().string()},
+                {"arch", info.arch},
+                {"hash", hash},
+                {"n_layer", info.n_layer},
+                {"n_head_kv", engine.kv_layout().layers.front().n_heads},
+                {"kv_bytes_per_token", engine.kv_layout().bytes_per_token()}}}};
+}
+
 Result<void> run(engine::ProgramParams& params, Arguments arguments) {
   SH_ASSIGN(EvalOptions options, eval_options(params));
   SH_ASSIGN(options.max_context_tokens, context_length(params));
-  // The document, the same again for memory and capture, and forks of both for the questions are held at once.
+  // The document, the same again for memory and a second reading, and forks of both for the questions are held at
+  // once.
   params.engine.n_ctx = 3 * options.max_context_tokens;
   params.engine.n_parallel = 1;
   SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));
   for (const std::string& line : engine->describe()) log_info("{}", line);
-  SH_ASSIGN(const std::vector<EvalCell> cells, run_compact_eval(*engine, options));
+  SH_ASSIGN(const EvalRun measured, run_compact_eval(*engine, options));
 
   std::vector<Json> rows;
-  for (const EvalCell& cell : cells) {
+  for (const EvalCell& cell : measured.cells) {
     rows.push_back(row_json(cell, options.seed));
-    for (const std::string& refusal : cell.refusals) log_warning("{} {} {}x refused: {}", cell.context, cell.method, cell.ratio, refusal);
+    for (const std::string& refusal : cell.refusals)
+      log_warning("{} {} {}x refused: {}", cell.context, cell.method, cell.ratio, refusal);
   }
-  fmt::print("{}", eval_table(rows));
-  if (params.eval.json_path.empty()) return {};
+  compare_rows(measured, reference_method(options), options.seed, rows);
+  fmt::print("{}{}", eval_table(rows), lost_answers(measured.cells));
+  if (params.eval.json_path.empty() && params.eval.html_path.empty()) return {};
 
-  SH_ASSIGN(const std::string hash, file_hash(params.engine.model_path));
-  const models::ModelInfo& info = engine->model().info();
-  const Json result = {{"schema", 1},
-                       {"command", command_line(arguments)},
-                       {"commit", build_info().commit},
-                       {"machine", machine_name()},
-                       {"threads", engine->thread_pool().n_threads()},
-                       {"kernels", engine->kernels().name},
-                       {"model",
-                        {{"file", std::filesystem::path(params.engine.model_path).filename().string()},
-                         {"arch", info.arch},
-                         {"hash", hash},
-                         {"n_layer", info.n_layer},
-                         {"n_head_kv", engine->kv_layout().layers.front().n_heads},
-                         {"kv_bytes_per_token", engine->kv_layout().bytes_per_token()}}},
-                       {"rows", rows}};
-  SH_RETURN_IF_ERROR(write_file(params.eval.json_path, dump_json(result, 1) + "\n"));
-  std::string items;
-  for (const EvalCell& cell : cells)
-    for (const EvalItem& item : cell.items) items += dump_json(item_json(item)) + "\n";
-  return write_file(params.eval.json_path + ".items.jsonl", items);
+  SH_ASSIGN(Json result, result_json(params, arguments, *engine));
+  result["rows"] = rows;
+  result.update(breakdowns_json(measured.cells));
+  if (!params.eval.html_path.empty()) SH_RETURN_IF_ERROR(write_file(params.eval.html_path, eval_html(result)));
+  if (params.eval.json_path.empty()) return {};
+  return write_file(params.eval.json_path, dump_json(result, 1) + "\n");
 }
 
 }  // namespace

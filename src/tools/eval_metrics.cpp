@@ -47,4 +47,20 @@ std::pair<double, double> cluster_bootstrap(std::span<const Cluster> clusters, u
   return {quantile(ratios, 0.025), quantile(ratios, 0.975)};
 }
 
+double mcnemar_p(int64_t only_a, int64_t only_b) {
+  const int64_t n = only_a + only_b, fewer = std::min(only_a, only_b);
+  const auto log_factorial = [](int64_t k) { return std::lgamma(static_cast<double>(k) + 1); };
+  double tail = 0;
+  for (int64_t k = 0; k <= fewer; ++k)
+    tail += std::exp(log_factorial(n) - log_factorial(k) - log_factorial(n - k) -
+                     static_cast<double>(n) * std::log(2.0));
+  return std::min(1.0, 2 * tail);
+}
+
+size_t distance_range(int64_t distance) {
+  size_t i = 0;
+  while (kDistanceRanges[i].last != 0 && distance > kDistanceRanges[i].last) ++i;
+  return i;
+}
+
 }  // namespace sh::tools

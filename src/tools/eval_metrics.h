@@ -2,7 +2,9 @@
 // Measures of a compacted cache against the full one, and their intervals. Pure numbers.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <utility>
 #include <vector>
@@ -11,14 +13,17 @@
 
 namespace sh::tools {
 
+/// Stands for a figure that nobody measured; written as null.
+inline constexpr double kUnmeasured = std::numeric_limits<double>::quiet_NaN();
+
 using engine::TokenComparison;
 using engine::compare_logits;
 using engine::mean;
 using engine::negative_log_likelihood;
 using engine::quantile;
 
-/// Share of the context's help that survives: Σ (none - compact) / Σ (none - full), over all tokens or over those whose gain none - full
-/// is in the top decile. NaN when the context does not help.
+/// Share of the context's help that survives: Σ (none - compact) / Σ (none - full), over all tokens or over those
+/// whose gain none - full is in the top decile. NaN when the context does not help.
 double context_recovery(std::span<const TokenComparison> tokens, bool top_decile_only);
 
 /// A document's sum and count of something: what is resampled.
@@ -27,5 +32,19 @@ struct Cluster {
 };
 /// 95 % interval of Σ sum / Σ n by resampling documents (10 000 times, seeded). {NaN, NaN} when there is nothing.
 std::pair<double, double> cluster_bootstrap(std::span<const Cluster> clusters, uint64_t seed);
+
+/// Of two methods asked the same questions: two-sided probability of `only_a` against `only_b` under equal odds.
+/// 1 when they never differ.
+/// Source:  McNemar's test, exact binomial form.
+double mcnemar_p(int64_t only_a, int64_t only_b);
+
+/// Ranges of distances from the end of the context, in tokens.
+struct DistanceRange {
+  int64_t first = 1, last = 0;  // last 0: no end
+};
+inline constexpr std::array<DistanceRange, 5> kDistanceRanges = {
+    {{1, 16}, {17, 64}, {65, 256}, {257, 1024}, {1025, 0}}};
+/// Index of the range that a distance of at least 1 falls into.
+size_t distance_range(int64_t distance);
 
 }  // namespace sh::tools

@@ -18,7 +18,7 @@ const std::string kStudy = "self_study:conversations=48";
 constexpr double kSummationOrder = 1e-6;
 
 /// What one run wrote.
-struct EvalRun {
+struct WrittenRun {
   Outcome outcome;
   Json result;
   std::vector<Json> items;
@@ -37,10 +37,10 @@ struct EvalRun {
   }
 };
 
-EvalRun run_eval(std::vector<std::string> arguments) {
+WrittenRun run_eval(std::vector<std::string> arguments) {
   const std::string path = temporary("eval.json");
   arguments.insert(arguments.begin(), {"compact-eval", "-m", kScribe, "--json", path});
-  EvalRun run{.outcome = run_program(arguments)};
+  WrittenRun run{.outcome = run_program(arguments)};
   EXPECT_EQ(run.outcome.status, 0) << run.outcome.err;
   const auto result = parse_json(slurp(path));
   EXPECT_TRUE(result.ok()) << slurp(path);
@@ -81,7 +81,7 @@ void expect_compacted(const Json& row, double ratio) {
   EXPECT_GT(row["kl_mean"].get<double>(), kSummationOrder) << "a compacted cache is not the full one";
 }
 
-void expect_reference_rows(const EvalRun& run, const std::string& context) {
+void expect_reference_rows(const WrittenRun& run, const std::string& context) {
   const Json full = run.row(context, "full"), none = run.row(context, "none");
   ASSERT_TRUE(full.is_object() && none.is_object());
   EXPECT_LE(full["kl_p99"].get<double>(), kSummationOrder);
@@ -99,18 +99,22 @@ void expect_reference_rows(const EvalRun& run, const std::string& context) {
 }
 
 TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
-  const std::vector<std::string> flags = {"--recall",  kRecall, "--ratios", "4",
-                                          "--methods", "truncate,select," + kStudy};
+  const std::vector<std::string> flags = {"--recall", kRecall,     "--ratios",
+                                          "4",        "--methods", "truncate,select," + kStudy};
   std::vector<std::string> two = flags, one = flags;
   two.insert(two.end(), {"--docs", "2", "-t", "2"});
   one.insert(one.end(), {"--docs", "1", "-t", "1"});
-  const EvalRun run = run_eval(two);
+  const WrittenRun run = run_eval(two);
   ASSERT_TRUE(run.result.is_object());
   EXPECT_EQ(run.result["schema"], 1);
   EXPECT_EQ(run.result["model"]["file"], "scribe.gguf");
   ASSERT_EQ(run.result["rows"].size(), 5u);
   expect_reference_rows(run, "512");
   const int64_t n = n_questions(2);
+  EXPECT_EQ(run.row("512", "select")["recall_excess"]["reference"], "truncate");
+  EXPECT_FALSE(run.row("512", "select")["verdict"].is_null()) << "the model's own scale was measured";
+  ASSERT_GT(run.result["heads"].size(), 0u);
+  for (const Json& head : run.result["heads"]) EXPECT_GT(head["rows"].get<double>(), 0);
   for (const char* method : {"full", "none", "truncate", "select", kStudy.c_str()}) {
     const Json row = run.row("512", method);
     ASSERT_TRUE(row.is_object()) << method;
@@ -134,7 +138,7 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
   EXPECT_TRUE(run.row("512", "truncate")["fallback_heads"].is_null()) << "truncate measures no error";
 
   // Neither the number of threads nor the documents that come after change anything.
-  const EvalRun again = run_eval(one);
+  const WrittenRun again = run_eval(one);
   ASSERT_EQ(static_cast<int64_t>(again.items.size()), 5 * n_questions(1));
   for (const Json& item : again.items) {
     const auto same = std::find_if(run.items.begin(), run.items.end(), [&](const Json& other) {
@@ -147,8 +151,8 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
 
 TEST(CompactEval, MeasuresProseAndSaysWhatItCouldNotCompact) {
   // Ratio and method given twice count once; a recall file that --contexts does not name is left out.
-  const EvalRun run = run_eval({"--prose", kProse, "--recall", kRecall, "--contexts", "64,256", "--docs", "2",
-                                "--ratios", "4,4", "--methods", "select,select", "-t", "2"});
+  const WrittenRun run = run_eval({"--prose", kProse, "--recall", kRecall, "--contexts", "64,256", "--docs", "2",
+                                   "--ratios", "4,4", "--methods", "select,select", "-t", "2"});
   ASSERT_TRUE(run.result.is_object());
   ASSERT_EQ(run.result["rows"].size(), 6u) << run.outcome.out;
   EXPECT_EQ(run.items.size(), 2u * 3 + 2 * 2) << "two passages a row, none in the refused one";
@@ -178,6 +182,109 @@ TEST(CompactEval, MeasuresProseAndSaysWhatItCouldNotCompact) {
   }
 }
 
+TEST(CompactEval, ComparesWithQuantisedShiftedAndRereadCaches) {
+  const std::string both = "kv:q4_0+self_study:conversations=48", study8 = "kv:q8_0+" + kStudy;
+  const WrittenRun run =
+      run_eval({"--recall", kRecall, "--docs", "2", "--ratios", "6", "--methods",
+                kStudy + ",reprefill,full:rerun,kv:q8_0,kv:q4_0," + both + "," + study8, "-t", "2"});
+  ASSERT_TRUE(run.result.is_object());
+  const auto kl = [&](const std::string& method) { return run.row("512", method)["kl_mean"].get<double>(); };
+
+  // Another size of pieces changes the order of sums at most.
+  EXPECT_LE(kl("full:rerun"), kSummationOrder);
+  EXPECT_EQ(run.row("512", "full:rerun")["real_ratio"], 1);
+  EXPECT_TRUE(run.row("512", "full:rerun")["verdict"].is_null());
+
+  // 32 values of 2 bytes against 34 and 18 bytes.
+  EXPECT_NEAR(run.row("512", "kv:q8_0")["real_ratio"].get<double>(), 64.0 / 34, 0.01);
+  EXPECT_NEAR(run.row("512", "kv:q4_0")["real_ratio"].get<double>(), 64.0 / 18, 0.01);
+  EXPECT_EQ(run.row("512", "kv:q4_0")["ratio"], 3.56);
+  EXPECT_GT(kl("kv:q8_0"), 0) << "it is another cache than the full one";
+  EXPECT_LT(kl("kv:q8_0"), kl("kv:q4_0"));
+  EXPECT_EQ(run.row("512", "kv:q8_0")["verdict"], "transparent") << "by definition";
+
+  // Selection and quantisation together reach the ratio in real bytes of the f16 cache; the fit reads what the
+  // quantised cache holds, so that little is added to the loss of the encoding.
+  for (const std::string& method : {both, study8}) {
+    const Json row = run.row("512", method);
+    ASSERT_TRUE(row.is_object()) << method;
+    EXPECT_EQ(row["n_refused"], 0) << method;
+    EXPECT_EQ(row["n_docs"], 2) << method;
+    EXPECT_GE(row["real_ratio"].get<double>(), 6) << method;
+    EXPECT_LT(row["real_ratio"].get<double>(), 8) << method;
+    EXPECT_GE(row["recall_of_full"].get<double>(), 0.8) << method;
+  }
+  EXPECT_LT(kl(both), 0.1 * kl("none"));
+  EXPECT_LT(kl(study8), 0.1 * kl("none"));
+
+  // The text that fits, read afresh, has no facts of the part that was cut off.
+  const Json shifted = run.row("512", "reprefill");
+  EXPECT_GE(shifted["real_ratio"].get<double>(), 6);
+  EXPECT_LT(shifted["recall"].get<double>(), run.row("512", kStudy)["recall"].get<double>());
+  EXPECT_GT(shifted["seconds"]["total"].get<double>(), 0);
+  EXPECT_EQ(shifted["recall_excess"]["reference"], kStudy);
+  EXPECT_LT(shifted["recall_excess"]["difference"].get<double>(), 0);
+}
+
+TEST(CompactEval, RefusesAnEncodingThatDoesNotSuitTheModel) {
+  // Its heads of 16 values are half a block of q8_0.
+  const Outcome outcome =
+      run_program({"compact-eval", "-m", kGolden + "llama.gguf", "--prose", kProse, "--contexts", "64", "--docs",
+                   "1", "--ratios", "2", "--methods", "kv:q8_0,kv:q8_0+truncate,truncate", "-c", "512"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  for (const char* method : {"kv:q8_0", "kv:q8_0+truncate"})
+    EXPECT_TRUE(contains(outcome.err, std::string("prose-64 ") + method)) << outcome.err;
+  EXPECT_TRUE(contains(outcome.err, "refused: room_with_view-0: ")) << outcome.err;
+  EXPECT_TRUE(contains(outcome.out, "| truncate")) << "the others are measured";
+}
+
+TEST(CompactEval, ReadsMultipleChoice) {
+  const std::string quality = temporary("mill.jsonl"), health = temporary("patients.json");
+  std::ofstream(quality)
+      << R"({"article_id": "7", "article": "The mill stood on the hill. Cy kept the mill.", )"
+      << R"("questions": [{"question": "Who kept the mill?", "options": ["Ann", "Bo", "Cy", "Di"], )"
+      << R"("gold_label": 3}]})"
+      << "\n";
+  std::ofstream(health)
+      << R"({"p1": {"name": "N", "birthday": "1.1.50", "diagnosis": "Gout", "texts": {"t": "He takes )"
+      << R"(Beta."}, "questions": [{"question": "Which drug?", "answer_a": "Alpha", )"
+      << R"("answer_b": "Beta", "answer_c": "Gamma", "answer_d": "Delta", "answer_e": "None", )"
+      << R"("correct": "Beta"}]}})";
+  const WrittenRun run = run_eval(
+      {"--quality", quality, "--longhealth", health, "--qa-tokens", "12", "--methods", "full:rerun", "-t", "2"});
+  for (const std::string& context : {label_of(quality), std::string("longhealth-1")}) {
+    const Json row = run.row(context, "full");
+    ASSERT_TRUE(row.is_object()) << context;
+    EXPECT_EQ(row["recall_n"], 1);
+    EXPECT_FALSE(row["unparsed"].is_null());
+    EXPECT_FALSE(row["recall_by_likelihood"].is_null());
+    const auto items = run.items_of(context, "full");
+    ASSERT_EQ(items.size(), 1u);
+    EXPECT_EQ(items[0]["kind"], "choice");
+    EXPECT_TRUE(items[0]["likeliest"].is_boolean());
+    EXPECT_GT(items[0]["nll"].get<double>(), 0);
+    EXPECT_EQ(run.row(context, "full:rerun")["top1"], 1) << "the compared answer is the full cache's own";
+  }
+  unlink(quality.c_str());
+  unlink(health.c_str());
+}
+
+TEST(CompactEval, LeavesWholeLinesWhenItIsStopped) {
+  const std::string path = temporary("stopped.json"), lines = path + ".items.jsonl";
+  const RunningProgram program({"compact-eval", "-m", kScribe, "--recall", kRecall, "--docs", "40", "--ratios",
+                                "2,4,8", "--methods", "select,truncate", "--json", path, "-t", "1"});
+  for (int i = 0; i < 6000 && slurp(lines).empty(); ++i) usleep(5000);
+  program.send(SIGKILL);
+  EXPECT_EQ(program.finish().status, 128 + SIGKILL);
+  const std::string written = slurp(lines);
+  ASSERT_FALSE(written.empty());
+  EXPECT_EQ(written.back(), '\n');
+  std::istringstream stream(written);
+  for (std::string line; std::getline(stream, line);) EXPECT_TRUE(parse_json(line).ok()) << line;
+  EXPECT_EQ(slurp(path), "") << "the result is written at the end";
+  unlink(lines.c_str());
+}
+
 TEST(CompactEval, NamesWhatIsWrongAndFails) {
   const std::string malformed = temporary("bad.jsonl");
   std::ofstream(malformed) << "{\"context\": 1}\n";
@@ -190,6 +297,9 @@ TEST(CompactEval, NamesWhatIsWrongAndFails) {
       {{"--recall", kRecall, "--ratios", "0.5"}, "0.5"},
       {{"--recall", kRecall, "--ratios", "2,many"}, "many"},
       {{"--recall", kRecall, "--docs", "0"}, "--docs"},
+      {{"--quality", malformed}, "bad.jsonl:1"},
+      {{"--longhealth", "/no/such/health.json"}, "/no/such/health.json"},
+      {{"--recall", kRecall, "--methods", "kv:q5_K"}, "cannot hold a KV cache"},
       {{"--recall", kRecall, "--methods", "magic"}, "unknown compaction method 'magic'"},
       {{"--recall", kRecall, "--methods", "select:fit=all"}, "none, biases, values, both"},
       {{"--recall", kRecall, "--methods", "shrink"}, "unknown compaction method 'shrink'"},

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: MIT
-// The numbers of compact-eval: measures, intervals, what it reads, and the rows that its page promises.
+// The numbers of compact-eval: measures and intervals, and what it reads.
 #include "tools/eval_metrics.h"
 
 #include <cmath>
 #include <limits>
-#include <regex>
-#include <set>
-#include <sstream>
 
-#include "tools/compact_eval.h"
+#include "tools/eval_data.h"
+#include "tools/eval_methods.h"
 #include "tools/program.h"
-#include "tools/table.h"
 
 namespace sh::tools {
 namespace {
@@ -158,6 +155,20 @@ TEST(ClusterBootstrap, DependsOnItsSeedOnly) {
   EXPECT_NE(cluster_bootstrap(clusters, 5), cluster_bootstrap(clusters, 6));
 }
 
+TEST(McNemar, IsTheExactTwoSidedProbability) {
+  EXPECT_EQ(mcnemar_p(0, 0), 1);
+  EXPECT_EQ(mcnemar_p(3, 3), 1);
+  EXPECT_NEAR(mcnemar_p(0, 5), 2.0 / 32, 1e-12);
+  EXPECT_NEAR(mcnemar_p(1, 9), 2 * (1 + 10) / 1024.0, 1e-12);
+  EXPECT_EQ(mcnemar_p(9, 1), mcnemar_p(1, 9));
+}
+
+TEST(DistanceRange, CoversEveryDistanceOnce) {
+  const std::pair<int64_t, size_t> cases[] = {{1, 0},   {16, 0},  {17, 1},   {64, 1},   {65, 2},
+                                              {256, 2}, {257, 3}, {1024, 3}, {1025, 4}, {1'000'000, 4}};
+  for (const auto& [distance, range] : cases) EXPECT_EQ(distance_range(distance), range) << distance;
+}
+
 // ---- what it reads ----
 
 /// A file with this text that is removed at the end.
@@ -189,6 +200,23 @@ TEST(ReadRecall, ReadsDocumentsAndFindsWhereAnswersStand) {
   EXPECT_EQ(documents->at(1).questions[0].answer, "owl") << "answers are compared without white space around them";
 }
 
+TEST(ReadRecall, TakesKindsDepthsOtherAnswersAndAnInstruction) {
+  const TemporaryFile file(
+      R"({"context": "c plum", "instruction": {"word": "zorvex"}, "questions": [{"q": "x?", "answer": "plum",)"
+      R"( "kind": "reverse", "depth": 0.25, "accept": ["a plum"]}, {"q": "y?", "answer": "plum", "depth": null}]})");
+  const auto documents = read_recall(file.path, 2);
+  ASSERT_TRUE(documents.ok()) << documents.error().message;
+  EXPECT_EQ(documents->at(0).instruction_word, "zorvex");
+  const RecallQuestion& told = documents->at(0).questions[0];
+  EXPECT_EQ(told.kind, "reverse");
+  EXPECT_EQ(told.depth, 0.25);
+  EXPECT_EQ(told.accept, (std::vector<std::string>{"plum", "a plum"}));
+  const RecallQuestion& plain = documents->at(0).questions[1];
+  EXPECT_EQ(plain.kind, "fact");
+  EXPECT_DOUBLE_EQ(plain.depth, 2.0 / 6);
+  EXPECT_EQ(plain.accept, (std::vector<std::string>{"plum"}));
+}
+
 TEST(ReadRecall, NamesFileAndLineOfWhatIsWrong) {
   const std::pair<const char*, const char*> cases[] = {
       {"{\"context\": ", "line"},
@@ -205,6 +233,10 @@ TEST(ReadRecall, NamesFileAndLineOfWhatIsWrong) {
       {R"({"context": "c", "questions": [{"q": "x", "answer": 42}]})", "\"answer\", got number"},
       {R"({"context": "c", "questions": [{"q": "x", "answer": ""}]})", "\"answer\""},
       {R"({"context": "c", "questions": [{"q": "x", "answer": " \n"}]})", "\"answer\""},
+      {R"({"context": "c", "questions": [{"q": "x", "answer": "y", "depth": 2}]})", "\"depth\""},
+      {R"({"context": "c", "questions": [{"q": "x", "answer": "y", "kind": 2}]})", "\"kind\""},
+      {R"({"context": "c", "questions": [{"q": "x", "answer": "y", "accept": "z"}]})", "\"accept\""},
+      {R"({"context": "c", "instruction": {}, "questions": [{"q": "x", "answer": "y"}]})", "\"word\""},
   };
   for (const auto& [line, part] : cases) {
     const TemporaryFile file(kGoodLine + "\n" + line + "\n");
@@ -260,11 +292,39 @@ TEST(MethodSpec, TakesANameAndOptions) {
   EXPECT_EQ(spec->options.at("fit"), "values");
 }
 
+TEST(MethodSpec, TakesQuantisedCachesAndBaselines) {
+  using Kind = MethodSpec::Kind;
+  const auto q8 = parse_method_spec("kv:q8_0");
+  ASSERT_TRUE(q8.ok()) << q8.error().message;
+  EXPECT_EQ(q8->kind, Kind::quantised);
+  EXPECT_EQ(q8->kv_type, DType::q8_0);
+  EXPECT_FALSE(q8->has_ratios());
+  const auto both = parse_method_spec("kv:q4_0+self_study:conversations=48:queries=self_study+repeat_prefill");
+  ASSERT_TRUE(both.ok()) << both.error().message;
+  EXPECT_EQ(both->kind, Kind::compaction);
+  EXPECT_EQ(both->kv_type, DType::q4_0);
+  EXPECT_EQ(both->request.method, "self_study");
+  EXPECT_EQ(both->request.self_study.n_conversations, 48);
+  EXPECT_EQ(both->request.queries, compaction::QuerySource::self_study | compaction::QuerySource::repeat_prefill);
+  EXPECT_TRUE(both->has_ratios());
+  EXPECT_EQ(parse_method_spec("full:rerun")->kind, Kind::rerun);
+  EXPECT_EQ(parse_method_spec("reprefill")->n_keep, 4);
+  EXPECT_EQ(parse_method_spec("reprefill:keep=0")->n_keep, 0);
+}
+
 TEST(MethodSpec, NamesTheChoicesOfWhatItDoesNotKnow) {
   const std::pair<const char*, std::vector<const char*>> cases[] = {
       {"magic", {"'magic'", "truncate", "self_study"}},
       {"", {"''", "truncate"}},
       {"shrink", {"'shrink'", "unknown", "truncate"}},
+      {"kv:q5_K", {"'q5_K'", "q8_0 or q4_0"}},
+      {"kv:", {"''", "q8_0 or q4_0"}},
+      {"kv:q8_0+magic", {"'magic'", "truncate"}},
+      {"kv:q8_0+", {"''"}},
+      {"kv:q8_0:fit=none", {"cannot hold"}},
+      {"kv:q8_0+reprefill", {"'reprefill'"}},
+      {"reprefill:keep=-1", {"keep", "'-1'"}},
+      {"reprefill:fit=none", {"'fit'", "known: keep"}},
       {"select:colour=red", {"'colour'", "queries, score, weighting, selection, fit, budget, schedule"}},
       {"select:queries=often", {"queries", "'often'", "recent, prefill, repeat_prefill, self_study"}},
       {"select:score=sum", {"score", "'sum'", "recency, max, rms, mean, random"}},
@@ -284,132 +344,7 @@ TEST(MethodSpec, NamesTheChoicesOfWhatItDoesNotKnow) {
     for (const char* part : parts)
       EXPECT_TRUE(contains(spec.error().message, part)) << text << ": " << spec.error().message;
   }
-  EXPECT_EQ(parse_method_spec("omp").error().kind, ErrorKind::unsupported);
   EXPECT_EQ(parse_method_spec("magic").error().kind, ErrorKind::not_found);
-}
-
-// ---- what it prints ----
-
-TEST(Table, PadsByWhatIsSeenAndNotByBytes) {
-  Table table({"name", "a", "count"}, 1);
-  table.add({"caf\u00e9", "\u00d7", "7"});
-  table.add({"a longer one", "1234", "1234567"});
-  EXPECT_EQ(table.markdown(),
-            "| name         |    a |   count |\n"
-            "|--------------|-----:|--------:|\n"
-            "| caf\u00e9         |    \u00d7 |       7 |\n"
-            "| a longer one | 1234 | 1234567 |\n");
-}
-
-/// A cell with one question and one document.
-EvalCell measured_cell(const std::string& method) {
-  EvalItem item{.context = "512", .document = "d", .kind = "fact", .method = method};
-  item.depth = 0.5;
-  item.ratio = 4;
-  item.expected = item.answer = "42";
-  item.has_answer = item.is_right = item.is_right_with_full = item.is_same_as_full = true;
-  item.tokens = {{.kl = 0.25, .nll_full = 1, .nll_compact = 1.5, .nll_none = 3, .is_same_top1 = true}};
-  item.tokens[0].is_confident = true;
-  EvalCell cell{.context = "512", .method = method, .ratio = 4};
-  cell.items.push_back(item);
-  cell.costs.push_back({.n_tokens = 400, .bytes_before = 8000, .bytes_after = 1600, .seconds_total = 2});
-  return cell;
-}
-
-TEST(EvalRow, HoldsWhatWasMeasured) {
-  const Json row = row_json(measured_cell("select"), 1);
-  EXPECT_EQ(row["context"], "512");
-  EXPECT_EQ(row["n_docs"], 1);
-  EXPECT_EQ(row["n_refused"], 0);
-  EXPECT_EQ(row["ratio"], 4);
-  EXPECT_EQ(row["real_ratio"], 5);
-  EXPECT_EQ(row["recall"], 1);
-  EXPECT_EQ(dump_json(row["recall_n"]), "1");
-  EXPECT_EQ(row["recall_of_full"], 1);
-  EXPECT_EQ(dump_json(row["asked_in_study"]), "0");
-  EXPECT_EQ(row["kl_mean"], 0.25);
-  EXPECT_EQ(row["kl_ci"], Json::array({0.25, 0.25}));
-  EXPECT_EQ(row["top1"], 1);
-  EXPECT_EQ(row["confident_flips"], 0);
-  EXPECT_EQ(row["delta_nll"], 0.5);
-  EXPECT_EQ(row["recovery"], 0.75);
-  EXPECT_EQ(row["seconds"]["total"], 2);
-  EXPECT_TRUE(row["rss_before"].is_null()) << "memory was not measured";
-  EXPECT_TRUE(row["decode_tps_before"].is_null());
-}
-
-TEST(EvalRow, IsNullAndNeverZeroWhereNothingWasMeasured) {
-  // Every document was refused: all but labels and counts is unknown.
-  EvalCell refused{.context = "512", .method = "select", .ratio = 64};
-  refused.refusals.push_back("d: too small");
-  const Json row = row_json(refused, 1);
-  const std::set<std::string> known = {"context", "method",    "options",  "ratio",
-                                       "n_docs",  "n_refused", "recall_n", "seconds"};
-  for (const auto& [key, value] : row.items())
-    EXPECT_EQ(value.is_null(), !known.contains(key)) << key << " is " << dump_json(value);
-  for (const auto& [key, value] : row["seconds"].items()) EXPECT_TRUE(value.is_null()) << "seconds." << key;
-  EXPECT_EQ(row["n_refused"], 1);
-
-  // The reference rows are not compactions, and no context has no ratio.
-  const Json full = row_json(measured_cell("full"), 1), none = row_json(measured_cell("none"), 1);
-  for (const char* key : {"asked_in_study", "heldout_plain", "heldout_fitted", "fallback_heads"})
-    EXPECT_TRUE(full[key].is_null()) << key;
-  EXPECT_TRUE(full["seconds"]["total"].is_null());
-  EXPECT_TRUE(none["ratio"].is_null());
-
-  // Prose has no answers.
-  EvalCell prose = measured_cell("select");
-  prose.items[0].has_answer = false;
-  const Json passage = row_json(prose, 1);
-  for (const char* key :
-       {"recall", "recall_ci", "recall_of_full", "same_as_full", "asked_in_study", "recall_not_asked_in_study"})
-    EXPECT_TRUE(passage[key].is_null()) << key;
-  EXPECT_EQ(passage["kl_mean"], 0.25);
-  EXPECT_TRUE(item_json(prose.items[0])["answer"].is_null());
-}
-
-TEST(EvalTable, LeavesUnmeasuredFiguresEmpty) {
-  EvalCell refused{.context = "512", .method = "select", .ratio = 64};
-  const std::string table = eval_table({row_json(measured_cell("select"), 1), row_json(refused, 1)});
-  EXPECT_TRUE(contains(table, "100.0 %")) << table;
-  EXPECT_TRUE(contains(table, "5.00x")) << table;
-  const std::string last = table.substr(table.rfind("| 512"));
-  EXPECT_TRUE(contains(last, "64x")) << table;
-  EXPECT_FALSE(contains(last, "nan")) << table;
-  EXPECT_FALSE(contains(last, "%")) << table;
-}
-
-std::set<std::string> names_in_backticks(const std::string& text) {
-  std::set<std::string> names;
-  static const std::regex pattern("`([a-z_0-9]+)`");
-  for (std::sregex_iterator at(text.begin(), text.end(), pattern), end; at != end; ++at) names.insert((*at)[1]);
-  return names;
-}
-
-std::set<std::string> keys_of(const Json& object) {
-  std::set<std::string> keys;
-  for (const auto& [key, value] : object.items()) keys.insert(key);
-  return keys;
-}
-
-TEST(EvalPage, NamesExactlyTheKeysThatAreWritten) {
-  const std::string page = slurp(std::string(SH_SOURCE_DIR) + "/docs/compact-eval.md");
-  std::set<std::string> row_keys, seconds_keys;
-  std::istringstream lines(page.substr(page.find("## Result")));
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.starts_with("| `")) continue;
-    const size_t end_of_key = line.find('|', 1);
-    const auto keys = names_in_backticks(line.substr(0, end_of_key));
-    if (keys.contains("seconds")) seconds_keys = names_in_backticks(line.substr(end_of_key));
-    row_keys.insert(keys.begin(), keys.end());
-  }
-  const EvalCell cell = measured_cell("select");
-  const Json row = row_json(cell, 1);
-  EXPECT_EQ(row_keys, keys_of(row));
-  EXPECT_EQ(seconds_keys, keys_of(row["seconds"]));
-  const size_t items = page.find("Keys of an item:");
-  ASSERT_NE(items, std::string::npos);
-  EXPECT_EQ(names_in_backticks(page.substr(items)), keys_of(item_json(cell.items[0])));
 }
 
 }  // namespace

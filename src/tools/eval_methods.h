@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT
+// What compact-eval compares: compactions, quantised caches, both together, and the baselines that are no
+// compaction.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "engine/compact_sequence.h"
+#include "tensor/dtype.h"
+
+namespace sh::tools {
+
+/// A method as the user names it: "self_study:fit=none:budget=uniform", "kv:q8_0", "kv:q4_0+self_study",
+/// "reprefill:keep=4", "full:rerun".
+struct MethodSpec {
+  enum class Kind {
+    compaction,
+    quantised,  // all rows in another encoding
+    reprefill,  // the text that fits the same bytes, read afresh
+    rerun,      // the full cache, read in pieces of another size: the noise of the arithmetic
+  };
+  std::string label;  // as given
+  Kind kind = Kind::compaction;
+  engine::CompactionRequest request;  // of a compaction: method and axes set
+  std::optional<DType> kv_type;       // of the cache; nothing: as the engine has it
+  int64_t n_keep = 4;                 // of reprefill: first tokens that stay
+  std::map<std::string, std::string> options;
+
+  /// Measured at every ratio that is asked for; the others have one of their own.
+  bool has_ratios() const { return kind == Kind::compaction || kind == Kind::reprefill; }
+};
+/// Errors: invalid_argument naming the option and its choices, not_found naming the known methods.
+Result<MethodSpec> parse_method_spec(const std::string& text);
+
+}  // namespace sh::tools

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+// The result for people.
+#include <fmt/format.h>
+
+#include "tools/compact_eval.h"
+#include "tools/eval_json.h"
+#include "tools/table.h"
+
+namespace sh::tools {
+
+namespace {
+
+/// A column: the row's key, how it is scaled and printed.
+struct Column {
+  const char* title;
+  const char* key;
+  double scale;
+  const char* format;
+};
+// Short enough that a table of plain method names stays within 160 columns.
+constexpr Column kColumns[] = {
+    {"real", "real_ratio", 1, "{:.2f}x"},
+    {"right %", "recall", 100, "{:.1f}"},
+    {"of full", "recall_of_full", 100, "{:.1f}"},
+    {"KL med", "kl_median", 1, "{:.1e}"},
+    {"KL mean", "kl_mean", 1, "{:.1e}"},
+    {"top-1", "top1", 100, "{:.1f}"},
+    {"flips", "confident_flips", 100, "{:.1f}"},
+    {"dNLL", "delta_nll", 1, "{:+.3f}"},
+    {"R", "recovery", 1, "{:.3f}"},
+    {"R top", "recovery_top_decile", 1, "{:.3f}"},
+};
+
+std::string shown(double value, double scale, const char* format) {
+  return std::isnan(value) ? "" : fmt::format(fmt::runtime(format), value * scale);
+}
+
+}  // namespace
+
+std::string eval_table(const std::vector<Json>& rows) {
+  std::vector<std::string> header = {"context", "method", "ratio"};
+  for (const Column& column : kColumns) header.emplace_back(column.title);
+  for (const char* title : {"s", "tok/s", "verdict"}) header.emplace_back(title);
+  Table table(header);
+  for (const Json& row : rows) {
+    std::vector<std::string> cells = {row.at("context").get<std::string>(), row.at("method").get<std::string>(),
+                                      shown(number_at(row, "ratio"), 1, "{:g}x")};
+    for (const Column& column : kColumns)
+      cells.push_back(shown(number_at(row, column.key), column.scale, column.format));
+    cells.push_back(shown(number_at(row.at("seconds"), "total"), 1, "{:.2f}"));
+    cells.push_back(shown(number_at(row, "decode_tps_after") / number_at(row, "decode_tps_before"), 1, "x{:.2f}"));
+    cells.push_back(row.at("verdict").is_null() ? "" : row.at("verdict").get<std::string>());
+    table.add(std::move(cells));
+  }
+  return table.markdown();
+}
+
+std::string lost_answers(const std::vector<EvalCell>& cells) {
+  constexpr size_t kFew = 8;
+  std::string out;
+  for (const EvalCell& cell : cells) {
+    std::vector<std::string> lines;
+    for (const EvalItem& item : cell.items)
+      if (item.has_answer && item.is_right_with_full && !item.is_right) {
+        const std::string question = item.question.substr(0, item.question.find('\n'));
+        lines.push_back(fmt::format("  {}#{} {} expected \"{}\", got \"{}\"\n", item.document, item.index,
+                                    question, item.expected, item.answer));
+      }
+    if (lines.empty() || lines.size() > kFew) continue;
+    out += fmt::format("lost by {} {} at {:g}x:\n", cell.context, cell.method, cell.ratio);
+    for (const std::string& line : lines) out += line;
+  }
+  return out;
+}
+
+}  // namespace sh::tools
