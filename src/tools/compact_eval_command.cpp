@@ -186,8 +186,10 @@ Result<void> run(engine::ProgramParams& params, Arguments arguments) {
   std::vector<Json> rows;
   for (const EvalCell& cell : measured.cells) {
     rows.push_back(row_json(cell, options.seed));
-    for (const std::string& refusal : cell.refusals)
-      log_warning("{} {} {}x refused: {}", cell.context, cell.method, cell.ratio, refusal);
+    if (cell.refusals.empty()) continue;
+    const size_t n_more = cell.refusals.size() - 1;
+    log_warning("{} {} {}x refused: {}{}", cell.context, cell.method, cell.ratio, cell.refusals.front(),
+                n_more > 0 ? fmt::format(" (and {} more documents)", n_more) : "");
   }
   compare_rows(measured, reference_method(options), options.seed, rows);
   fmt::print("{}{}", eval_table(rows), lost_answers(measured.cells));

@@ -27,8 +27,8 @@ constexpr Column kColumns[] = {
     {"top-1", "top1", 100, "{:.1f}"},
     {"flips", "confident_flips", 100, "{:.1f}"},
     {"dNLL", "delta_nll", 1, "{:+.3f}"},
-    {"R", "recovery", 1, "{:.3f}"},
-    {"R top", "recovery_top_decile", 1, "{:.3f}"},
+    {"R", "recovery", 1, "{:.2f}"},
+    {"R top", "recovery_top_decile", 1, "{:.2f}"},
 };
 
 std::string shown(double value, double scale, const char* format) {
@@ -48,7 +48,7 @@ std::string eval_table(const std::vector<Json>& rows) {
     for (const Column& column : kColumns)
       cells.push_back(shown(number_at(row, column.key), column.scale, column.format));
     cells.push_back(shown(number_at(row.at("seconds"), "total"), 1, "{:.2f}"));
-    cells.push_back(shown(number_at(row, "decode_tps_after") / number_at(row, "decode_tps_before"), 1, "x{:.2f}"));
+    cells.push_back(shown(number_at(row, "decode_tps_after") / number_at(row, "decode_tps_before"), 1, "x{:.1f}"));
     cells.push_back(row.at("verdict").is_null() ? "" : row.at("verdict").get<std::string>());
     table.add(std::move(cells));
   }

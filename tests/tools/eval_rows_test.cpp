@@ -277,7 +277,12 @@ TEST(EvalTable, LeavesUnmeasuredFiguresEmpty) {
 }
 
 TEST(EvalTable, StaysWithin160Columns) {
-  const EvalRun run = anchored({answered_cell("kv:q4_0+self_study", 16, right_of(20, 19), 1e-5)});
+  EvalRun run = anchored({answered_cell("kv:q4_0+self_study", 16, right_of(20, 19), 2.5)});
+  run.cells[0].costs[0].bytes_before = 1600;
+  run.cells[0].costs[0].bytes_after = 100;
+  run.cells[0].costs[0].seconds_total = 12.5;
+  run.cells[0].costs[0].decode_tps_before = 100;
+  run.cells[0].costs[0].decode_tps_after = 1500;
   std::vector<Json> rows;
   for (const EvalCell& cell : run.cells) rows.push_back(row_json(cell, 1));
   compare_rows(run, "", 1, rows);
