@@ -16,7 +16,7 @@ const CompactionMethod methods_snapkv = {
     .budget = BudgetPolicy::uniform,
     .score_pool = 5,
     .n_sinks = 4,
-    .n_recent = 64,
+    .n_recent = 16,
 };
 
 }  // namespace sh::compaction
