@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "engine/region_plan.h"
 #include "engine/token_batch.h"
 
 namespace sh::engine {
@@ -51,7 +52,8 @@ class CaptureTap : public ops::AttentionTap {
 
 Conversation::Conversation(Engine& engine, bool captures_queries) : engine_(engine), cache_(engine.block_pool()) {
   if (captures_queries && engine.options().capture_bytes > 0)
-    capture_ = std::make_unique<QueryCapture>(engine.model(), engine.kv_layout(), engine.options().capture_bytes, kReadingStride);
+    capture_ = std::make_unique<QueryCapture>(engine.model(), engine.kv_layout(), engine.options().capture_bytes,
+                                              kReadingStride);
 }
 
 Result<void> Conversation::append_all(Engine& engine, std::span<const Piece> pieces, MatView<float> logits) {
@@ -102,13 +104,35 @@ void Conversation::clear() {
   if (capture_) capture_->clear();
   recount();
   forget_last_attempt();
+  n_first_prompt_ = 0;
 }
 
 Result<CompactionReport> Conversation::compact(const CompactionRequest& request, const std::atomic<bool>* cancel,
                                                const CompactionProgress& on_progress) {
-  auto report = compact_sequence(engine_.executor(), cache_, tokens_, capture_.get(), request, cancel, on_progress);
-  recount();
+  auto report =
+      compact_sequence(engine_.executor(), cache_, tokens_, capture_.get(), request, cancel, on_progress);
+  if (report.ok()) settle_after_compaction();
   return report;
+}
+
+Conversation::Snapshot Conversation::snapshot(const CompactionRequest& request) {
+  Snapshot copy{.cache = cache_.fork(), .tokens = tokens_, .captured = nullptr};
+  // What is appended from now on begins blocks of its own, so that adopt() moves no rows.
+  cache_.seal();
+  const auto method = method_of(request);
+  if (capture_ && method.ok() && method->queries.has(compaction::QuerySource::prefill))
+    copy.captured = std::make_unique<QueryCapture>(*capture_);
+  return copy;
+}
+
+Result<void> Conversation::adopt(const kv::SequenceCache& compacted, int64_t boundary) {
+  SH_RETURN_IF_ERROR(cache_.splice(compacted, Pos(boundary)));
+  settle_after_compaction();
+  return {};
+}
+
+void Conversation::settle_after_compaction() {
+  recount();
 }
 
 void Conversation::recount() {
@@ -128,16 +152,52 @@ bool Conversation::wants_compaction() const {
          n >= retry_at_rows_;
 }
 
-Result<CompactionReport> Conversation::compact_automatically(int64_t n_keep, const std::atomic<bool>* cancel,
-                                                             const CompactionProgress& on_progress) {
+Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits& limits) const {
+  const EngineOptions& options = engine_.options();
   CompactionRequest request;
-  request.method = engine_.options().compact_method;
-  request.ratio = engine_.options().compact_ratio;
-  request.n_protected_prefix = n_keep < 0 ? n_tokens() : std::min(n_keep, n_tokens());
+  request.method = options.compact_method;
+  request.ratio = options.compact_ratio;
+  request.pinned = options.compact_pinned;
+  for (Span& span : request.pinned) span = {std::min(span.begin, n_tokens()), std::min(span.end, n_tokens())};
+  request.max_kl = options.compact_max_kl;
+  request.target.kl = options.compact_target_kl;
+  for (const auto& [name, value] : options.compact_options) SH_RETURN_IF_ERROR(set_option(request, name, value));
+
+  const int64_t n_keep = limits.n_keep < 0 ? n_tokens() : limits.n_keep;
+  const int64_t n_always = options.compact_keep < 0 ? n_first_prompt_ : options.compact_keep;
+  request.n_protected_prefix = std::min(std::max(n_keep, n_always), n_tokens());
   request.n_live_suffix = std::min(engine_.n_ctx_slot() / kCompactionPart, n_tokens());
-  auto report = compact(request, cancel, on_progress);
-  if (report.ok() || report.error().kind != ErrorKind::cancelled)
-    retry_at_rows_ = n_physical() + static_cast<double>(engine_.n_ctx_slot()) / kCompactionPart;
+  SH_ASSIGN(const compaction::CompactionMethod method, method_of(request));
+  if (limits.turn_begin >= 0) {
+    request.n_live_suffix = n_tokens() - limits.turn_begin;
+    request.n_recent_queries = request.n_live_suffix;
+    request.queries = method.queries | compaction::QuerySource::recent;
+  }
+
+  SH_ASSIGN(const Region region, plan_region(cache_, method, request));
+  const std::vector<HeadPlan> plans = plan_heads(cache_, region, request.compacts_window_layers);
+  double n_fixed = 0, n_region = 0;
+  for (const HeadPlan& plan : plans) {
+    n_fixed += static_cast<double>(plan.n_fixed) / static_cast<double>(plans.size());
+    n_region += static_cast<double>(plan.rows.size()) / static_cast<double>(plans.size());
+  }
+  const double low_watermark =
+      options.compact_threshold * static_cast<double>(engine_.n_ctx_slot()) / options.compact_ratio;
+  const double n_rows = std::max(low_watermark - n_fixed, n_region / (2 * options.compact_ratio));
+  request.target_rows = std::max<int64_t>(1, static_cast<int64_t>(n_rows));
+  return request;
+}
+
+void Conversation::note_attempt() {
+  retry_at_rows_ = n_physical() + static_cast<double>(engine_.n_ctx_slot()) / kCompactionPart;
+}
+
+Result<CompactionReport> Conversation::compact_automatically(const AutomaticLimits& limits,
+                                                             const std::atomic<bool>* cancel,
+                                                             const CompactionProgress& on_progress) {
+  const auto request = automatic_request(limits);
+  auto report = request.ok() ? compact(*request, cancel, on_progress) : Result<CompactionReport>(request.error());
+  if (report.ok() || report.error().kind != ErrorKind::cancelled) note_attempt();
   return report;
 }
 

@@ -15,6 +15,13 @@
 
 namespace sh::engine {
 
+/// What an automatic compaction must leave alone, beside what the engine's options say.
+struct AutomaticLimits {
+  int64_t n_keep = 0;       // tokens at the start; all there are when negative
+  int64_t turn_begin = -1;  // >= 0: where the newest turn begins, whose tokens then stay live and are the queries
+                            // that the turns before are compacted for (delayed mode)
+};
+
 /// One conversation: its cache, its tokens, the queries that were captured while it was read, and the rule of its
 /// automatic compaction. It stands alone or on a slot of the scheduler.
 /// Threads: one at a time.
@@ -55,11 +62,34 @@ class Conversation {
   bool wants_compaction() const;
   /// The next attempt is due at the threshold, whatever came of the last one: another request may protect less.
   void forget_last_attempt() { retry_at_rows_ = 0; }
-  /// Automatic compaction as the engine's options say; `n_keep` tokens at the start stay as they are, all when
-  /// negative. Neither a failure nor an attempt that freed little is repeated for every token; a cancelled attempt
-  /// does not count.
-  Result<CompactionReport> compact_automatically(int64_t n_keep, const std::atomic<bool>* cancel,
+  /// Whether the next compaction is to wait for a turn that asks for what came before it (EngineOptions::
+  /// compact_delay); a full cache cannot wait.
+  bool delays_compaction() const { return engine_.options().compact_delay && rows_left() > 0; }
+  /// What automatic compaction asks for now: the engine's options, and as much as brings the whole cache, rows
+  /// that stay included, down to threshold * capacity / ratio rows a head. Where rows that stay leave too little
+  /// for that, the others are thinned to half of what the ratio says, not to nothing. Errors: invalid_argument
+  /// when nothing can be compacted.
+  Result<CompactionRequest> automatic_request(const AutomaticLimits& limits) const;
+  /// Automatic compaction between two forwards. Neither a failure nor an attempt that freed little is repeated for
+  /// every token; a cancelled attempt does not count.
+  Result<CompactionReport> compact_automatically(const AutomaticLimits& limits, const std::atomic<bool>* cancel,
                                                  const CompactionProgress& on_progress = {});
+  /// An attempt was made: the next one is due when the conversation has grown.
+  void note_attempt();
+  /// The first prompt of the conversation has so many tokens (EngineOptions::compact_keep = -1).
+  void set_first_prompt(int64_t n_tokens) { n_first_prompt_ = n_tokens; }
+
+  /// The conversation as it is, for a compaction on another thread while this one goes on.
+  struct Snapshot {
+    kv::SequenceCache cache;
+    std::vector<int32_t> tokens;
+    std::unique_ptr<QueryCapture> captured;  // null when `request` does not ask for such queries, or none are
+  };
+  Snapshot snapshot(const CompactionRequest& request);
+  /// Takes over the compacted rows of a snapshot; tokens from `boundary` on stay as they are.
+  /// Needs: no token before `boundary` has changed since the snapshot.
+  /// Errors: those of kv::SequenceCache::splice(); nothing has changed then.
+  Result<void> adopt(const kv::SequenceCache& compacted, int64_t boundary);
 
   int64_t n_tokens() const { return static_cast<int64_t>(tokens_.size()); }
   const std::vector<int32_t>& tokens() const { return tokens_; }
@@ -69,6 +99,8 @@ class Conversation {
  private:
   /// After the cache's rows changed other than by appending.
   void recount();
+  /// The one place behind every compaction, in the foreground or adopted: rows are new, positions are old.
+  void settle_after_compaction();
 
   Engine& engine_;
   kv::SequenceCache cache_;
@@ -77,6 +109,7 @@ class Conversation {
   // n_physical() when the rows were last counted, and the tokens then: appending adds one row a token.
   double physical_base_ = 0;
   int64_t logical_base_ = 0;
+  int64_t n_first_prompt_ = 0;
   double retry_at_rows_ = 0;  // below it no automatic compaction is tried again unless the cache is full
 };
 

@@ -48,6 +48,10 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
       return Error{ErrorKind::invalid_argument, fmt::format("--compact-ratio: expected more than 1, got {}", options.compact_ratio)};
     SH_RETURN_IF_ERROR(compaction::find_method(options.compact_method));
   }
+  CompactionRequest scratch;
+  for (const auto& [name, value] : options.compact_options)
+    if (const auto set = set_option(scratch, name, value); !set.ok())
+      return Error{set.error().kind, fmt::format("--compact-options: {}", set.error().message)};
   for (const DType dtype : {options.type_k, options.type_v})
     if (!kernels::is_kv_dtype(dtype))
       return Error{ErrorKind::unsupported, fmt::format("-ctk/-ctv: {} cannot hold a KV cache; use f32, f16, bf16, q8_0 or q4_0", tensor_format(dtype).name)};

@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
 #include "chat/chat_template.h"
 #include "compaction/method.h"
+#include "engine/compaction_report.h"
 #include "engine/executor.h"
 #include "engine/verdict_scale.h"
 #include "kernels/kernel_set.h"
@@ -37,6 +39,13 @@ struct EngineOptions {
   double compact_threshold = 0.0;      // fraction of the share at which it starts
   double compact_ratio = 4.0;
   std::string compact_method = "solver";
+  int64_t compact_keep = 0;            // tokens at the start that stay as they are; -1: a conversation's first prompt
+  std::vector<Span> compact_pinned;    // positions that stay as they are
+  double compact_max_kl = 0;           // > 0: a compaction with a larger mean KL in its replay is refused
+  double compact_target_kl = 0;        // > 0: this quality instead of a size
+  std::vector<std::pair<std::string, std::string>> compact_options;  // name, value: see set_option()
+  bool compact_rebase = false;         // positions are given anew when they near the end of the trained range
+  bool compact_delay = false;          // a turn is compacted when the next one's prompt can ask for it
   int64_t capture_bytes = 0;           // memory for queries captured while a conversation is read, each; 0: none are captured
 };
 

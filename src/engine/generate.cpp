@@ -27,6 +27,8 @@ struct Run {
   chat::StopMatcher stop;
   Mat<float> logits;  // [1, n_vocab] of the last token that was run
   GenerateReport report;
+  int64_t turn_begin = 0;           // tokens that the conversation had before the prompt
+  bool has_compacted_turn = false;  // delayed mode: this turn's attempt was made
 };
 
 bool is_cancelled(const Run& run) {
@@ -55,15 +57,20 @@ Result<Run> prepare(Engine& engine, Conversation& conversation, std::span<const 
              std::move(sampler),
              chat::StopMatcher(options.stop),
              Mat<float>(1, engine.model().info().n_vocab),
-             {}};
+             {},
+             0,
+             false};
 }
 
 /// Between two forwards: if the cache is filled to the threshold, makes it smaller. A failure matters only when no
-/// row is left.
-Result<void> compact_if_due(Run& run) {
+/// row is left. `is_prompt_read`: delayed mode compacts then, once a turn, unless the cache is full.
+Result<void> compact_if_due(Run& run, bool is_prompt_read) {
   if (!run.conversation.wants_compaction()) return {};
-  auto compacted =
-      run.conversation.compact_automatically(run.options.n_keep, run.hooks.cancel, run.hooks.on_compaction);
+  const bool is_delayed = run.conversation.delays_compaction();
+  if (is_delayed && (!is_prompt_read || run.turn_begin == 0 || run.has_compacted_turn)) return {};
+  run.has_compacted_turn = run.has_compacted_turn || is_delayed;
+  const AutomaticLimits limits{.n_keep = run.options.n_keep, .turn_begin = is_delayed ? run.turn_begin : -1};
+  auto compacted = run.conversation.compact_automatically(limits, run.hooks.cancel, run.hooks.on_compaction);
   if (compacted.ok()) {
     run.report.compactions.push_back(std::move(*compacted));
     return {};
@@ -81,7 +88,7 @@ Result<void> compact_if_due(Run& run) {
 Result<void> read_prompt(Run& run, std::span<const int32_t> prompt) {
   const auto n_prompt = static_cast<int64_t>(prompt.size());
   for (int64_t n_done = 0; n_done < n_prompt;) {
-    SH_RETURN_IF_ERROR(compact_if_due(run));
+    SH_RETURN_IF_ERROR(compact_if_due(run, false));
     if (is_cancelled(run)) {
       run.report.stop_reason = StopReason::cancelled;
       return {};
@@ -135,7 +142,7 @@ Result<void> write_answer(Run& run) {
     if (run.report.stop_reason == StopReason::eos) break;
     run.report.answer_seconds += watch.seconds();
 
-    SH_RETURN_IF_ERROR(compact_if_due(run));
+    SH_RETURN_IF_ERROR(compact_if_due(run, true));
     if (is_cancelled(run)) run.report.stop_reason = StopReason::cancelled;
     if (run.conversation.rows_left() == 0 || run.conversation.n_tokens() + 1 > run.engine.n_ctx_logical()) {
       run.report.stop_reason = StopReason::context_full;
@@ -167,6 +174,8 @@ Result<sampling::Sampler> start_sampler(const Engine& engine, sampling::Sampling
 Result<GenerateReport> generate(Engine& engine, Conversation& conversation, std::span<const int32_t> prompt,
                                 const GenerateOptions& options, const GenerateHooks& hooks) {
   SH_ASSIGN(Run run, prepare(engine, conversation, prompt, options, hooks));
+  run.turn_begin = conversation.n_tokens();
+  if (run.turn_begin == 0) conversation.set_first_prompt(static_cast<int64_t>(prompt.size()));
   SH_RETURN_IF_ERROR(read_prompt(run, prompt));
   if (run.report.stop_reason == StopReason::none) SH_RETURN_IF_ERROR(write_answer(run));
   run.report.logits_hash = XXH3_64bits(run.logits.data.data(), run.logits.data.size() * sizeof(float));

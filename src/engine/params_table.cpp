@@ -137,6 +137,31 @@ Result<void> read_prompt_file(P& params, const std::string& path) {
   return {};
 }
 
+/// "A-B" or "A:B" → positions [A, B).
+Result<void> add_pinned_span(P& params, const std::string& value) {
+  const size_t dash = value.find_first_of("-:");
+  const Error error = bad_value("two token positions A-B with A < B", value);
+  if (dash == std::string::npos) return error;
+  const auto begin = parse_number<int64_t>(value.substr(0, dash), 0, std::numeric_limits<int32_t>::max());
+  const auto end = parse_number<int64_t>(value.substr(dash + 1), 0, std::numeric_limits<int32_t>::max());
+  if (!begin.ok() || !end.ok() || *begin >= *end) return error;
+  params.engine.compact_pinned.push_back({*begin, *end});
+  return {};
+}
+
+Result<void> add_compact_options(P& params, const std::string& value) {
+  std::vector<std::string> parts;
+  add_parts(parts, value, ',');
+  CompactionRequest scratch;
+  for (const std::string& part : parts) {
+    const size_t equals = part.find('=');
+    if (equals == std::string::npos || equals == 0) return bad_value("name=value, several with commas between", part);
+    SH_RETURN_IF_ERROR(set_option(scratch, part.substr(0, equals), part.substr(equals + 1)));
+    params.engine.compact_options.emplace_back(part.substr(0, equals), part.substr(equals + 1));
+  }
+  return {};
+}
+
 Result<void> set_flash_attention(P& params, const std::string& value) {
   if (value != "on" && value != "off" && value != "auto" && value != "1" && value != "0")
     return bad_value("on, off or auto", value);
@@ -374,7 +399,7 @@ std::vector<Flag> make_table() {
   g = "compaction";
   t.push_back(number(g, {"--compact-threshold"}, "LLAMA_ARG_COMPACT_THRESHOLD", "F", kGenerates,
                      "compact a conversation that fills this share of its cache; 0: off", [](P& p) -> auto& { return p.engine.compact_threshold; }, 0, 1));
-  t.push_back(number(g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates | kBench, "how many times smaller a compaction makes it",
+  t.push_back(number(g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates | kBench, "how much smaller automatic compaction makes what fills --compact-threshold of the cache, rows that stay included",
                      [](P& p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
   t.push_back(text(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates, "method of automatic compaction",
                    [](P& p) -> auto& { return p.engine.compact_method; }));
@@ -386,6 +411,26 @@ std::vector<Flag> make_table() {
                        return {};
                      },
                      [](const P& p) { return std::to_string(p.engine.capture_bytes >> 20); }));
+  t.push_back(number(g, {"--compact-keep"}, "LLAMA_ARG_COMPACT_KEEP", "N", kGenerates,
+                     "tokens at the start of every conversation that automatic compaction never touches; -1: its whole first prompt",
+                     [](P& p) -> auto& { return p.engine.compact_keep; }, -1));
+  t.push_back(custom(g, {"--compact-pin"}, nullptr, "A-B", kGenerates,
+                     "token positions from A up to B that automatic compaction never touches; may be given more than once", add_pinned_span, {}, true));
+  t.push_back(number(g, {"--compact-max-kl"}, "LLAMA_ARG_COMPACT_MAX_KL", "F", kGenerates,
+                     "refuse an automatic compaction whose replay has a larger mean KL, in nats; 0: no limit",
+                     [](P& p) -> auto& { return p.engine.compact_max_kl; }, 0, 1e6));
+  t.push_back(number(g, {"--compact-target-kl"}, "LLAMA_ARG_COMPACT_TARGET_KL", "F", kGenerates,
+                     "compact as far as this mean KL of the replay allows, whatever --compact-ratio says; 0: off",
+                     [](P& p) -> auto& { return p.engine.compact_target_kl; }, 0, 1e6));
+  t.push_back(custom(g, {"--compact-options"}, "LLAMA_ARG_COMPACT_OPTIONS", "LIST", kGenerates,
+                     "name=value,... : choices of automatic compaction that differ from its method's, as in compact-eval's --methods", add_compact_options, {}, true));
+  t.push_back(on_off(g, {"--compact-rebase"}, {"--no-compact-rebase"}, "LLAMA_ARG_COMPACT_REBASE", kGenerates,
+                     "number positions anew when they near the end of what the model was trained for, so that a conversation never ends",
+                     [](P& p) -> auto& { return p.engine.compact_rebase; }));
+  t.push_back(on_off(g, {"--compact-delay"}, {"--no-compact-delay"}, "LLAMA_ARG_COMPACT_DELAY", kGenerates,
+                     "compact what came before a turn only when the turn's prompt has been read, for the queries of that prompt; "
+                     "a full cache does not wait for it",
+                     [](P& p) -> auto& { return p.engine.compact_delay; }));
   t.push_back(number(g, {"--keep"}, nullptr, "N", kInteractive, "tokens at the start that automatic compaction leaves alone; -1: all of the first prompt",
                      [](P& p) -> auto& { return p.n_keep; }, -1));
   t.push_back(on_off(g, {"--endpoint-compact"}, {"--no-endpoint-compact"}, "LLAMA_ARG_ENDPOINT_COMPACT", kServe, "answer POST /compact",

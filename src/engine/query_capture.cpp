@@ -82,6 +82,8 @@ QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layou
   s.ordinal.reserve(static_cast<size_t>(s.max_rows));
 }
 
+QueryCapture::QueryCapture(const QueryCapture& other)
+    : ops::AttentionTap(other), state_(std::make_unique<State>(*other.state_)) {}
 QueryCapture::~QueryCapture() = default;
 
 void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted,

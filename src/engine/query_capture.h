@@ -36,6 +36,7 @@ class QueryCapture : public ops::AttentionTap {
   /// `first_stride`: of so many tokens one is sampled from the beginning.
   QueryCapture(const models::Model& model, const kv::KvLayout& layout, int64_t max_bytes,
                int64_t first_stride = 1);
+  QueryCapture(const QueryCapture& other);
   ~QueryCapture() override;
 
   /// Announces the tokens of the next forward: row i of the batch has position pos[i]. Rows with

@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "engine/generate.h"
 #include "engine/slot.h"
+#include "engine/slot_compactions.h"
 
 namespace sh::engine {
 
@@ -21,6 +22,10 @@ namespace {
 // A slot whose cache shares less than this part of a prompt is not worth keeping for it: the least recently used
 // one is taken instead.
 constexpr double kMinSimilarity = 0.1;
+
+// How long the scheduler sleeps at most when no request can go on before a compaction is through: memory that the
+// compaction uses on its way may become free without a word.
+constexpr auto kBlockedSleep = std::chrono::milliseconds(5);
 
 /// The tokens of one step.
 struct StepBatch {
@@ -46,6 +51,18 @@ struct Scheduler::State {
   explicit State(Engine& e) : engine(e) {
     for (int32_t id = 0; id < engine.options().n_parallel; ++id)
       slots.push_back(std::make_unique<Slot>(engine, id));
+    compactions = std::make_unique<SlotCompactions>(
+        engine, slots,
+        SlotCompactions::Hooks{
+            .on_finished =
+                [this] {
+                  std::lock_guard lock(mutex);
+                  is_compaction_ready = true;
+                  wake.notify_all();
+                },
+            .make_room = [this] { return evict_idle(); },
+            .on_settled = [this](Slot& slot, const CompactionJob& job,
+                                 const Result<CompactionReport>& result) { on_compacted(slot, job, result); }});
     publish();
     thread = std::thread([this] { loop(); });
   }
@@ -54,7 +71,6 @@ struct Scheduler::State {
       std::lock_guard lock(mutex);
       stopping = true;
     }
-    cancel_compaction.store(true);
     wake.notify_all();
     thread.join();
   }
@@ -67,44 +83,58 @@ struct Scheduler::State {
   std::vector<uint64_t> cancellations;
   struct Command {
     int32_t id_slot;
+    bool waits_for_idle;
     std::function<void(Slot&)> run;
     std::function<void(const Error&)> refuse;
   };
   std::deque<Command> commands;
+  bool is_compaction_ready = false;  // the background has one to hand over
   std::vector<SlotStatus> published_slots;
+  std::vector<std::shared_ptr<const CompactionJob>> published_jobs;  // one a slot, or null
   SchedulerTotals published_totals;
   uint64_t next_id = 1;
-  uint64_t compacting_task = 0;  // whose automatic compaction runs; 0: none
 
   // The scheduler thread's own.
   Engine& engine;
   std::vector<std::unique_ptr<Slot>> slots;
+  std::unique_ptr<SlotCompactions> compactions;
   std::deque<Task> deferred;
+  std::vector<uint64_t> ids_to_cancel;
   SchedulerTotals totals;
   uint64_t clock = 0;
-  std::atomic<bool> cancel_compaction{false};
+  bool has_read_last = false;  // the last forward that could not take all was given to prompts
   std::thread thread;
 
   // ---- the loop ----
 
   void loop() {
+    bool is_blocked = false;  // requests run, but none can go on before a compaction is through
     for (;;) {
       {
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] {
-          return stopping || !incoming.empty() || !cancellations.empty() || has_ready_command() || any_running() ||
-                 can_start();
-        });
+        const auto has_news = [&] {
+          return stopping || is_compaction_ready || !incoming.empty() || !cancellations.empty() ||
+                 has_ready_command() || can_start();
+        };
+        if (is_blocked)
+          wake.wait_for(lock, kBlockedSleep, has_news);
+        else
+          wake.wait(lock, [&] { return has_news() || any_running(); });
         if (stopping) break;
+        is_compaction_ready = false;
         for (Task& task : incoming) deferred.push_back(std::move(task));
         incoming.clear();
+        // Together with what was submitted: an id that is cancelled must have been seen before.
+        ids_to_cancel.swap(cancellations);
       }
       run_commands();
       apply_cancellations();
+      compactions->advance();  // before a new prompt makes a conversation wait for its end
       start_tasks();
-      if (any_running()) step();
+      is_blocked = any_running() && !step();
       publish();
     }
+    compactions->stop();
     for (auto& slot : slots)
       if (slot->run) finish(*slot, StopReason::cancelled);
     std::deque<Task> unseen;
@@ -128,9 +158,11 @@ struct Scheduler::State {
                        [&](const Task& task) { return free_slot_for(task) != nullptr; });
   }
   bool has_ready_command() const {
-    return std::any_of(commands.begin(), commands.end(), [&](const Command& command) {
-      return !slots[static_cast<size_t>(command.id_slot)]->is_busy();
-    });
+    return std::any_of(commands.begin(), commands.end(),
+                       [&](const Command& command) { return is_ready(command); });
+  }
+  bool is_ready(const Command& command) const {
+    return !command.waits_for_idle || !slots[static_cast<size_t>(command.id_slot)]->is_busy();
   }
 
   void run_commands() {
@@ -138,22 +170,21 @@ struct Scheduler::State {
     {
       std::lock_guard lock(mutex);
       std::deque<Command> waiting;
-      for (Command& command : commands)
-        (slots[static_cast<size_t>(command.id_slot)]->is_busy() ? waiting : ready).push_back(std::move(command));
+      for (Command& command : commands) (is_ready(command) ? ready : waiting).push_back(std::move(command));
       commands = std::move(waiting);
     }
     for (Command& command : ready) command.run(*slots[static_cast<size_t>(command.id_slot)]);
   }
 
   void apply_cancellations() {
-    std::vector<uint64_t> ids;
-    {
-      std::lock_guard lock(mutex);
-      ids.swap(cancellations);
-    }
-    for (const uint64_t id : ids) {
-      for (auto& slot : slots)
-        if (slot->run && slot->run->task.id == id) finish(*slot, StopReason::cancelled);
+    for (const uint64_t id : ids_to_cancel) {
+      compactions->cancel(id);
+      for (auto& slot : slots) {
+        if (!slot->run || slot->run->task.id != id) continue;
+        finish(*slot, StopReason::cancelled);
+        if (slot->compaction && slot->compaction->is_automatic && slot->compaction->id_task == id)
+          compactions->drop(*slot, "the request that needed it was cancelled");
+      }
       for (auto it = deferred.begin(); it != deferred.end();) {
         if (it->id != id) {
           ++it;
@@ -163,6 +194,7 @@ struct Scheduler::State {
         it = deferred.erase(it);
       }
     }
+    ids_to_cancel.clear();
   }
 
   // ---- choosing slots ----
@@ -186,8 +218,10 @@ struct Scheduler::State {
       }
     }
     if (best != nullptr) return best;
+    // One that is being compacted was not given up by its owner: it comes last.
+    const auto rank = [](const Slot& slot) { return std::pair(slot.compaction != nullptr, slot.last_used); };
     for (const auto& slot : slots)
-      if (!slot->is_busy() && (best == nullptr || slot->last_used < best->last_used)) best = slot.get();
+      if (!slot->is_busy() && (best == nullptr || rank(*slot) < rank(*best))) best = slot.get();
     return best;
   }
 
@@ -207,6 +241,7 @@ struct Scheduler::State {
             Run{.task = std::move(*it), .sampler = std::move(*sampler), .stop = chat::StopMatcher({})});
         run->stop = chat::StopMatcher(run->task.request.stop);
         slot->start(std::move(run), ++clock);
+        compactions->check(*slot);
         tell_progress(*slot);
       }
       it = deferred.erase(it);
@@ -215,14 +250,15 @@ struct Scheduler::State {
 
   // ---- one step ----
 
-  void step() {
+  /// One forward. False when every request that runs waits for a compaction.
+  bool step() {
     if (engine.compacts_automatically()) {
       for (auto& slot : slots)
-        if (slot->run) compact_if_full(*slot);
-      apply_cancellations();
+        if (slot->run) compact_if_due(*slot);
+      compactions->advance();
     }
     StepBatch batch = plan_step();
-    if (batch.pieces.empty()) return;
+    if (batch.pieces.empty()) return false;
     const Stopwatch watch;
     const auto n_logits = std::count_if(batch.pieces.begin(), batch.pieces.end(),
                                         [](const Conversation::Piece& piece) { return piece.wants_logits; });
@@ -234,6 +270,7 @@ struct Scheduler::State {
     std::vector<Slot*> takers;
     for (size_t i = 0; i < batch.parts.size(); ++i) {
       Slot& slot = *batch.parts[i].slot;
+      slot.run->last_step = totals.n_decode_calls;
       if (batch.pieces[i].wants_logits) takers.push_back(&slot);
       if (batch.parts[i].is_prompt) {
         slot.run->n_prompt_done += static_cast<int64_t>(batch.pieces[i].ids.size());
@@ -244,17 +281,31 @@ struct Scheduler::State {
     }
     for (size_t i = 0; i < takers.size(); ++i)
       take_token(*takers[i], std::span(logits.row(static_cast<int64_t>(i)), static_cast<size_t>(logits.cols)));
+    return true;
   }
 
-  /// One token of every conversation that decodes, then prompt tokens of the others, up to n_ubatch in all.
+  /// One token of every conversation that decodes, then prompt tokens of the others, up to n_ubatch in all. Where
+  /// that is too few for all, who waited longest comes first, and prompts have every second forward.
   StepBatch plan_step() {
-    StepBatch batch;
-    const int64_t n_max = engine.options().n_ubatch;
-    for (auto& slot : slots)
-      if (slot->run && slot->run->next && batch.n_tokens < n_max)
-        batch.add(*slot, std::span(&*slot->run->next, 1), false, true);
+    std::vector<Slot*> decoding, reading;
     for (auto& slot : slots) {
-      if (!slot->run || slot->run->is_prompt_done()) continue;
+      if (!slot->run || slot->waits_for_compaction()) continue;
+      if (slot->run->next) decoding.push_back(slot.get());
+      if (!slot->run->is_prompt_done()) reading.push_back(slot.get());
+    }
+    std::stable_sort(decoding.begin(), decoding.end(),
+                     [](const Slot* a, const Slot* b) { return a->run->last_step < b->run->last_step; });
+    std::stable_sort(reading.begin(), reading.end(),
+                     [](const Slot* a, const Slot* b) { return a->run->task.id < b->run->task.id; });
+    const int64_t n_max = engine.options().n_ubatch;
+    const bool is_crowded = std::ssize(decoding) >= n_max && !reading.empty();
+    has_read_last = is_crowded && !has_read_last;
+    if (has_read_last) decoding.clear();
+
+    StepBatch batch;
+    for (Slot* slot : decoding)
+      if (batch.n_tokens < n_max) batch.add(*slot, std::span(&*slot->run->next, 1), false, true);
+    for (Slot* slot : reading) {
       const auto& prompt = slot->run->task.request.prompt;
       int64_t room = n_max - batch.n_tokens;
       if (engine.compacts_automatically()) room = std::min(room, slot->conversation.rows_left());
@@ -321,80 +372,63 @@ struct Scheduler::State {
 
   bool is_context_full(const Slot& slot) const {
     if (slot.conversation.n_tokens() + 1 > engine.n_ctx_logical()) return true;
-    if (engine.compacts_automatically()) return false;  // the next step compacts first
+    if (engine.compacts_automatically() || slot.compaction) return false;  // rows become free
     return slot.conversation.rows_left() == 0;
   }
 
-  void compact_if_full(Slot& slot) {
-    if (!slot.conversation.wants_compaction()) return;
-    const auto report = compact_for_task(slot);
-    if (!report.ok() && report.error().kind == ErrorKind::cancelled) return;
-    if (report.ok())
-      slot.run->compactions.push_back({.report = *report, .is_automatic = true});
-    else
-      log_warning("slot {}: automatic compaction failed: {}", slot.id(), report.error().message);
-    if (slot.conversation.rows_left() > 0) return;
+  void compact_if_due(Slot& slot) {
+    const Conversation& conversation = slot.conversation;
+    if (slot.compaction || !conversation.wants_compaction()) return;
+    Run& run = *slot.run;
+    const bool is_delayed = conversation.delays_compaction();
+    if (is_delayed && (!run.is_prompt_done() || run.n_prompt_cached == 0 || run.has_compacted_turn)) return;
+    run.has_compacted_turn = run.has_compacted_turn || is_delayed;
+    auto job = std::make_shared<CompactionJob>(engine.options().compact_method, true);
+    job->id_task = run.task.id;
+    // The whole prompt is meant also while it is still being read.
+    const auto n_prompt = static_cast<int64_t>(run.task.request.prompt.size());
+    const int64_t n_keep = run.task.request.n_keep;
+    job->limits = {.n_keep = n_keep < 0 ? n_prompt : std::min(n_keep, n_prompt),
+                   .turn_begin = is_delayed ? run.n_prompt_cached : -1};
+    compactions->order(slot, std::move(job));
+  }
+
+  /// Shows the result, and ends a request that has no row left and nothing to wait for.
+  void on_compacted(Slot& slot, const CompactionJob& job, const Result<CompactionReport>& result) {
+    publish();
+    if (!slot.run || slot.conversation.rows_left() > 0) return;
+    if (engine.compacts_automatically() && !job.is_automatic) return;  // its own compaction comes next
     if (slot.run->is_prompt_done()) return finish(slot, StopReason::context_full);
     fail(slot, Error{ErrorKind::context_exceeded,
                      fmt::format("the conversation fills its {} rows and {}", engine.n_ctx_slot(),
-                                 report.ok() ? "a compaction freed none; raise -c or --compact-ratio"
-                                             : "could not be compacted: " + report.error().message)});
+                                 result.ok() ? "a compaction freed none; raise -c or --compact-ratio"
+                                             : "could not be compacted: " + result.error().message)});
   }
 
-  /// The automatic compaction of the request that runs on the slot; cancel() of the request stops it.
-  Result<CompactionReport> compact_for_task(Slot& slot) {
-    {
-      std::lock_guard lock(mutex);
-      compacting_task = slot.run->task.id;
-    }
-    apply_cancellations();
-    Result<CompactionReport> report =
-        Error{ErrorKind::cancelled, "the request was cancelled before its compaction began"};
-    if (slot.run) {
-      // The whole prompt is meant also while it is still being read.
-      const GenerationRequest& request = slot.run->task.request;
-      const auto n_prompt = static_cast<int64_t>(request.prompt.size());
-      const int64_t n_keep = request.n_keep < 0 ? n_prompt : std::min(request.n_keep, n_prompt);
-      report = slot.conversation.compact_automatically(n_keep, &cancel_compaction);
-      note_compaction(slot, report);
-    }
-    std::lock_guard lock(mutex);
-    compacting_task = 0;
-    if (!stopping) cancel_compaction.store(false);
-    return report;
-  }
-
-  /// Counts, logs and keeps what came of a compaction.
-  void note_compaction(Slot& slot, const Result<CompactionReport>& report) {
-    if (!report.ok()) {
-      ++totals.n_compaction_failures;
-      return;
-    }
-    ++totals.n_compactions;
-    totals.compaction_seconds += report->total_seconds;
-    slot.last_compaction = *report;
-    log_info(
-        "slot {}: compacted {} tokens, {:.0f} -> {:.0f} rows a head ({:.2f}x of all bytes) by {} in {:.2f} s, "
-        "held-out error {:.4f} (unfitted {:.4f})",
-        slot.id(), report->n_logical, report->rows_before, report->rows_after, report->real_ratio, report->method,
-        report->total_seconds, report->heldout_fitted, report->heldout_plain);
-  }
-
-  /// The pool is spent: gives up the cache of the idle slot that was used longest ago, or, when none is left, the
-  /// youngest request.
-  void make_room(const Error& error) {
+  /// Gives up the cache of the idle slot that was used longest ago; false when there is none.
+  bool evict_idle() {
     Slot* idle = nullptr;
-    Slot* youngest = nullptr;
-    for (auto& slot : slots) {
-      if (!slot->is_busy() && slot->conversation.n_tokens() > 0 &&
+    for (auto& slot : slots)
+      if (!slot->is_busy() && !slot->compaction && slot->conversation.n_tokens() > 0 &&
           (idle == nullptr || slot->last_used < idle->last_used))
         idle = slot.get();
+    if (idle == nullptr) return false;
+    log_info("slot {}: its conversation of {} tokens is given up for memory", idle->id(),
+             idle->conversation.n_tokens());
+    idle->clear();
+    return true;
+  }
+
+  /// The pool is spent: gives up idle conversations, waits for a compaction that uses memory on its way to free
+  /// more, or fails the youngest request. False when there is only to wait.
+  bool make_room(const Error& error) {
+    if (evict_idle()) return true;
+    if (compactions->is_running()) return false;
+    Slot* youngest = nullptr;
+    for (auto& slot : slots)
       if (slot->is_busy() && (youngest == nullptr || slot->last_used > youngest->last_used)) youngest = slot.get();
-    }
-    if (idle != nullptr)
-      idle->clear();
-    else
-      fail(*youngest, error);
+    fail(*youngest, error);
+    return true;
   }
 
   // ---- telling ----
@@ -452,12 +486,20 @@ struct Scheduler::State {
 
   void publish() {
     std::vector<SlotStatus> status;
-    for (const auto& slot : slots) status.push_back(slot->status(engine));
+    std::vector<std::shared_ptr<const CompactionJob>> jobs;
+    for (const auto& slot : slots) {
+      status.push_back(slot->status(engine));
+      jobs.push_back(slot->compaction);
+    }
+    totals.n_compactions = compactions->counts().n_done;
+    totals.n_compaction_failures = compactions->counts().n_failed;
+    totals.compaction_seconds = compactions->counts().seconds;
     totals.requests_processing =
         std::count_if(slots.begin(), slots.end(), [](const auto& slot) { return slot->is_busy(); });
     std::lock_guard lock(mutex);
     totals.requests_deferred = static_cast<int64_t>(deferred.size() + incoming.size());
     published_slots = std::move(status);
+    published_jobs = std::move(jobs);
     published_totals = totals;
   }
 };
@@ -491,10 +533,9 @@ Result<uint64_t> Scheduler::submit(GenerationRequest request,
   return id;
 }
 
-void Scheduler::cancel(uint64_t id_task) {
+void Scheduler::cancel(uint64_t id) {
   std::lock_guard lock(state_->mutex);
-  state_->cancellations.push_back(id_task);
-  if (id_task == state_->compacting_task) state_->cancel_compaction.store(true);
+  state_->cancellations.push_back(id);
   state_->wake.notify_all();
 }
 
@@ -505,18 +546,39 @@ Error unknown_slot(int32_t id_slot, size_t n_slots) {
 }
 }  // namespace
 
-void Scheduler::compact(int32_t id_slot, CompactionRequest request,
-                        std::function<void(Result<CompactionReport>)> on_done) {
+uint64_t Scheduler::compact(int32_t id_slot, CompactionRequest request,
+                            std::function<void(Result<CompactionReport>)> on_done) {
+  State& s = *state_;
+  if (id_slot < 0 || id_slot >= static_cast<int32_t>(s.slots.size())) {
+    on_done(unknown_slot(id_slot, s.slots.size()));
+    return 0;
+  }
+  auto job = std::make_shared<CompactionJob>(request.method, false);
+  job->request = std::move(request);
+  job->on_done = on_done;
+  std::lock_guard lock(s.mutex);
+  job->id = s.next_id++;
+  const uint64_t id = job->id;
+  s.commands.push_back({id_slot, false,
+                        [&s, job = std::move(job)](Slot& slot) {
+                          s.compactions->order(slot, job);
+                          s.publish();
+                        },
+                        on_done});
+  s.wake.notify_all();
+  return id;
+}
+
+void Scheduler::cancel_compaction(int32_t id_slot, std::function<void(Result<bool>)> on_done) {
   State& s = *state_;
   if (id_slot < 0 || id_slot >= static_cast<int32_t>(s.slots.size()))
     return on_done(unknown_slot(id_slot, s.slots.size()));
   std::lock_guard lock(s.mutex);
-  s.commands.push_back({id_slot,
-                        [&s, request = std::move(request), on_done](Slot& slot) {
-                          auto report = slot.conversation.compact(request, &s.cancel_compaction);
-                          s.note_compaction(slot, report);
+  s.commands.push_back({id_slot, false,
+                        [&s, on_done](Slot& slot) {
+                          const bool had_one = s.compactions->drop(slot, "it was cancelled");
                           s.publish();
-                          on_done(std::move(report));
+                          on_done(had_one);
                         },
                         on_done});
   s.wake.notify_all();
@@ -527,10 +589,11 @@ void Scheduler::erase_slot(int32_t id_slot, std::function<void(Result<int64_t>)>
   if (id_slot < 0 || id_slot >= static_cast<int32_t>(s.slots.size()))
     return on_done(unknown_slot(id_slot, s.slots.size()));
   std::lock_guard lock(s.mutex);
-  s.commands.push_back({id_slot,
+  s.commands.push_back({id_slot, true,
                         [&s, on_done](Slot& slot) {
                           const int64_t n_erased = slot.conversation.n_tokens();
                           slot.clear();
+                          s.compactions->check(slot);
                           s.publish();
                           on_done(n_erased);
                         },
@@ -540,7 +603,10 @@ void Scheduler::erase_slot(int32_t id_slot, std::function<void(Result<int64_t>)>
 
 std::vector<SlotStatus> Scheduler::slots() const {
   std::lock_guard lock(state_->mutex);
-  return state_->published_slots;
+  std::vector<SlotStatus> slots = state_->published_slots;
+  for (size_t i = 0; i < slots.size(); ++i)
+    if (state_->published_jobs[i]) slots[i].compaction = state_->published_jobs[i]->progress();
+  return slots;
 }
 
 SchedulerTotals Scheduler::totals() const {

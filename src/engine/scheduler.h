@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "engine/background_compaction.h"
 #include "engine/compact_sequence.h"
 #include "engine/engine.h"
 #include "engine/stop_reason.h"
@@ -73,6 +74,17 @@ struct GenerationEvent {
   std::vector<CompactionEvent> compactions;  // since the last piece
 };
 
+/// What a compaction did to a conversation, with the text that it is about.
+struct CompactionRecord {
+  struct Excerpt {
+    Span span;
+    std::string text;  // its beginning, 80 characters at most
+  };
+  CompactionReport report;
+  bool is_automatic = false;
+  std::vector<Excerpt> kept, condensed;  // the first 100 spans of the report
+};
+
 struct SlotStatus {
   int32_t id = 0;
   bool is_processing = false;
@@ -81,7 +93,9 @@ struct SlotStatus {
   int64_t n_prompt = 0, n_prompt_processed = 0, n_prompt_cache = 0, n_decoded = 0, n_remain = -1;
   int64_t n_logical = 0;
   kv::CacheUsage usage;
-  std::optional<CompactionReport> last_compaction;
+  std::optional<CompactionProgressStatus> compaction;       // while one waits or runs; as of now
+  std::shared_ptr<const CompactionRecord> last_compaction;  // of this conversation, or null
+  std::string compaction_failure;                           // of the last attempt; "": it did not fail
 };
 
 struct SchedulerTotals {
@@ -102,15 +116,23 @@ class Scheduler {
   /// runs: invalid_argument (bad parameters), context_exceeded (the prompt does not fit; see n_prompt and n_ctx in
   /// the message).
   Result<uint64_t> submit(GenerationRequest request, std::function<void(const GenerationEvent&)> on_event);
-  /// The request ends with StopReason::cancelled before its next token. Unknown ids are ignored.
-  void cancel(uint64_t id_task);
-  /// Compacts a slot between two steps; waits while the slot is busy generating. Errors arrive through the
-  /// callback: not_found (slot), invalid_argument (empty slot, ratio), cancelled (the scheduler ends first), what
-  /// compact_sequence() says.
-  void compact(int32_t id_slot, CompactionRequest request, std::function<void(Result<CompactionReport>)> on_done);
+  /// Ends a request with StopReason::cancelled before its next token, together with the automatic compaction that
+  /// it began, or a compaction. Unknown ids are ignored.
+  void cancel(uint64_t id);
+  /// Compacts what a slot holds, in the background: all conversations go on, this one too, and what it says
+  /// meanwhile stays as it is. One compaction runs at a time, others wait; one of a conversation that is being
+  /// read waits for the end of its prompt. Gives an id for cancel(); 0 when it was refused at once. Errors arrive
+  /// through the callback: not_found (slot), invalid_argument (empty slot, ratio), busy (the slot is already being
+  /// compacted), cancelled (by someone, by the end of the scheduler, or because the conversation that was
+  /// compacted is gone), what compact_sequence() says. Nothing has changed then.
+  uint64_t compact(int32_t id_slot, CompactionRequest request,
+                   std::function<void(Result<CompactionReport>)> on_done);
+  /// Ends a slot's compaction, whoever asked for it; gives whether there was one. Errors: not_found (slot),
+  /// cancelled.
+  void cancel_compaction(int32_t id_slot, std::function<void(Result<bool>)> on_done);
   void erase_slot(int32_t id_slot, std::function<void(Result<int64_t>)> on_done);
 
-  std::vector<SlotStatus> slots() const;  // a snapshot of the last step
+  std::vector<SlotStatus> slots() const;  // as of the last step; compactions as of now
   SchedulerTotals totals() const;
   Engine& engine();
 

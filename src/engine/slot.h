@@ -39,6 +39,8 @@ struct Run {
   double prompt_seconds = 0;
   Stopwatch decode_watch;
   std::vector<CompactionEvent> compactions;  // not yet told
+  bool has_compacted_turn = false;           // delayed mode: this turn's attempt was made
+  int64_t last_step = 0;                     // the last forward that had a token of it
   bool is_prompt_done() const { return n_prompt_done == static_cast<int64_t>(task.request.prompt.size()); }
 };
 
@@ -55,14 +57,23 @@ class Slot {
   /// compacted away.
   void start(std::unique_ptr<Run> new_run, uint64_t clock);
   void clear();
+  /// Keeps, tells and logs what came of a compaction of the conversation.
+  void note_compaction(const CompactionJob& job, const Result<CompactionReport>& result);
+  /// Whether the request that runs cannot go on before the compaction is through.
+  bool waits_for_compaction() const { return run && compaction && conversation.rows_left() == 0; }
   SlotStatus status(const Engine& engine) const;
 
   Conversation conversation;
   std::unique_ptr<Run> run;
-  std::optional<CompactionReport> last_compaction;
+  std::shared_ptr<CompactionJob> compaction;                // waits or runs
+  std::shared_ptr<const CompactionRecord> last_compaction;  // of this conversation
+  std::string compaction_failure;                           // why the last attempt failed; "": it did not
+  uint64_t generation = 0;                                  // how many conversations came before this one
   uint64_t last_used = 0;
 
  private:
+  std::vector<CompactionEvent> untold_;  // automatic ones that ended after their request: for the next one
+  const Engine& engine_;
   int32_t id_;
 };
 

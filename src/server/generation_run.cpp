@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "server/compaction_json.h"
 #include "server/errors.h"
 
 namespace sh::server {
@@ -232,27 +233,6 @@ Json probs_json(const std::vector<engine::TokenProbs>& probs, int32_t n_top,
     out.push_back(std::move(taken));
   }
   return out;
-}
-
-Json compaction_json(const std::vector<engine::CompactionEvent>& compactions) {
-  const engine::CompactionReport& first = compactions.front().report;
-  const engine::CompactionReport& last = compactions.back().report;
-  double seconds = 0;
-  for (const engine::CompactionEvent& event : compactions) seconds += event.report.total_seconds;
-  // NaN (nothing was measured) becomes null in JSON.
-  return Json{{"count", compactions.size()},
-              {"method", last.method},
-              {"n_logical", last.n_logical},
-              {"n_physical_before", first.rows_before},
-              {"n_physical", last.rows_after},
-              {"bytes_before", first.bytes_before},
-              {"bytes_after", last.bytes_after},
-              {"region_ratio", last.region_ratio},
-              {"real_ratio", last.real_ratio},
-              {"seconds", seconds},
-              {"heldout_error", last.heldout_fitted},
-              {"heldout_error_unfitted", last.heldout_plain},
-              {"is_automatic", compactions.back().is_automatic}};
 }
 
 void add_measurements(Json& out, const Choice& choice) {

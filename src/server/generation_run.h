@@ -65,9 +65,6 @@ Json progress_json(const engine::GenerationEvent& event);
 /// `completion_probabilities` or `logprobs.content`.
 Json probs_json(const std::vector<engine::TokenProbs>& probs, int32_t n_top,
                 const tokenizer::Tokenizer& tokenizer);
-/// All compactions of a request as one object: sizes before the first and after the last, seconds summed, errors
-/// of the last.
-Json compaction_json(const std::vector<engine::CompactionEvent>& compactions);
 /// Adds `timings`, `kv` and, when one happened, `compaction`.
 void add_measurements(Json& out, const Choice& choice);
 

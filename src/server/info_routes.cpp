@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Health, models, properties and slots.
+#include <algorithm>
 #include <cmath>
 
 #include "base/build_info.h"
@@ -42,10 +43,17 @@ KvTotals kv_totals(const std::vector<engine::SlotStatus>& slots) {
   return totals;
 }
 
+std::string last_failure(const std::vector<engine::SlotStatus>& slots) {
+  std::string reason;
+  for (const engine::SlotStatus& slot : slots)
+    if (!slot.compaction_failure.empty()) reason = slot.compaction_failure;
+  return reason;
+}
+
 std::string last_method(const std::vector<engine::SlotStatus>& slots) {
   std::string method;
   for (const engine::SlotStatus& slot : slots)
-    if (slot.last_compaction) method = slot.last_compaction->method;
+    if (slot.last_compaction) method = slot.last_compaction->report.method;
   return method;
 }
 
@@ -84,7 +92,9 @@ Json runtime_json(const ServerState& state) {
   const std::vector<engine::SlotStatus> slots = state.scheduler->slots();
   const engine::SchedulerTotals totals = state.scheduler->totals();
   const KvTotals kv = kv_totals(slots);
-  const std::string method = last_method(slots);
+  const std::string method = last_method(slots), failure = last_failure(slots);
+  const auto n_compacting = std::count_if(
+      slots.begin(), slots.end(), [](const engine::SlotStatus& slot) { return slot.compaction.has_value(); });
   int64_t n_idle = 0;
   for (const engine::SlotStatus& slot : slots) n_idle += slot.is_processing ? 0 : 1;
   const auto rate = [](int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
@@ -115,8 +125,9 @@ Json runtime_json(const ServerState& state) {
                 {"method", method.empty() ? Json(state.engine->options().compact_method) : Json(method)},
                 {"n_compactions", totals.n_compactions},
                 {"n_failures", totals.n_compaction_failures},
+                {"n_running", n_compacting},
                 {"unsupported_reason", nullptr},
-                {"last_fallback_reason", nullptr}}}};
+                {"last_fallback_reason", failure.empty() ? Json() : Json(failure)}}}};
 }
 
 /// Our object; `modelai` is the same under the name that clients of the fork ask for.
@@ -135,7 +146,8 @@ Json shorthand_json(const ServerState& state) {
 }
 
 Json slot_json(const engine::SlotStatus& slot) {
-  const int64_t n_compacted = slot.last_compaction ? std::llround(mean_kept_rows(*slot.last_compaction)) : 0;
+  const int64_t n_compacted =
+      slot.last_compaction ? std::llround(mean_kept_rows(slot.last_compaction->report)) : 0;
   Json out = {
       {"id", slot.id}, {"n_ctx", slot.n_ctx}, {"speculative", false}, {"is_processing", slot.is_processing}};
   if (slot.id_task != 0) {
@@ -156,6 +168,7 @@ Json slot_json(const engine::SlotStatus& slot) {
                    {"n_rows", slot.usage.n_rows},
                    {"n_blocks", slot.usage.n_blocks},
                    {"n_compactions", slot.usage.n_compactions}};
+  out["compaction"] = compaction_state_json(slot);
   return out;
 }
 
@@ -269,11 +282,12 @@ void get_slot_compaction(Call call) {
         error_response(not_supported("this endpoint is off; start the server without --no-slots")));
   for (const engine::SlotStatus& slot : call.state.scheduler->slots()) {
     if (std::to_string(slot.id) != call.id) continue;
-    if (!slot.last_compaction)
+    if (!slot.last_compaction && !slot.compaction)
       return call.exchange->respond(
           error_response(api_error({ErrorKind::not_found, "this slot's conversation was not compacted"})));
-    return call.exchange->respond(
-        json_response(report_json(*slot.last_compaction)));
+    Json out = slot.last_compaction ? record_json(*slot.last_compaction) : Json::object();
+    out["state"] = compaction_state_json(slot);
+    return call.exchange->respond(json_response(out));
   }
   call.exchange->respond(error_response(api_error({ErrorKind::invalid_argument, "there is no such slot"})));
 }

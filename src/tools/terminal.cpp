@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -16,6 +17,14 @@ std::atomic<bool> is_interrupted{false};
 
 void on_interrupt(int) {
   if (is_interrupted.exchange(true)) _exit(kExitInterrupted);
+}
+
+constexpr int kBarCells = 20;
+
+/// "[########............]"
+std::string bar_text(double fraction) {
+  const auto n_full = static_cast<size_t>(std::clamp(fraction, 0.0, 1.0) * kBarCells);
+  return "[" + std::string(n_full, '#') + std::string(kBarCells - n_full, '.') + "]";
 }
 
 }  // namespace
@@ -65,10 +74,10 @@ engine::GenerateHooks terminal_hooks(ProgressLine& progress, const std::atomic<b
     progress.show(fmt::format("reading {} of {} tokens", n_done, n_prompt));
   };
   hooks.on_compaction = [&progress](const char* stage, double fraction) {
-    if (fraction >= 1)
+    if (std::string_view(stage) == "done")
       progress.clear();
     else
-      progress.show(fmt::format("compacting: {} {:.0f} %", stage, fraction * 100));
+      progress.show(fmt::format("compacting {} {:.0f} % ({})", bar_text(fraction), fraction * 100, stage));
   };
   return hooks;
 }

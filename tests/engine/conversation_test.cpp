@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "engine/generate.h"
+#include "engine/scribe.h"
 
 namespace sh::engine {
 namespace {
@@ -74,11 +75,11 @@ TEST(Conversation, CompactionIsDueAtTheThresholdAndNotAgainRightAfterAnAttempt) 
   ASSERT_TRUE(conversation.append(std::span(ids).first(1), {}).ok());
   EXPECT_TRUE(conversation.wants_compaction());
   // All 80 tokens are to stay, so the attempt fails; the next one is due after a 16th of the cache.
-  EXPECT_FALSE(conversation.compact_automatically(80, nullptr, {}).ok());
+  EXPECT_FALSE(conversation.compact_automatically({.n_keep = 80}, nullptr, {}).ok());
   EXPECT_FALSE(conversation.wants_compaction());
   ASSERT_TRUE(conversation.append(std::span(ids).first(10), {}).ok());
   EXPECT_TRUE(conversation.wants_compaction());
-  ASSERT_TRUE(conversation.compact_automatically(0, nullptr, {}).ok());
+  ASSERT_TRUE(conversation.compact_automatically({.n_keep = 0}, nullptr, {}).ok());
   EXPECT_FALSE(conversation.wants_compaction());
   EXPECT_LT(conversation.n_physical(), 60);
   EXPECT_EQ(conversation.n_tokens(), 90);
@@ -91,7 +92,7 @@ TEST(Conversation, AFullCacheIsDueRightAfterAnAttempt) {
   const std::vector<int32_t> ids(64, 100);
   ASSERT_TRUE(conversation.append(ids, {}).ok());
   EXPECT_EQ(conversation.rows_left(), 0);
-  EXPECT_FALSE(conversation.compact_automatically(-1, nullptr).ok());
+  EXPECT_FALSE(conversation.compact_automatically({.n_keep = -1}, nullptr).ok());
   EXPECT_TRUE(conversation.wants_compaction());
 }
 
@@ -101,14 +102,111 @@ TEST(Conversation, AnAttemptThatWasCancelledOrForgottenIsDueAgain) {
   Conversation conversation(*engine, true);
   ASSERT_TRUE(conversation.append(std::vector<int32_t>(80, 100), {}).ok());
   const std::atomic<bool> cancel{true};
-  const auto cancelled = conversation.compact_automatically(0, &cancel);
+  const auto cancelled = conversation.compact_automatically({.n_keep = 0}, &cancel);
   ASSERT_FALSE(cancelled.ok());
   EXPECT_EQ(cancelled.error().kind, ErrorKind::cancelled);
   EXPECT_TRUE(conversation.wants_compaction());
-  EXPECT_FALSE(conversation.compact_automatically(-1, nullptr).ok());
+  EXPECT_FALSE(conversation.compact_automatically({.n_keep = -1}, nullptr).ok());
   EXPECT_FALSE(conversation.wants_compaction());
   conversation.forget_last_attempt();
   EXPECT_TRUE(conversation.wants_compaction());
+}
+
+TEST(Conversation, ASnapshotIsCompactedWhileTheConversationGoesOn) {
+  const auto engine = open({.model_path = kScribe, .n_ctx = 512});
+  const std::vector<int32_t> start =
+      encode_opening(*engine, "It was the best of times, it was the worst of times");
+  std::vector<int32_t> text = start;
+  while (text.size() < 200) text.insert(text.end(), start.begin() + 1, start.end());
+  const std::vector<int32_t> more = encode_following(*engine, " and so on and on");
+  const CompactionRequest request{.method = "solver", .ratio = 4};
+
+  Conversation foreground(*engine, false), conversation(*engine, false);
+  for (Conversation* c : {&foreground, &conversation}) ASSERT_TRUE(c->append(text, {}).ok());
+  const std::string before = fingerprint(conversation.cache());
+  Executor executor(*engine, 2, ThreadPriority::background);
+  {
+    Conversation::Snapshot cancelled = conversation.snapshot(request);
+    const std::atomic<bool> cancel{true};
+    const auto report = compact_sequence(executor, cancelled.cache, cancelled.tokens, nullptr, request, &cancel);
+    ASSERT_FALSE(report.ok());
+    EXPECT_EQ(report.error().kind, ErrorKind::cancelled);
+  }
+  EXPECT_EQ(fingerprint(conversation.cache()), before) << "bit for bit";
+
+  // Both have been sealed once: where blocks end decides in which order a forward sums.
+  foreground.snapshot(request);
+  Conversation::Snapshot snapshot = conversation.snapshot(request);
+  ASSERT_TRUE(conversation.append(more, {}).ok());
+  ASSERT_TRUE(compact_sequence(executor, snapshot.cache, snapshot.tokens, nullptr, request).ok());
+  const auto n_snapshot = static_cast<int64_t>(text.size()), n_more = static_cast<int64_t>(more.size());
+  const std::vector<kv::HeadRows> live = [&] {
+    std::vector<kv::HeadRows> rows;
+    for (int32_t layer = 0; layer < 5; ++layer) rows.push_back(conversation.cache().copy_head(layer, 0));
+    return rows;
+  }();
+  ASSERT_TRUE(conversation.adopt(snapshot.cache, n_snapshot).ok());
+  ASSERT_TRUE(foreground.compact(request).ok());
+  EXPECT_EQ(conversation.n_tokens(), n_snapshot + n_more);
+  EXPECT_NEAR(conversation.n_physical(), foreground.n_physical() + static_cast<double>(n_more), 1e-9);
+  // Before the boundary the rows of the compaction, from there on those that were there.
+  for (int32_t layer = 0; layer < 5; ++layer) {
+    const kv::HeadRows rows = conversation.cache().copy_head(layer, 0),
+                       expected = foreground.cache().copy_head(layer, 0);
+    const size_t n = expected.pos.size(), n_old = live[static_cast<size_t>(layer)].pos.size();
+    ASSERT_EQ(rows.pos.size(), n + more.size());
+    EXPECT_TRUE(std::equal(expected.pos.begin(), expected.pos.end(), rows.pos.begin()));
+    EXPECT_TRUE(std::equal(expected.bias.begin(), expected.bias.end(), rows.bias.begin()));
+    EXPECT_TRUE(std::equal(expected.keys.begin(), expected.keys.end(), rows.keys.begin()));
+    EXPECT_TRUE(std::equal(expected.values.begin(), expected.values.end(), rows.values.begin()));
+    const kv::HeadRows& old = live[static_cast<size_t>(layer)];
+    const size_t key_bytes = rows.keys.size() / rows.pos.size();
+    EXPECT_TRUE(std::equal(rows.keys.begin() + static_cast<std::ptrdiff_t>(n * key_bytes), rows.keys.end(),
+                           old.keys.begin() + static_cast<std::ptrdiff_t>((n_old - more.size()) * key_bytes)));
+  }
+  // A roll-back stops at what was compacted.
+  EXPECT_TRUE(conversation.truncate(n_snapshot).ok());
+  const auto refused = conversation.truncate(100);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().kind, ErrorKind::unsupported);
+}
+
+TEST(Conversation, AutomaticRequestsFollowTheOptions) {
+  const auto engine = open({.model_path = kScribe,
+                            .n_ctx = 320,
+                            .compact_threshold = 0.5,
+                            .compact_ratio = 4,
+                            .compact_method = "select",
+                            .compact_keep = -1,
+                            .compact_pinned = {{50, 60}, {150, 900}},
+                            .compact_max_kl = 0.5,
+                            .compact_target_kl = 0.25,
+                            .compact_options = {{"fit", "both"}, {"conversations", "7"}}});
+  Conversation conversation(*engine, false);
+  conversation.set_first_prompt(12);
+  ASSERT_TRUE(conversation.append(std::vector<int32_t>(160, 100), {}).ok());
+  const auto request = conversation.automatic_request({});
+  ASSERT_TRUE(request.ok()) << request.error().message;
+  EXPECT_EQ(request->method, "select");
+  EXPECT_EQ(request->n_protected_prefix, 12) << "the first prompt";
+  EXPECT_EQ(request->n_live_suffix, 20);
+  EXPECT_EQ(request->max_kl, 0.5);
+  EXPECT_EQ(request->target.kl, 0.25);
+  EXPECT_EQ(request->fit, compaction::Fit::both);
+  EXPECT_EQ(request->self_study.n_conversations, 7);
+  ASSERT_EQ(request->pinned.size(), 2u);
+  EXPECT_EQ(request->pinned[1].end, 160) << "what has not been said cannot be pinned";
+  // 40 rows are the low watermark; 12, 10 and the last 20 of them stay: a tenth of the others is too few, so that
+  // half of the ratio is taken.
+  EXPECT_EQ(request->target_rows, (160 - 12 - 10 - 20) / 8);
+  EXPECT_EQ(conversation.automatic_request({.n_keep = 30})->n_protected_prefix, 30);
+  const auto delayed = conversation.automatic_request({.turn_begin = 140});
+  EXPECT_EQ(delayed->n_live_suffix, 20);
+  EXPECT_EQ(delayed->n_recent_queries, 20);
+  EXPECT_TRUE(delayed->queries->has(compaction::QuerySource::recent));
+  EXPECT_FALSE(conversation.automatic_request({.n_keep = -1}).ok()) << "everything is to stay";
+  EngineOptions bad{.model_path = kScribe, .compact_options = {{"fit", "perhaps"}}};
+  EXPECT_FALSE(Engine::open(bad).ok());
 }
 
 TEST(Conversation, PiecesOfOneForwardGiveWhatEachGivesAlone) {

@@ -3,153 +3,12 @@
 
 #include <chrono>
 #include <cmath>
-#include <condition_variable>
-#include <mutex>
 #include <thread>
 
-#include "base/log.h"
-#include "engine/scribe.h"
+#include "engine/scheduler_bench.h"
 
 namespace sh::engine {
 namespace {
-
-constexpr auto kPatience = std::chrono::seconds(120);  // far above any test's work, also under a sanitizer
-
-/// The events of one request.
-class Client {
- public:
-  std::function<void(const GenerationEvent&)> sink() {
-    return [this](const GenerationEvent& event) {
-      if (on_event) on_event(event);
-      std::lock_guard lock(mutex_);
-      EXPECT_FALSE(is_final_) << "an event behind the final one";
-      events_.push_back(event);
-      is_final_ = is_final_ || event.is_final;
-      changed_.notify_all();
-    };
-  }
-  /// Waits for the end.
-  const GenerationEvent& last() {
-    std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, kPatience, [&] { return is_final_; })) << "the request does not end";
-    return events_.back();
-  }
-  std::vector<int32_t> ids() {
-    last();
-    std::vector<int32_t> ids;
-    for (const GenerationEvent& event : events_) ids.insert(ids.end(), event.ids.begin(), event.ids.end());
-    return ids;
-  }
-  std::string text() {
-    last();
-    std::string text;
-    for (const GenerationEvent& event : events_) text += event.text;
-    return text;
-  }
-  std::vector<CompactionEvent> compactions() {
-    last();
-    std::vector<CompactionEvent> all;
-    for (const GenerationEvent& event : events_) {
-      EXPECT_TRUE(!event.is_prompt_progress || event.compactions.empty());
-      all.insert(all.end(), event.compactions.begin(), event.compactions.end());
-    }
-    return all;
-  }
-  const std::vector<GenerationEvent>& events() {
-    last();
-    return events_;
-  }
-
-  std::function<void(const GenerationEvent&)> on_event;  // on the scheduler's thread
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<GenerationEvent> events_;
-  bool is_final_ = false;
-};
-
-/// The answer of a command.
-template <typename T>
-class Answer {
- public:
-  std::function<void(Result<T>)> sink() {
-    return [this](Result<T> result) {
-      std::lock_guard lock(mutex_);
-      EXPECT_FALSE(result_.has_value()) << "answered twice";
-      result_ = std::move(result);
-      changed_.notify_all();
-    };
-  }
-  const Result<T>& wait() {
-    std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, kPatience, [&] { return result_.has_value(); })) << "the command is not answered";
-    return *result_;
-  }
-  bool is_there() {
-    std::lock_guard lock(mutex_);
-    return result_.has_value();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::optional<Result<T>> result_;
-};
-
-/// A scheduler with one document and its questions.
-class Bench {
- public:
-  explicit Bench(EngineOptions options = {}, size_t i_document = 0)
-      : engine(open_scribe(std::move(options))), document(read_document("512", i_document)), ids(document_ids(*engine, document)) {
-    set_log_level(LogLevel::error);  // compactions log a line each
-    scheduler = std::make_unique<Scheduler>(*engine);
-  }
-  GenerationRequest greedy(std::vector<int32_t> prompt, int64_t n_predict = 24) const {
-    GenerationRequest request{.prompt = std::move(prompt), .n_predict = n_predict};
-    request.sampling.temperature = 0;
-    return request;
-  }
-  GenerationRequest asking(size_t i_question) const { return greedy(joined(ids, question_ids(*engine, document.questions[i_question].text))); }
-  uint64_t submit(GenerationRequest request, Client& client) {
-    const auto id = scheduler->submit(std::move(request), client.sink());
-    EXPECT_TRUE(id.ok()) << (id.ok() ? "" : id.error().message);
-    return id.ok() ? *id : 0;
-  }
-  /// Runs one request to its end.
-  std::vector<int32_t> run(GenerationRequest request, GenerationEvent* last = nullptr) {
-    Client client;
-    submit(std::move(request), client);
-    if (last != nullptr) *last = client.last();
-    return client.ids();
-  }
-  std::string run_text(GenerationRequest request, GenerationEvent* last = nullptr) {
-    Client client;
-    submit(std::move(request), client);
-    if (last != nullptr) *last = client.last();
-    return trimmed(client.text());
-  }
-  Result<CompactionReport> compact(CompactionRequest request, int32_t id_slot = 0) {
-    Answer<CompactionReport> answer;
-    scheduler->compact(id_slot, std::move(request), answer.sink());
-    return answer.wait();
-  }
-  /// What the conversation holds after `prompt` was answered with `generated`: the last token was never fed.
-  static std::vector<int32_t> conversation(const std::vector<int32_t>& prompt, const std::vector<int32_t>& generated) {
-    std::vector<int32_t> all = joined(prompt, generated);
-    all.pop_back();
-    return all;
-  }
-
-  std::unique_ptr<Engine> engine;
-  Document document;
-  std::vector<int32_t> ids;
-  std::unique_ptr<Scheduler> scheduler;  // ends before the engine
-};
-
-CompactionRequest small_request(const std::string& method, double ratio = 4) {
-  return {.method = method, .ratio = ratio, .self_study = {.n_conversations = 32, .max_question_tokens = 24, .max_answer_tokens = 8}};
-}
 
 constexpr int64_t kCaptureBytes = int64_t{64} << 20;  // every token of a test's conversation
 
@@ -403,7 +262,7 @@ TEST(Scheduler, TheConversationGoesOnOverCompactedRows) {
   EXPECT_EQ(report->n_logical, static_cast<int64_t>(cached.size()));
   EXPECT_EQ(bench.scheduler->slots()[0].n_logical, static_cast<int64_t>(cached.size()));
   EXPECT_LT(bench.scheduler->slots()[0].usage.n_physical * 3, static_cast<double>(cached.size()));
-  EXPECT_TRUE(bench.scheduler->slots()[0].last_compaction.has_value());
+  EXPECT_TRUE(bench.scheduler->slots()[0].last_compaction != nullptr);
   EXPECT_EQ(bench.scheduler->totals().n_compactions, 1);
   // The fact was read once, before the compaction; the second turn reads its own tokens only.
   const auto next = joined(encode(*bench.engine, "<|end|>"), question_ids(*bench.engine, bench.document.questions[0].text));
@@ -485,28 +344,6 @@ TEST(Scheduler, CapturedQueriesAreThoseOfTheSlot) {
   }
   EXPECT_EQ(together, alone);
   EXPECT_EQ(together_error, alone_error);
-}
-
-TEST(Scheduler, CompactionWaitsForTheRunningRequest) {
-  Bench bench;
-  Client client;
-  Answer<CompactionReport> answer;
-  bool was_there_early = false;
-  client.on_event = [&](const GenerationEvent& event) {
-    if (event.ids.size() == 1 && event.timings.predicted_n == 3) bench.scheduler->compact(0, small_request("select"), answer.sink());
-    was_there_early = was_there_early || answer.is_there();
-  };
-  GenerationRequest request = bench.asking(0);
-  request.n_predict = 30;
-  request.ignore_eos = true;
-  bench.submit(request, client);
-  const auto ids = client.ids();
-  const auto& report = answer.wait();
-  ASSERT_TRUE(report.ok()) << report.error().message;
-  EXPECT_FALSE(was_there_early);
-  EXPECT_EQ(ids.size(), 30u);
-  EXPECT_EQ(report->n_logical, static_cast<int64_t>(request.prompt.size()) + 29);
-  EXPECT_TRUE(client.compactions().empty());
 }
 
 TEST(Scheduler, CommandsThatCannotWork) {
@@ -602,7 +439,7 @@ TEST(Scheduler, TheEndOfTheSchedulerEndsEverything) {
       bench.submit(request, client);
     }
     while (!has_begun) std::this_thread::yield();
-    bench.scheduler->compact(0, small_request("select"), compaction.sink());
+    bench.scheduler->compact(0, slow_request(), compaction.sink());
     bench.scheduler->erase_slot(0, erased.sink());
     bench.scheduler.reset();
     for (Client& client : clients) client.on_event = {};
@@ -716,7 +553,8 @@ TEST(Scheduler, AConversationOutgrowsItsContext) {
   }
   EXPECT_EQ(last_answer, bench.document.questions[0].answer);
   EXPECT_GE(n_right, 10) << "of " << n_asked;
-  EXPECT_EQ(bench.scheduler->totals().n_compactions, static_cast<int64_t>(compactions.size()));
+  // One that ended behind the last request is told with the next.
+  EXPECT_LE(bench.scheduler->totals().n_compactions - static_cast<int64_t>(compactions.size()), 1);
 }
 
 TEST(Scheduler, APromptLongerThanTheRowsIsCompactedWhileItIsRead) {
@@ -788,24 +626,6 @@ TEST(Scheduler, AThresholdOfOneStillCompacts) {
   EXPECT_GE(client.compactions().size(), 1u);
 }
 
-TEST(Scheduler, CancelStopsAnAutomaticCompaction) {
-  EngineOptions options = automatic_options();
-  options.compact_method = "self_study";  // 192 conversations: long enough to be caught in it
-  Bench bench(options);
-  Client client;
-  std::atomic<uint64_t> id{0};
-  id = bench.scheduler->submit(bench.asking(0), client.sink()).value();
-  // The prompt is read in one step of at most 512 tokens; what follows is the compaction.
-  std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  while (bench.scheduler->totals().prompt_tokens == 0) std::this_thread::yield();
-  bench.scheduler->cancel(id);
-  EXPECT_EQ(client.last().stop_reason, StopReason::cancelled);
-  EXPECT_EQ(bench.scheduler->totals().n_compactions, 0);
-  EXPECT_FALSE(bench.scheduler->slots()[0].is_processing);
-  // Another request is not hit by it.
-  EXPECT_TRUE(bench.compact(small_request("select")).ok());
-}
-
 TEST(Scheduler, ManyThreadsMayCall) {
   Bench bench({.n_ctx = 2048, .n_parallel = 3, .n_ubatch = 64});
   const auto expected = bench.run(bench.asking(0));
@@ -820,7 +640,7 @@ TEST(Scheduler, ManyThreadsMayCall) {
         (void)bench.scheduler->totals();
         if (t == 2) {
           Answer<CompactionReport> answer;
-          bench.scheduler->compact(i, small_request("truncate"), answer.sink());
+          bench.scheduler->compact(i, small_request("truncate", 1.0), answer.sink());  // keeps all, answers stay
           answer.wait();
         }
         const GenerationEvent& last = client.last();

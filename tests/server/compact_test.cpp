@@ -2,6 +2,7 @@
 // Compaction over HTTP: the request, what clients see of it, and the conversation that goes on.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <thread>
 
 #include "base/rng.h"
@@ -33,6 +34,16 @@ class Compact : public testing::Test {
                         Json{{"messages", messages}, {"max_tokens", 24}, {"id_slot", 0}, {"temperature", 0}});
   }
   static Json slot() { return server().get("/slots").json()[0]["kv"]; }
+  static Json compaction_state() { return server().get("/slots").json()[0]["compaction"]; }
+  /// A self-study far longer than any test.
+  static Json slow_request() {
+    return Json{{"id_slot", 0}, {"method", "self_study"}, {"ratio", 4}, {"options", {{"conversations", 20000}}}};
+  }
+  static void wait_for_state(const std::string& state) {
+    for (int i = 0; i < 50000 && compaction_state()["state"] != state; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_EQ(compaction_state()["state"], state);
+  }
 
  private:
   static std::unique_ptr<RunningServer> server_;
@@ -72,25 +83,47 @@ TEST_F(Compact, ATargetIsMetExactly) {
 TEST_F(Compact, BadRequestsAreRefusedWithReasons) {
   const Json messages = read_document(recall_document("512.jsonl", 0));
   const Json before = slot();
-  const std::vector<std::pair<std::string, std::string>> bad = {{R"({"id_slot": 999})", "id_slot"},
-                                                                {R"({"id_slot": -1})", "id_slot"},
-                                                                {R"({"id_slot": "0"})", "id_slot"},
-                                                                {R"({"ratio": 0.5})", "ratio"},
-                                                                {R"({"ratio": 0})", "ratio"},
-                                                                {R"({"ratio": -1})", "ratio"},
-                                                                {R"({"ratio": "2"})", "ratio"},
-                                                                {R"({"ratio": 1e400})", ""},
-                                                                {R"({"method": "magic"})", "magic"},
-                                                                {R"({"method": 5})", "method"},
-                                                                {R"({"target_tokens": -7})", "target_tokens"},
-                                                                {R"({"p0": -1})", "p0"},
-                                                                {R"({"p0": 100000})", ""},
-                                                                {R"({"live_suffix_tokens": 100000})", ""},
-                                                                {R"({"reclaim": "yes"})", "reclaim"},
-                                                                {R"({"lambda": "x"})", "lambda"},
-                                                                {R"({"max_queries": -5})", "max_queries"},
-                                                                {R"([])", ""},
-                                                                {R"({)", ""}};
+  const std::vector<std::pair<std::string, std::string>> bad = {
+      {R"({"id_slot": 999})", "id_slot"},
+      {R"({"id_slot": -1})", "id_slot"},
+      {R"({"id_slot": "0"})", "id_slot"},
+      {R"({"ratio": 0.5})", "ratio"},
+      {R"({"ratio": 0})", "ratio"},
+      {R"({"ratio": -1})", "ratio"},
+      {R"({"ratio": "2"})", "ratio"},
+      {R"({"ratio": 1e400})", ""},
+      {R"({"method": "magic"})", "magic"},
+      {R"({"method": 5})", "method"},
+      {R"({"target_tokens": -7})", "target_tokens"},
+      {R"({"p0": -1})", "p0"},
+      {R"({"p0": 100000})", ""},
+      {R"({"live_suffix_tokens": 100000})", ""},
+      {R"({"reclaim": "yes"})", "reclaim"},
+      {R"({"lambda": "x"})", "lambda"},
+      {R"({"max_queries": -5})", "max_queries"},
+      {R"({"target": 0.02})", "target"},
+      {R"({"target": {"kl": 0}})", "target"},
+      {R"({"target": {"kl": "x"}})", "target"},
+      {R"({"target": {"bits": 1}})", "target"},
+      {R"({"target": {"kl": 1, "head_error": 1}})", "target"},
+      {R"({"max_kl": -1})", "max_kl"},
+      {R"({"max_kl": true})", "max_kl"},
+      {R"({"validate": 1})", "validate"},
+      {R"({"pinned": 3})", "pinned"},
+      {R"({"pinned": [3, 5]})", "pinned"},
+      {R"({"pinned": [[5, 3]]})", "pinned"},
+      {R"({"pinned": [[-1, 3]]})", "pinned"},
+      {R"({"pinned": [[0, 3, 4]]})", "pinned"},
+      {R"({"pinned": [[0, 100000]]})", "pinned"},
+      {R"({"options": "fit=none"})", "options"},
+      {R"({"options": {"fit": []}})", "options.fit"},
+      {R"({"options": {"fit": "wrong"}})", "wrong"},
+      {R"({"options": {"magic": 1}})", "magic"},
+      {R"({"compact_window_layers": 2})", "window"},
+      {R"({"n_generate": -2})", "n_generate"},
+      {R"({"n_on_policy_passes": "x"})", "passes"},
+      {R"([])", ""},
+      {R"({)", ""}};
   for (const auto& [body, what] : bad) {
     const ClientResponse response = server().post_text("/compact", body);
     EXPECT_EQ(response.status, 400) << body << " " << response.body;
@@ -98,6 +131,136 @@ TEST_F(Compact, BadRequestsAreRefusedWithReasons) {
   }
   EXPECT_EQ(server().post("/compact", Json{{"id_slot", 1}}).status, 400) << "an empty slot";
   EXPECT_EQ(slot(), before) << "a refused request changes nothing";
+}
+
+TEST_F(Compact, TheAnswerCarriesTheCompactionObject) {
+  read_document(recall_document("512.jsonl", 0));
+  const Json report = server().ask("/compact", Json{{"id_slot", 0},
+                                                    {"method", "solver"},
+                                                    {"ratio", 4},
+                                                    {"pinned", {{10, 20}, {15, 30}}},
+                                                    {"options", {{"fit", "none"}, {"reread", 0.5}}},
+                                                    {"validate", false},
+                                                    {"max_kl", 100},
+                                                    {"n_generate", 256},
+                                                    {"n_on_policy_passes", 2}});
+  EXPECT_EQ(report["unused_fields"], Json::array({"n_on_policy_passes"}));
+  EXPECT_EQ(report["fallback_heads"], 1.0) << "options: fit=none turns every fit off";
+  EXPECT_TRUE(report["verdict"].is_string());
+  for (const char* name : {"kl_mean", "kl_p99", "top1", "n_tokens"})
+    EXPECT_TRUE(report["check"].contains(name)) << name;
+  const Json& compaction = report["compaction"];
+  for (const char* name :
+       {"method", "queries", "n_logical", "n_physical_before", "n_physical", "bytes_before", "bytes_after",
+        "region_ratio", "real_ratio", "seconds", "heldout_error", "verdict", "check", "is_automatic"})
+    EXPECT_TRUE(compaction.contains(name)) << name;
+  EXPECT_EQ(compaction["is_automatic"], false);
+  EXPECT_EQ(compaction["bytes_after"], report["bytes_after"]);
+  EXPECT_LT(compaction["n_physical"].get<double>() * 3, compaction["n_physical_before"].get<double>());
+  EXPECT_EQ(compaction_state()["state"], "done");
+  EXPECT_EQ(compaction_state()["progress"], 1.0);
+}
+
+TEST_F(Compact, WhatWasForgottenIsTold) {
+  const RecallDocument document = recall_document("512.jsonl", 0);
+  read_document(document);
+  const int64_t n_logical = slot()["n_logical"].get<int64_t>();
+  server().ask("/compact", Json{{"id_slot", 0},
+                                {"method", "solver"},
+                                {"ratio", 8},
+                                {"p0", 12},
+                                {"live_suffix_tokens", 30},
+                                {"pinned", {{100, 130}}}});
+  const Json told = server().get("/slots/0/compaction").json();
+  ASSERT_EQ(told["condensed"].size(), 2u);
+  EXPECT_EQ(told["n_condensed"], 2);
+  EXPECT_EQ(told["condensed"][0]["start"], 12);
+  EXPECT_EQ(told["condensed"][0]["end"], 100);
+  EXPECT_EQ(told["condensed"][1]["start"], 130);
+  EXPECT_EQ(told["condensed"][1]["end"], n_logical - 30);
+  for (const Json& span : told["condensed"]) {
+    const std::string text = span["text"].get<std::string>();
+    EXPECT_GT(text.size(), 40u);
+    EXPECT_LE(text.size(), 80u * 4);
+    EXPECT_NE(document.context.find(text), std::string::npos) << text;
+  }
+  EXPECT_TRUE(told["kept_verbatim"].is_array());
+  ASSERT_EQ(told["layers"].size(), 5u);
+  double worst = 0;
+  for (const Json& layer : told["layers"]) {
+    EXPECT_LE(layer["heldout_error"].get<double>(), layer["heldout_error_worst"].get<double>());
+    worst = std::max(worst, layer["heldout_error_worst"].get<double>());
+  }
+  ASSERT_EQ(told["worst_heads"].size(), 10u);
+  for (size_t i = 1; i < 10; ++i)
+    EXPECT_GE(told["worst_heads"][i - 1]["heldout_error"].get<double>(),
+              told["worst_heads"][i]["heldout_error"].get<double>());
+  EXPECT_GT(worst, 0);
+  EXPECT_TRUE(told["study"].contains("questions"));
+  EXPECT_EQ(told["state"]["state"], "done");
+}
+
+TEST_F(Compact, ProgressIsShownAndTheCompactionCanBeCancelled) {
+  const RecallDocument document = recall_document("512.jsonl", 0);
+  Json messages = read_document(document);
+  const Json before = slot();
+  EXPECT_EQ(compaction_state()["state"], "none");
+  ClientResponse cancelled_compaction;
+  std::thread client([&] { cancelled_compaction = server().post("/compact", slow_request()); });
+  wait_for_state("running");
+  double progress = 0;
+  for (int i = 0; i < 40; ++i) {
+    const Json state = compaction_state();
+    EXPECT_EQ(state["method"], "self_study");
+    EXPECT_GE(state["progress"].get<double>(), progress);
+    EXPECT_GE(state["seconds"].get<double>(), 0);
+    progress = state["progress"].get<double>();
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  const ClientResponse overlapping = server().post("/compact", Json{{"id_slot", 0}});
+  EXPECT_EQ(overlapping.status, 503);
+  EXPECT_NE(overlapping.error_message().find("already compacting"), std::string::npos) << overlapping.body;
+  // The conversation goes on meanwhile.
+  messages.push_back(message("user", document.questions[1].first));
+  const Json answer = ask(messages);
+  EXPECT_EQ(trimmed(answer["choices"][0]["message"]["content"].get<std::string>()), document.questions[1].second);
+  EXPECT_EQ(compaction_state()["state"], "running");
+  EXPECT_EQ(server().ask("/slots/0?action=cancel-compaction", Json::object())["cancelled"], true);
+  client.join();
+  EXPECT_EQ(cancelled_compaction.status, 503);
+  EXPECT_NE(cancelled_compaction.error_message().find("cancelled"), std::string::npos);
+  EXPECT_EQ(compaction_state()["state"], "failed");
+  EXPECT_EQ(slot()["n_compactions"], 0);
+  EXPECT_EQ(slot()["n_physical"], slot()["n_logical"]);
+  EXPECT_EQ(server().ask("/slots/0?action=cancel-compaction", Json::object())["cancelled"], false);
+}
+
+TEST_F(Compact, AClientThatLeavesEndsItsCompaction) {
+  read_document(recall_document("512.jsonl", 0));
+  {
+    Client client(server().port());
+    client.send_request("POST", "/compact", dump_json(slow_request()));
+    wait_for_state("running");
+  }
+  wait_for_state("failed");
+  EXPECT_EQ(slot()["n_compactions"], 0);
+}
+
+TEST_F(Compact, TheSlotActionOfTheOtherDialect) {
+  read_document(recall_document("512.jsonl", 0));
+  const int64_t n_logical = slot()["n_logical"].get<int64_t>();
+  const Json report = server().ask("/slots/0?action=compact", Json{{"keep_ratio", 0.25},
+                                                                   {"keep_first", 10},
+                                                                   {"keep_last", 20},
+                                                                   {"scorer", "knorm"},
+                                                                   {"use_covariance", true}});
+  EXPECT_EQ(report["method"], "select");
+  EXPECT_EQ(report["original_tokens"], n_logical - 30);
+  EXPECT_NEAR(report["compression_ratio"].get<double>(), 4, 0.1);
+  EXPECT_EQ(report["unused_fields"], Json::array({"scorer", "use_covariance"}));
+  const ClientResponse bad = server().post("/slots/0?action=compact", Json{{"keep_ratio", 1.5}});
+  EXPECT_EQ(bad.status, 400);
+  EXPECT_NE(bad.error_message().find("keep_ratio"), std::string::npos);
 }
 
 TEST_F(Compact, TheMethodListOfTheEnvironmentIsKept) {
@@ -199,16 +362,8 @@ TEST_F(Compact, OverlappingRequestsAllGetAnAnswer) {
                                    .status;
     });
   for (std::thread& client : clients) client.join();
-  for (const int status : statuses) EXPECT_TRUE(status == 200 || status == 400) << status;
-  EXPECT_EQ(ask(messages)["choices"].size(), 1u);
-}
-
-TEST_F(Compact, AClientThatLeavesDuringACompactionDoesNoHarm) {
-  const Json messages = read_document(recall_document("1024.jsonl", 1));
-  {
-    Client client(server().port());
-    client.send_request("POST", "/compact", R"({"method": "solver", "ratio": 4})");
-  }
+  // 503: the slot is already compacting, or the conversation was cut back meanwhile.
+  for (const int status : statuses) EXPECT_TRUE(status == 200 || status == 400 || status == 503) << status;
   EXPECT_EQ(ask(messages)["choices"].size(), 1u);
 }
 
@@ -227,7 +382,14 @@ TEST_F(Compact, RandomJsonIsAlwaysAnswered) {
                                           "lambda",
                                           "n_generate",
                                           "max_queries_per_kv_head",
-                                          "of_whole_cache"};
+                                          "of_whole_cache",
+                                          "target",
+                                          "max_kl",
+                                          "pinned",
+                                          "validate",
+                                          "options",
+                                          "compact_window_layers",
+                                          "n_on_policy_passes"};
   const std::vector<std::string> values = {"0",
                                            "1",
                                            "-1",
@@ -244,6 +406,9 @@ TEST_F(Compact, RandomJsonIsAlwaysAnswered) {
                                            "[]",
                                            "{}",
                                            "[[[]]]",
+                                           "[[0, 5]]",
+                                           "{\"kl\": 1e-3}",
+                                           "{\"fit\": \"none\"}",
                                            "\"\\u0000\"",
                                            "3",
                                            "100"};
@@ -280,6 +445,8 @@ TEST(AutomaticCompaction, AConversationOutgrowsItsCacheAndSaysSo) {
   const Json& compaction = answer["compaction"];
   EXPECT_EQ(compaction["method"], "solver");
   EXPECT_EQ(compaction["is_automatic"], true);
+  EXPECT_TRUE(compaction["verdict"].is_string());
+  EXPECT_TRUE(compaction["check"].contains("kl_mean"));
   EXPECT_LT(compaction["bytes_after"].get<int64_t>(), compaction["bytes_before"].get<int64_t>());
   EXPECT_GT(answer["usage"]["prompt_tokens"].get<int64_t>(), 900) << "usage stays logical";
   EXPECT_LE(answer["kv"]["physical"].get<double>(), 512);
