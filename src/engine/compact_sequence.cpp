@@ -290,7 +290,7 @@ class Compaction {
   CompactionReport report() {
     CompactionReport report{.method = request_.method, .queries = queries_.source};
     const kv::CacheUsage after = sequence_.usage();
-    report.n_logical = sequence_.next_pos().value;
+    report.n_logical = static_cast<int64_t>(queries_.ids.size());
     report.n_region = region_.n_tokens();
     report.rows_before = before_.n_physical;
     report.rows_after = after.n_physical;

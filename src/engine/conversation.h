@@ -86,12 +86,20 @@ class Conversation {
     std::unique_ptr<QueryCapture> captured;  // null when `request` does not ask for such queries, or none are
   };
   Snapshot snapshot(const CompactionRequest& request);
-  /// Takes over the compacted rows of a snapshot; tokens from `boundary` on stay as they are.
-  /// Needs: no token before `boundary` has changed since the snapshot.
+  /// Takes over the compacted rows of a snapshot; rows from position `boundary` on stay as they are.
+  /// Needs: no row before `boundary` has changed since the snapshot.
   /// Errors: those of kv::SequenceCache::splice(); nothing has changed then.
   Result<void> adopt(const kv::SequenceCache& compacted, int64_t boundary);
 
   int64_t n_tokens() const { return static_cast<int64_t>(tokens_.size()); }
+  /// By how much positions are less than the count of tokens before them, behind compacted rows: 0 until positions
+  /// were given anew (EngineOptions::compact_rebase).
+  int64_t n_rebased() const { return n_tokens() - cache_.next_pos().value; }
+  /// Tokens before it cannot be cut off: their rows no longer stand for single tokens. 0 when never compacted.
+  int64_t n_compacted_tokens() const {
+    const int64_t end = cache_.compacted_end().value;
+    return end == 0 ? 0 : end + n_rebased();
+  }
   const std::vector<int32_t>& tokens() const { return tokens_; }
   const kv::SequenceCache& cache() const { return cache_; }
   int64_t n_compactions() const { return cache_.n_compactions(); }
@@ -101,6 +109,9 @@ class Conversation {
   void recount();
   /// The one place behind every compaction, in the foreground or adopted: rows are new, positions are old.
   void settle_after_compaction();
+  /// Squeezes the positions of compacted rows when they near the end of the trained range, if the engine's options
+  /// want that.
+  void give_positions_anew();
 
   Engine& engine_;
   kv::SequenceCache cache_;

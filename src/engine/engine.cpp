@@ -15,6 +15,9 @@ namespace sh::engine {
 
 namespace {
 
+/// Tokens that a conversation may have when positions are given anew: as many as can be counted with care.
+constexpr int64_t kEndlessContext = int64_t{1} << 30;
+
 /// Share of the KV capacity on top of it that only compaction may use: the conversations of a self-study append to forks of the cache
 /// that is full. A sixteenth, and at least what 64 study conversations of 128 tokens need.
 int64_t study_headroom_tokens(int64_t n_ctx) { return std::max<int64_t>(n_ctx / 16, 64 * 128); }
@@ -75,7 +78,12 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
   e.n_ctx_slot_ = options.is_kv_unified ? e.n_ctx_ : e.n_ctx_ / options.n_parallel;
   if (e.n_ctx_slot_ < 1)
     return Error{ErrorKind::invalid_argument, fmt::format("-c {} leaves no room for {} conversations", e.n_ctx_, options.n_parallel)};
-  e.n_ctx_logical_ = options.compact_threshold > 0 ? std::max<int64_t>(e.n_ctx_slot_, info.n_ctx_train) : e.n_ctx_slot_;
+  if (options.compact_rebase && !options.compact_pinned.empty())
+    return Error{ErrorKind::invalid_argument,
+                 "--compact-pin names positions and --compact-rebase gives them anew; use one of them"};
+  e.n_ctx_logical_ = e.n_ctx_slot_;
+  if (options.compact_threshold > 0)
+    e.n_ctx_logical_ = options.compact_rebase ? kEndlessContext : std::max<int64_t>(e.n_ctx_slot_, info.n_ctx_train);
   const kv::KvLayout layout{.layers = e.model_->kv_layers(), .key_type = options.type_k, .value_type = options.type_v};
   SH_RETURN_IF_ERROR(layout.validate());
   const int64_t budget_tokens = e.n_ctx_ + options.n_parallel * kv::kBlockRows + study_headroom_tokens(e.n_ctx_);

@@ -35,15 +35,18 @@ class Gatherer {
       const Pos begin = std::max(compacted, Pos(std::max<int64_t>(0, end.value - request_.n_recent_queries)));
       // Right after a compaction nothing is live that could be read again.
       if (begin == end) repeats = true;
-      if (begin < end) SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, begin, end, 1.0, context_, &out_.study)));
-      if (begin < end) used = used | QuerySource::recent;
+      if (begin < end) {
+        SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, live_ids(), begin, end, 1.0, context_, &out_.study)));
+        used = used | QuerySource::recent;
+      }
     }
     if (wants(QuerySource::prefill)) {
       if (has_captured) {
         sets_.push_back(captured->take());
         used = used | QuerySource::prefill;
       } else if (compacted == Pos(0)) {
-        SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, Pos(0), end, method_.reread_fraction, context_, &out_.study)));
+        SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, Pos(0), end, method_.reread_fraction, context_,
+                                      &out_.study)));
         used = used | QuerySource::prefill;
       } else {
         repeats = true;
@@ -56,7 +59,8 @@ class Gatherer {
     }
     if (wants(QuerySource::self_study)) {
       out_.replay = {};
-      SH_RETURN_IF_ERROR(add(self_study(executor_, sequence_, ids_, request_.self_study, context_, &out_.replay, &out_.study)));
+      SH_RETURN_IF_ERROR(add(
+          self_study(executor_, sequence_, ids_, request_.self_study, context_, &out_.replay, &out_.study)));
       used = used | QuerySource::self_study;
     }
     out_.sets = sets_.empty() ? QuerySets(executor_.engine().kv_layout().layers.size()) : merge(std::move(sets_));
@@ -67,6 +71,10 @@ class Gatherer {
   }
 
  private:
+  /// Tokens by position, true for live rows: the positions of compacted ones may have been given anew.
+  std::span<const int32_t> live_ids() const {
+    return ids_.subspan(ids_.size() - static_cast<size_t>(sequence_.next_pos().value));
+  }
   Result<void> add(Result<QuerySets> sets) {
     if (!sets.ok()) return sets.error();
     sets_.push_back(std::move(*sets));
@@ -89,7 +97,7 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
                                                   std::span<const int32_t> ids, const QueryCapture* captured,
                                                   const CompactionRequest& request, const std::atomic<bool>* cancel,
                                                   const CompactionProgress& on_progress) {
-  SH_CHECK(static_cast<int64_t>(ids.size()) == sequence.next_pos().value, "the token list must match the cache");
+  SH_CHECK(static_cast<int64_t>(ids.size()) >= sequence.next_pos().value, "the token list must match the cache");
   SH_ASSIGN(const CompactionMethod method, method_of(request));
   SH_ASSIGN(const Region region, plan_region(sequence, method, request));
   const std::vector<HeadPlan> plans = plan_heads(sequence, region, request.compacts_window_layers);

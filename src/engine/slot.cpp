@@ -56,7 +56,7 @@ int64_t Slot::usable_prefix(const std::vector<int32_t>& prompt) const {
   const int64_t n_common =
       std::mismatch(prompt.begin(), prompt.begin() + n, tokens.begin()).first - prompt.begin();
   const bool cuts_compacted_rows =
-      n_common < conversation.n_tokens() && kv::Pos(n_common) < conversation.cache().compacted_end();
+      n_common < conversation.n_tokens() && n_common < conversation.n_compacted_tokens();
   return cuts_compacted_rows ? 0 : n_common;
 }
 

@@ -46,7 +46,7 @@ Result<void> SlotCompactions::prepare(Slot& slot, CompactionJob& job) {
   }
   SH_ASSIGN(const compaction::CompactionMethod method, method_of(job.request));
   SH_ASSIGN(const Region region, plan_region(conversation.cache(), method, job.request));
-  job.boundary = conversation.n_tokens();
+  job.boundary = conversation.cache().next_pos().value;
   job.region_end = std::max(region.end, conversation.cache().compacted_end()).value;
   job.snapshot.emplace(conversation.snapshot(job.request));
   job.begin_progress();
@@ -124,7 +124,7 @@ void SlotCompactions::check(Slot& slot) {
     return;
   }
   if (&job != running_.get()) return;  // it waits: its snapshot will be of what is there then
-  job.boundary = std::min(job.boundary, slot.conversation.n_tokens());
+  job.boundary = std::min<int64_t>(job.boundary, slot.conversation.cache().next_pos().value);
   if (job.boundary < job.region_end) drop(slot, "the conversation was cut back to before what it compacts");
 }
 

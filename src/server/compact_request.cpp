@@ -109,7 +109,9 @@ Result<ParsedCompaction> parse_compaction(const Json& body, int32_t n_slots) {
   fields.read("target_tokens", request.target_rows, -1, kMaxTokens);
   read_target(fields, request.target);
   fields.read("max_kl", request.max_kl, 0, 1e9);
-  fields.read("validate", request.validates);
+  bool validates = false;
+  fields.read("validate", validates);
+  if (fields.find("validate") != nullptr) request.validates = validates;
   fields.read("live_suffix_tokens", request.n_live_suffix, 0, kMaxTokens);
   fields.read("p0", request.n_protected_prefix, 0, kMaxTokens);
   read_pinned(fields, request.pinned);
