@@ -38,7 +38,7 @@ struct EngineOptions {
   // Automatic compaction of a conversation that fills its share (0: off, as llama.cpp).
   double compact_threshold = 0.0;      // fraction of the share at which it starts
   double compact_ratio = 4.0;
-  std::string compact_method = "solver";
+  std::string compact_method = "self_study";
   int64_t compact_keep = 0;            // tokens at the start that stay as they are; -1: a conversation's first prompt
   std::vector<Span> compact_pinned;    // positions that stay as they are
   double compact_max_kl = 0;           // > 0: a compaction with a larger mean KL in its replay is refused

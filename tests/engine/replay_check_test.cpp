@@ -123,11 +123,11 @@ TEST_F(ReplayCheckTest, WorseCachesLookWorse) {
   };
   double last = 0;
   for (const double ratio : {2.0, 4.0, 16.0}) {
-    const double kl = kl_of(compacted("select", ratio));
+    const double kl = kl_of(compacted("kvzip", ratio));
     EXPECT_GT(kl, last);
     last = kl;
   }
-  EXPECT_GT(kl_of(compacted("truncate", 2)), 2 * kl_of(compacted("select", 2)));
+  EXPECT_GT(kl_of(compacted("truncate", 2)), 2 * kl_of(compacted("kvzip", 2)));
 }
 
 TEST_F(ReplayCheckTest, FiguresThatAreNotFiniteAreNotHidden) {

@@ -548,7 +548,7 @@ TEST(Scheduler, AConversationOutgrowsItsContext) {
   EXPECT_GE(compactions.size(), 1u);
   for (const CompactionEvent& event : compactions) {
     EXPECT_TRUE(event.is_automatic);
-    EXPECT_EQ(event.report.method, "solver");
+    EXPECT_EQ(event.report.method, "self_study");
     EXPECT_LT(event.report.rows_after, event.report.rows_before);
   }
   EXPECT_EQ(last_answer, bench.document.questions[0].answer);

@@ -37,7 +37,10 @@ class Compact : public testing::Test {
   static Json compaction_state() { return server().get("/slots").json()[0]["compaction"]; }
   /// A self-study far longer than any test.
   static Json slow_request() {
-    return Json{{"id_slot", 0}, {"method", "self_study"}, {"ratio", 4}, {"options", {{"conversations", 20000}}}};
+    return Json{{"id_slot", 0},
+                {"method", "self_study"},
+                {"ratio", 4},
+                {"options", {{"conversations", 20000}, {"coverage", 0}}}};
   }
   static void wait_for_state(const std::string& state) {
     for (int i = 0; i < 50000 && compaction_state()["state"] != state; ++i)
