@@ -181,7 +181,7 @@ inline CompactionRequest small_request(const std::string& method, double ratio =
 }
 /// Runs for seconds, until it is cancelled: far longer than a test needs to meet it.
 inline CompactionRequest slow_request() {
-  return {.method = "self_study", .ratio = 4, .self_study = {.n_conversations = 20000}};
+  return {.method = "self_study", .ratio = 4, .self_study = {.n_conversations = 20000, .coverage_tolerance = 0}};
 }
 
 }  // namespace sh::engine

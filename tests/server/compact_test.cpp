@@ -37,7 +37,10 @@ class Compact : public testing::Test {
   static Json compaction_state() { return server().get("/slots").json()[0]["compaction"]; }
   /// A self-study far longer than any test.
   static Json slow_request() {
-    return Json{{"id_slot", 0}, {"method", "self_study"}, {"ratio", 4}, {"options", {{"conversations", 20000}}}};
+    return Json{{"id_slot", 0},
+                {"method", "self_study"},
+                {"ratio", 4},
+                {"options", {{"conversations", 20000}, {"coverage", 0}}}};
   }
   static void wait_for_state(const std::string& state) {
     for (int i = 0; i < 50000 && compaction_state()["state"] != state; ++i)
@@ -281,7 +284,11 @@ TEST_F(Compact, AConversationGoesOnWithoutReadingItsPastAgain) {
     const RecallDocument document = recall_document("512.jsonl", number);
     Json messages = read_document(document);
     const Json report = server().ask(
-        "/compact", Json{{"id_slot", 0}, {"method", "solver"}, {"ratio", 2.0}, {"live_suffix_tokens", 32}});
+        "/compact", Json{{"id_slot", 0},
+                         {"method", "solver"},
+                         {"ratio", 2.0},
+                         {"live_suffix_tokens", 32},
+                         {"options", {{"reread", 1}}}});  // a sample of so short a text would miss facts
     EXPECT_GT(report["n_queries"].get<int64_t>(), 0);
     const int64_t n_logical = slot()["n_logical"].get<int64_t>();
     for (size_t q = 1; q < 4; ++q) {
