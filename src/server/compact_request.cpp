@@ -31,7 +31,8 @@ void read_target(FieldReader& fields, engine::QualityTarget& target) {
   if (value == nullptr) return;
   constexpr const char* kExpected = "{\"kl\": a number above 0} or {\"head_error\": a number above 0}";
   if (!value->is_object() || value->size() != 1) return fields.fail("target", kExpected, *value);
-  const auto& [name, number] = *value->items().begin();
+  const std::string name = value->begin().key();
+  const Json& number = value->begin().value();
   const double amount = number.is_number() ? number.get<double>() : 0;
   if (!(amount > 0 && std::isfinite(amount))) return fields.fail("target", kExpected, *value);
   if (name == "kl")
