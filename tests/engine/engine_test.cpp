@@ -105,7 +105,7 @@ TEST(Engine, SaysWhatItOpened) {
   EXPECT_TRUE(engine->compacts_automatically());
   std::string all;
   for (const std::string& line : engine->describe()) all += line + "\n";
-  for (const char* what : {"scribe", "llama", "threads", "300 tokens", "3 conversations", "solver"})
+  for (const char* what : {"scribe", "llama", "threads", "300 tokens", "3 conversations", "self_study"})
     EXPECT_NE(all.find(what), std::string::npos) << what << "\n" << all;
 }
 

@@ -514,7 +514,7 @@ TEST(Scheduler, APoolThatIsTooSmallFailsTheRequestAndNothingElse) {
 // ---- automatic compaction ----
 
 EngineOptions automatic_options() {
-  return {.n_ctx = 512, .compact_threshold = 0.8, .compact_ratio = 3, .compact_method = "solver"};
+  return {.n_ctx = 512, .compact_threshold = 0.8, .compact_ratio = 3, .compact_method = "self_study"};
 }
 
 TEST(Scheduler, AConversationOutgrowsItsContext) {

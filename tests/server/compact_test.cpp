@@ -439,7 +439,7 @@ TEST(AutomaticCompaction, AConversationOutgrowsItsCacheAndSaysSo) {
     p.engine.n_parallel = 1;
     p.engine.compact_threshold = 0.8;
     p.engine.compact_ratio = 4;
-    p.engine.compact_method = "solver";
+    p.engine.compact_method = "self_study";
     p.server.has_compact = false;  // the endpoint's switch and the automatic one are apart
   });
   server.load();
@@ -450,7 +450,7 @@ TEST(AutomaticCompaction, AConversationOutgrowsItsCacheAndSaysSo) {
            {"max_tokens", 24}});
   ASSERT_TRUE(answer.contains("compaction")) << dump_json(answer);
   const Json& compaction = answer["compaction"];
-  EXPECT_EQ(compaction["method"], "solver");
+  EXPECT_EQ(compaction["method"], "self_study");
   EXPECT_EQ(compaction["is_automatic"], true);
   EXPECT_TRUE(compaction["verdict"].is_string());
   EXPECT_TRUE(compaction["check"].contains("kl_mean"));

@@ -106,7 +106,7 @@ TEST(Chat, AConversationOutlivesItsCache) {
   const std::vector<std::string> command = {"chat", "-m", kScribe, "--temp", "0", "-sysf", system, "-c", "512"};
 
   std::vector<std::string> compacting = command;
-  for (const char* part : {"--compact-threshold", "0.95", "--compact-ratio", "3", "--compact-method", "solver"})
+  for (const char* part : {"--compact-threshold", "0.95", "--compact-ratio", "3", "--compact-method", "self_study"})
     compacting.push_back(part);
   const Outcome outcome = run_program(compacting, input);
   EXPECT_EQ(outcome.status, 0) << outcome.err;
