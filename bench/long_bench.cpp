@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // One long conversation in a small cache: a text of many times the cache's rows is read with automatic compaction,
 // and questions about its first part are asked again and again, next to a cache that holds everything.
-//   long_bench MODEL.gguf RECALL.jsonl METHOD[,METHOD...] N_ROWS N_LOGICAL [RATIO=2] [THRESHOLD=0.9] [REBASE=0]
-// The text is the contexts of the file's documents, one after the other, and again from the front when they end; the
-// questions are those of the first document. Prints one JSON object a checkpoint and method, METHOD "full" included
+//   long_bench MODEL.gguf RECALL.jsonl TEXT.txt METHOD[,METHOD...] N_ROWS N_LOGICAL [RATIO=2] [THRESHOLD=0.9] [REBASE=0]
+// What is read is the first document of RECALL.jsonl and then TEXT.txt, from its front again when it ends; the
+// questions are those of the document. Prints one JSON object a checkpoint and method, METHOD "full" included
 // unless N_LOGICAL is above 32768; KL is of the full cache's own answers, teacher-forced.
 #include <fmt/format.h>
 
@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/machine.h"
+#include "base/mapped_file.h"
 #include "engine/conversation.h"
 #include "engine/engine.h"
 #include "engine/logit_compare.h"
@@ -81,35 +82,32 @@ std::pair<std::string, std::string> around_system(const Engine& engine) {
   return {text.substr(0, at), text.substr(at + marker.size())};
 }
 
-Material read_material(const Engine& engine, const std::string& path, int64_t n_logical) {
+Material read_material(const Engine& engine, const std::string& path, const std::string& text_path,
+                       int64_t n_logical) {
   const auto [before, after] = around_system(engine);
   const engine::TurnTokens turn = need(engine::turn_tokens(engine));
   Material material;
   material.ids = engine::encode_text(engine, before);
   std::ifstream file(path);
   if (!file) fail(fmt::format("'{}' cannot be read", path));
-  std::vector<std::vector<int32_t>> documents;
-  for (std::string line; std::getline(file, line);) {
-    const Json document = Json::parse(line);
-    documents.push_back(plain(engine, document.at("context").get<std::string>() + "\n\n"));
-    if (documents.size() > 1) continue;
-    for (const Json& q : document.at("questions")) {
-      Question question{.prompt = engine::encode_text(engine, after), .answer = q.at("answer").get<std::string>()};
-      question.prompt.insert(question.prompt.end(), turn.user_open.begin(), turn.user_open.end());
-      const std::vector<int32_t> words = plain(engine, q.at("q").get<std::string>());
-      question.prompt.insert(question.prompt.end(), words.begin(), words.end());
-      question.prompt.insert(question.prompt.end(), turn.user_close.begin(), turn.user_close.end());
-      material.questions.push_back(std::move(question));
-    }
+  std::string line;
+  std::getline(file, line);
+  const Json document = Json::parse(line);
+  const std::vector<int32_t> first = plain(engine, document.at("context").get<std::string>() + "\n\n");
+  material.ids.insert(material.ids.end(), first.begin(), first.end());
+  material.n_first = static_cast<int64_t>(material.ids.size());
+  for (const Json& q : document.at("questions")) {
+    Question question{.prompt = engine::encode_text(engine, after), .answer = q.at("answer").get<std::string>()};
+    question.prompt.insert(question.prompt.end(), turn.user_open.begin(), turn.user_open.end());
+    const std::vector<int32_t> words = plain(engine, q.at("q").get<std::string>());
+    question.prompt.insert(question.prompt.end(), words.begin(), words.end());
+    question.prompt.insert(question.prompt.end(), turn.user_close.begin(), turn.user_close.end());
+    material.questions.push_back(std::move(question));
   }
-  if (documents.empty()) fail(fmt::format("'{}' has no documents", path));
-  for (size_t i = 0; static_cast<int64_t>(material.ids.size()) < n_logical; ++i) {
-    // The first document is read once only: what is asked must come from its first reading.
-    const size_t n_others = std::max<size_t>(1, documents.size() - 1);
-    const auto& text = documents[i == 0 || documents.size() == 1 ? 0 : 1 + (i - 1) % n_others];
+  const std::vector<int32_t> text = plain(engine, need(read_file(text_path)));
+  if (text.empty()) fail(fmt::format("'{}' is empty", text_path));
+  while (static_cast<int64_t>(material.ids.size()) < n_logical)
     material.ids.insert(material.ids.end(), text.begin(), text.end());
-    if (i == 0) material.n_first = static_cast<int64_t>(material.ids.size());
-  }
   material.ids.resize(static_cast<size_t>(n_logical));
   return material;
 }
@@ -189,20 +187,20 @@ Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nul
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 6) {
-    fmt::print(stderr, "usage: long_bench MODEL.gguf RECALL.jsonl METHOD[,METHOD...] N_ROWS N_LOGICAL [RATIO] "
+  if (argc < 7) {
+    fmt::print(stderr, "usage: long_bench MODEL.gguf RECALL.jsonl TEXT.txt METHOD[,METHOD...] N_ROWS N_LOGICAL [RATIO] "
                        "[THRESHOLD] [REBASE]\n");
     return 1;
   }
-  const int64_t n_rows = std::atoll(argv[4]), n_logical = std::atoll(argv[5]);
-  const double ratio = argc > 6 ? std::atof(argv[6]) : 2, threshold = argc > 7 ? std::atof(argv[7]) : 0.9;
-  const bool rebases = argc > 8 && std::atoi(argv[8]) != 0;
+  const int64_t n_rows = std::atoll(argv[5]), n_logical = std::atoll(argv[6]);
+  const double ratio = argc > 7 ? std::atof(argv[7]) : 2, threshold = argc > 8 ? std::atof(argv[8]) : 0.9;
+  const bool rebases = argc > 9 && std::atoi(argv[9]) != 0;
   const int64_t n_between = std::max<int64_t>(kPiece, n_rows / 2 / kPiece * kPiece);
 
   std::vector<std::vector<Reference>> references;  // a checkpoint
   const auto run = [&](const std::string& label, engine::EngineOptions options) {
     const auto engine = need(Engine::open(options));
-    const Material material = read_material(*engine, argv[2], n_logical);
+    const Material material = read_material(*engine, argv[2], argv[3], n_logical);
     Conversation conversation(*engine, false);
     const Stopwatch watch;
     double compaction_seconds = 0;
@@ -247,7 +245,7 @@ int main(int argc, char** argv) {
     }
   };
   if (n_logical <= kLongestFull) run("full", {.model_path = argv[1], .n_ctx = n_logical + 256});
-  for (const std::string& method : split(argv[3], ',')) {
+  for (const std::string& method : split(argv[4], ',')) {
     engine::EngineOptions options{.model_path = argv[1], .n_ctx = n_rows};
     options.compact_threshold = threshold;
     options.compact_ratio = ratio;
