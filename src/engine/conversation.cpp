@@ -140,8 +140,9 @@ Conversation::Snapshot Conversation::snapshot(const CompactionRequest& request) 
   return copy;
 }
 
-Result<void> Conversation::adopt(const kv::SequenceCache& compacted, int64_t boundary) {
+Result<void> Conversation::adopt(kv::SequenceCache& compacted, int64_t boundary) {
   SH_RETURN_IF_ERROR(cache_.splice(compacted, Pos(boundary)));
+  compacted.clear();  // rows that nobody shares can be changed where they are
   settle_after_compaction();
   return {};
 }

@@ -86,10 +86,11 @@ class Conversation {
     std::unique_ptr<QueryCapture> captured;  // null when `request` does not ask for such queries, or none are
   };
   Snapshot snapshot(const CompactionRequest& request);
-  /// Takes over the compacted rows of a snapshot; rows from position `boundary` on stay as they are.
+  /// Takes over the compacted rows of a snapshot, which is empty then; rows from position `boundary` on stay as they
+  /// are.
   /// Needs: no row before `boundary` has changed since the snapshot.
   /// Errors: those of kv::SequenceCache::splice(); nothing has changed then.
-  Result<void> adopt(const kv::SequenceCache& compacted, int64_t boundary);
+  Result<void> adopt(kv::SequenceCache& compacted, int64_t boundary);
 
   int64_t n_tokens() const { return static_cast<int64_t>(tokens_.size()); }
   /// By how much positions are less than the count of tokens before them, behind compacted rows: 0 until positions

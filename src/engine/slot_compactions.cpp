@@ -90,7 +90,7 @@ void SlotCompactions::settle(std::shared_ptr<CompactionJob> job) {
 }
 
 Result<CompactionReport> SlotCompactions::swap_in(Slot& slot, CompactionJob& job, CompactionReport report) {
-  const kv::SequenceCache& compacted = job.snapshot->cache;
+  kv::SequenceCache& compacted = job.snapshot->cache;
   Result<void> adopted = slot.conversation.adopt(compacted, job.boundary);
   while (!adopted.ok() && adopted.error().kind == ErrorKind::out_of_memory && hooks_.make_room())
     adopted = slot.conversation.adopt(compacted, job.boundary);
