@@ -91,8 +91,8 @@ class Compaction {
     if (method_.budget == BudgetPolicy::profile) {
       if (!request_.profile)
         return Error{ErrorKind::invalid_argument,
-                     "budget=profile needs a head profile of this model: --compact-profile FILE, written by "
-                     "shorthand profile"};
+                     "budget=profile needs a head profile of this model in the request, and there is none; use "
+                     "another budget"};
       std::vector<compaction::HeadId> heads;
       for (const HeadPlan& plan : plans_) heads.push_back({plan.layer, plan.head});
       SH_ASSIGN(shares_, compaction::shares_for(*request_.profile, profile_key(engine_), heads));
