@@ -11,15 +11,12 @@
 #include "base/rng.h"
 #include "engine/engine.h"
 #include "engine/reference_queries.h"
+#include "program.h"
 
 namespace {
 
 using namespace sh;
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
+using sh::bench::median;
 
 /// Seconds of one prefill from an empty cache.
 double prefill_seconds(engine::Engine& engine, std::span<const int32_t> ids, engine::QueryCapture* capture) {

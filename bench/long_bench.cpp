@@ -23,35 +23,18 @@
 #include "engine/engine.h"
 #include "engine/logit_compare.h"
 #include "engine/reference_steps.h"
+#include "program.h"
 
 namespace {
 
 using namespace sh;
+using namespace sh::bench;
 using engine::Conversation;
 using engine::Engine;
 
 constexpr int64_t kLongestFull = 32768;
 constexpr int64_t kPiece = 64;           // tokens read between two looks at the cache
 constexpr int64_t kMaxAnswerTokens = 16;
-
-[[noreturn]] void fail(const std::string& message) {
-  fmt::print(stderr, "error: {}\n", message);
-  std::exit(1);
-}
-template <typename T>
-T need(Result<T> result) {
-  if (!result.ok()) fail(result.error().message);
-  return std::move(*result);
-}
-
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts;
-  size_t at = 0;
-  for (size_t end; (end = text.find(separator, at)) != std::string::npos; at = end + 1)
-    parts.push_back(text.substr(at, end - at));
-  parts.push_back(text.substr(at));
-  return parts;
-}
 
 struct Question {
   std::vector<int32_t> prompt;
@@ -70,13 +53,8 @@ std::vector<int32_t> plain(const Engine& engine, const std::string& text) {
 /// What stands before and after the content of a system message.
 std::pair<std::string, std::string> around_system(const Engine& engine) {
   const std::string marker = "The content of the message.";
-  chat::PromptInput input;
-  input.messages = Json::array({{{"role", "system"}, {"content", marker}}});
-  input.add_generation_prompt = false;
-  const auto& tokenizer = engine.tokenizer();
-  if (tokenizer.data().bos != tokenizer::kNoToken) input.bos_token = tokenizer.piece(tokenizer.data().bos, true);
-  if (tokenizer.data().eos != tokenizer::kNoToken) input.eos_token = tokenizer.piece(tokenizer.data().eos, true);
-  const std::string text = need(engine.chat_template().apply(input));
+  const std::string text =
+      need(engine.render_messages(Json::array({{{"role", "system"}, {"content", marker}}}), false));
   const size_t at = text.find(marker);
   if (at == std::string::npos) fail("the chat template does not show the content of a system message");
   return {text.substr(0, at), text.substr(at + marker.size())};

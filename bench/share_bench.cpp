@@ -14,24 +14,12 @@
 #include "base/rng.h"
 #include "engine/compact_sequence.h"
 #include "engine/engine.h"
+#include "program.h"
 
 namespace {
 
 using namespace sh;
-
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts;
-  size_t at = 0;
-  for (size_t end; (end = text.find(separator, at)) != std::string::npos; at = end + 1)
-    parts.push_back(text.substr(at, end - at));
-  parts.push_back(text.substr(at));
-  return parts;
-}
-
-[[noreturn]] void fail(const Error& error) {
-  fmt::print(stderr, "error: {}\n", error.message);
-  std::exit(1);
-}
+using namespace sh::bench;
 
 engine::CompactionRequest request_of(const std::string& spec, double ratio) {
   const std::vector<std::string> parts = split(spec, ':');
@@ -41,14 +29,9 @@ engine::CompactionRequest request_of(const std::string& spec, double ratio) {
   for (size_t i = 1; i < parts.size(); ++i) {
     const size_t equals = parts[i].find('=');
     const auto set = engine::set_option(request, parts[i].substr(0, equals), parts[i].substr(equals + 1));
-    if (!set.ok()) fail(set.error());
+    if (!set.ok()) fail(set.error().message);
   }
   return request;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 }  // namespace
@@ -63,7 +46,7 @@ int main(int argc, char** argv) {
   int64_t n_longest = 0;
   for (const std::string& n : split(argv[3], ',')) n_longest = std::max<int64_t>(n_longest, std::atoll(n.c_str()));
   auto opened = engine::Engine::open({.model_path = argv[1], .n_ctx = 2 * n_longest});
-  if (!opened.ok()) fail(opened.error());
+  if (!opened.ok()) fail(opened.error().message);
   engine::Engine& engine = **opened;
   for (const std::string& n_text : split(argv[3], ',')) {
     const int64_t n_tokens = std::atoll(n_text.c_str());
@@ -73,7 +56,7 @@ int main(int argc, char** argv) {
       ids.push_back(static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(engine.model().info().n_vocab))));
     kv::SequenceCache sequence(engine.block_pool());
     const Stopwatch prefill_watch;
-    if (const auto read = engine.prefill(sequence, ids); !read.ok()) fail(read.error());
+    if (const auto read = engine.prefill(sequence, ids); !read.ok()) fail(read.error().message);
     const double prefill_seconds = prefill_watch.seconds();
     for (const std::string& spec : split(argv[2], ',')) {
       const engine::CompactionRequest request = request_of(spec, ratio);
@@ -85,7 +68,7 @@ int main(int argc, char** argv) {
         reset_peak_resident_bytes();
         const Stopwatch watch;
         const auto report = engine::compact_sequence(engine.executor(), fork, ids, nullptr, request);
-        if (!report.ok()) fail(report.error());
+        if (!report.ok()) fail(report.error().message);
         seconds.push_back(watch.seconds());
         capture.push_back(report->capture_seconds);
         select.push_back(report->select_seconds);

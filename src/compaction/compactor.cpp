@@ -9,6 +9,7 @@
 #include <numeric>
 #include <optional>
 
+#include "base/cancel.h"
 #include "base/clock.h"
 #include "compaction/fit.h"
 #include "compaction/omp.h"
@@ -72,7 +73,7 @@ class Phase {
     std::vector<HeadStorage> storage(static_cast<size_t>(context_.pool->n_threads()));
     std::vector<std::optional<Error>> errors(n_heads);
     context_.pool->run(static_cast<int64_t>(n_heads), [&](int64_t task, int worker) {
-      if (is_cancelled()) return;
+      if (is_cancelled(context_.cancel)) return;
       const size_t head = order[static_cast<size_t>(task)];
       const HeadProblem problem =
           source_.load(static_cast<int64_t>(head), storage[static_cast<size_t>(worker)]);
@@ -82,16 +83,14 @@ class Phase {
         work(head, problem);
       report(n_heads);
     });
-    if (is_cancelled()) return Error{ErrorKind::cancelled, "compaction was cancelled; the cache is unchanged"};
+    if (is_cancelled(context_.cancel))
+      return Error{ErrorKind::cancelled, "compaction was cancelled; the cache is unchanged"};
     for (const std::optional<Error>& error : errors)
       if (error) return *error;
     return {};
   }
 
  private:
-  bool is_cancelled() const {
-    return context_.cancel != nullptr && context_.cancel->load(std::memory_order_relaxed);
-  }
   void report(size_t n_heads) {
     if (!context_.on_progress) return;
     const std::lock_guard lock(mutex_);  // one report at a time, never decreasing

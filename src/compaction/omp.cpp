@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "base/cancel.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "compaction/nnls.h"
@@ -44,7 +45,7 @@ class Stopper {
   Stopper(double deadline_seconds, const std::atomic<bool>* cancel)
       : deadline_seconds_(deadline_seconds), cancel_(cancel) {}
   bool should_stop() {
-    if (cancel_ != nullptr && cancel_->load(std::memory_order_relaxed)) is_stopped_ = true;
+    if (is_cancelled(cancel_)) is_stopped_ = true;
     if (!is_stopped_ && deadline_seconds_ > 0 && watch_.seconds() >= deadline_seconds_)
       is_stopped_ = hit_deadline_ = true;
     return is_stopped_;

@@ -235,20 +235,11 @@ Result<CompactionReport> Conversation::compact_automatically(const AutomaticLimi
   return report;
 }
 
-Result<std::string> TurnFormat::render(Json messages) const {
-  const tokenizer::Tokenizer& tokenizer = engine_.tokenizer();
-  chat::PromptInput input;
-  input.messages = std::move(messages);
-  if (tokenizer.data().bos != tokenizer::kNoToken) input.bos_token = tokenizer.piece(tokenizer.data().bos, true);
-  if (tokenizer.data().eos != tokenizer::kNoToken) input.eos_token = tokenizer.piece(tokenizer.data().eos, true);
-  return engine_.chat_template().apply(input);
-}
-
 Result<std::string> TurnFormat::first_turn(const std::string& system, const std::string& user) const {
   Json messages = Json::array();
   if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
   messages.push_back({{"role", "user"}, {"content", user}});
-  return render(std::move(messages));
+  return engine_.render_messages(std::move(messages), true);
 }
 
 Result<std::string> TurnFormat::next_turn(const std::string& user) const {
@@ -256,7 +247,7 @@ Result<std::string> TurnFormat::next_turn(const std::string& user) const {
   const Json messages = Json::array({{{"role", "user"}, {"content", "Question"}},
                                      {{"role", "assistant"}, {"content", kAnswer}},
                                      {{"role", "user"}, {"content", user}}});
-  SH_ASSIGN(const std::string text, render(messages));
+  SH_ASSIGN(const std::string text, engine_.render_messages(messages, true));
   const size_t at = text.find(kAnswer);
   if (at == std::string::npos)
     return Error{

@@ -139,7 +139,6 @@ class TurnFormat {
   Result<std::string> next_turn(const std::string& user) const;
 
  private:
-  Result<std::string> render(Json messages) const;
   const Engine& engine_;
 };
 

@@ -98,6 +98,16 @@ Engine::~Engine() = default;
 
 std::string Engine::kernel_choice() const { return kernels::describe_choice(*kernels_, options_.kernels); }
 
+Result<std::string> Engine::render_messages(Json messages, bool add_generation_prompt) const {
+  const tokenizer::VocabularyData& vocabulary = tokenizer_->data();
+  chat::PromptInput input;
+  input.messages = std::move(messages);
+  input.add_generation_prompt = add_generation_prompt;
+  if (vocabulary.bos != tokenizer::kNoToken) input.bos_token = tokenizer_->piece(vocabulary.bos, true);
+  if (vocabulary.eos != tokenizer::kNoToken) input.eos_token = tokenizer_->piece(vocabulary.eos, true);
+  return chat_template_->apply(input);
+}
+
 std::vector<std::string> Engine::describe() const {
   const models::ModelInfo& info = model_->info();
   const int64_t token_bytes = kv_layout().bytes_per_token();

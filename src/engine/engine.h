@@ -61,6 +61,9 @@ class Engine {
   const gguf::File& file() const { return file_; }
   const tokenizer::Tokenizer& tokenizer() const { return *tokenizer_; }
   const chat::ChatTemplate& chat_template() const { return *chat_template_; }
+  /// Messages as a prompt by the model's template, with the vocabulary's special tokens.
+  /// Errors: those of the template.
+  Result<std::string> render_messages(Json messages, bool add_generation_prompt) const;
   const kernels::KernelSet& kernels() const { return *kernels_; }
   std::string kernel_choice() const;   // one line: which set and why
   kv::BlockPool& block_pool() { return *block_pool_; }

@@ -100,9 +100,12 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
   SH_CHECK(static_cast<int64_t>(ids.size()) >= sequence.next_pos().value, "the token list must match the cache");
   SH_ASSIGN(const CompactionMethod method, method_of(request));
   SH_ASSIGN(const Region region, plan_region(sequence, method, request));
-  const std::vector<HeadPlan> plans = plan_heads(sequence, region, request.compacts_window_layers);
+  std::vector<HeadPlan> plans;
   std::optional<RowCoverage> coverage;  // decides when a study ends
-  if (method.queries.has(QuerySource::self_study)) coverage.emplace(executor, sequence, plans);
+  if (method.queries.has(QuerySource::self_study)) {
+    plans = plan_heads(sequence, region, request.compacts_window_layers);
+    coverage.emplace(executor, sequence, plans);
+  }
   const GatherContext context{.cancel = cancel,
                               .on_progress =
                                   [&](double fraction) {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "base/cancel.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "chat/stop_matcher.h"
@@ -30,10 +31,6 @@ struct Run {
   int64_t turn_begin = 0;           // tokens that the conversation had before the prompt
   bool has_compacted_turn = false;  // delayed mode: this turn's attempt was made
 };
-
-bool is_cancelled(const Run& run) {
-  return run.hooks.cancel != nullptr && run.hooks.cancel->load(std::memory_order_relaxed);
-}
 
 Result<Run> prepare(Engine& engine, Conversation& conversation, std::span<const int32_t> prompt,
                     const GenerateOptions& options, const GenerateHooks& hooks) {
@@ -89,7 +86,7 @@ Result<void> read_prompt(Run& run, std::span<const int32_t> prompt) {
   const auto n_prompt = static_cast<int64_t>(prompt.size());
   for (int64_t n_done = 0; n_done < n_prompt;) {
     SH_RETURN_IF_ERROR(compact_if_due(run, false));
-    if (is_cancelled(run)) {
+    if (is_cancelled(run.hooks.cancel)) {
       run.report.stop_reason = StopReason::cancelled;
       return {};
     }
@@ -143,7 +140,7 @@ Result<void> write_answer(Run& run) {
     run.report.answer_seconds += watch.seconds();
 
     SH_RETURN_IF_ERROR(compact_if_due(run, true));
-    if (is_cancelled(run)) run.report.stop_reason = StopReason::cancelled;
+    if (is_cancelled(run.hooks.cancel)) run.report.stop_reason = StopReason::cancelled;
     if (run.conversation.rows_left() == 0 || run.conversation.n_tokens() + 1 > run.engine.n_ctx_logical()) {
       run.report.stop_reason = StopReason::context_full;
       break;

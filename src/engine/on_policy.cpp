@@ -84,7 +84,12 @@ class LayerwiseTap final : public ops::AttentionTap {
     const auto end = std::find_if(begin, input_.plans.end(), [&](const HeadPlan& plan) { return plan.layer != layer; });
     const auto first = static_cast<size_t>(begin - input_.plans.begin()), n = static_cast<size_t>(end - begin);
     const std::span<const HeadPlan> plans = input_.plans.subspan(first, n);
-    sets_[static_cast<size_t>(layer)] = pool_queries(layer, queries, lse, out);
+    sets_[static_cast<size_t>(layer)] = pool_groups(
+        executor_.engine().kv_layout().layers[static_cast<size_t>(layer)],
+        executor_.engine().model().n_query_heads(layer), queries.rows, [&](int64_t token) {
+          return TokenQueries{queries.row(token), lse.row(token), out.row(token),
+                              pos_[static_cast<size_t>(token)].value};
+        });
     const CacheProblems problems(executor_.engine(), *input_.sequence, plans, sets_, false);
     std::vector<std::vector<int32_t>> rows;
     std::vector<std::vector<float>> scores(input_.scores.begin() + static_cast<std::ptrdiff_t>(first),
@@ -112,28 +117,6 @@ class LayerwiseTap final : public ops::AttentionTap {
       SH_RETURN_IF_ERROR(conversation.splice_layer(layer, compacted_, input_.sequence->next_pos()));
     sets_[static_cast<size_t>(layer)].clear();
     return {};
-  }
-
-  /// Query heads of a group belong to the KV head they share.
-  std::vector<QuerySet> pool_queries(int32_t layer, MatView<const float> queries, MatView<const float> lse,
-                                     MatView<const float> out) const {
-    const kv::LayerLayout& shape = executor_.engine().kv_layout().layers[static_cast<size_t>(layer)];
-    const int32_t group = executor_.engine().model().n_query_heads(layer) / shape.n_heads;
-    std::vector<QuerySet> sets(static_cast<size_t>(shape.n_heads));
-    for (int32_t kv_head = 0; kv_head < shape.n_heads; ++kv_head) {
-      QuerySet& set = sets[static_cast<size_t>(kv_head)];
-      set.queries = Mat<float>(queries.rows * group, shape.key_width);
-      set.out = Mat<float>(queries.rows * group, shape.value_width);
-      for (int64_t token = 0; token < queries.rows; ++token)
-        for (int32_t g = 0; g < group; ++g) {
-          const int64_t head = kv_head * group + g, to = token * group + g;
-          std::copy_n(queries.row(token) + head * shape.key_width, shape.key_width, set.queries.row(to));
-          std::copy_n(out.row(token) + head * shape.value_width, shape.value_width, set.out.row(to));
-          set.lse.push_back(lse(token, head));
-          set.pos.push_back(pos_[static_cast<size_t>(token)].value);
-        }
-    }
-    return sets;
   }
 
   Executor& executor_;

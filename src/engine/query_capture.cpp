@@ -176,26 +176,36 @@ QuerySets QueryCapture::take() const {
   QuerySets sets(s.layers.size());
   for (size_t l = 0; l < s.layers.size(); ++l) {
     const State::Layer& layer = s.layers[l];
-    sets[l].resize(static_cast<size_t>(layer.n_kv_heads));
-    if (layer.n_kv_heads == 0) continue;
-    const int32_t group = layer.n_heads / layer.n_kv_heads;
-    for (int32_t kv_head = 0; kv_head < layer.n_kv_heads; ++kv_head) {
-      QuerySet& set = sets[l][static_cast<size_t>(kv_head)];
-      set.queries = Mat<float>(n_rows * group, layer.key_width);
-      set.out = Mat<float>(n_rows * group, layer.value_width);
-      for (int64_t i = 0; i < n_rows; ++i)
-        for (int32_t g = 0; g < group; ++g) {
-          const int64_t row = order[static_cast<size_t>(i)];
-          const int32_t head = kv_head * group + g;
-          const float* base = &s.rows[static_cast<size_t>(row * s.row_floats + layer.offset)];
-          const float* lse = base + int64_t{layer.n_heads} * layer.key_width;
-          const float* out = lse + layer.n_heads;
-          const int64_t to = i * group + g;
-          std::copy_n(base + int64_t{head} * layer.key_width, layer.key_width, set.queries.row(to));
-          std::copy_n(out + int64_t{head} * layer.value_width, layer.value_width, set.out.row(to));
-          set.lse.push_back(lse[head]);
-          set.pos.push_back(s.row_pos[static_cast<size_t>(row)]);
-        }
+    sets[l] = pool_groups({.n_heads = layer.n_kv_heads, .key_width = layer.key_width, .value_width = layer.value_width},
+                          layer.n_heads, n_rows, [&](int64_t i) {
+                            const auto row = static_cast<size_t>(order[static_cast<size_t>(i)]);
+                            const float* base = &s.rows[row * static_cast<size_t>(s.row_floats) +
+                                                        static_cast<size_t>(layer.offset)];
+                            const float* lse = base + int64_t{layer.n_heads} * layer.key_width;
+                            return TokenQueries{base, lse, lse + layer.n_heads, s.row_pos[row]};
+                          });
+  }
+  return sets;
+}
+
+std::vector<QuerySet> pool_groups(const kv::LayerLayout& layer, int32_t n_query_heads, int64_t n_tokens,
+                                  const std::function<TokenQueries(int64_t token)>& queries_of) {
+  std::vector<QuerySet> sets(static_cast<size_t>(layer.n_heads));
+  if (layer.n_heads == 0) return sets;
+  const int32_t group = n_query_heads / layer.n_heads;
+  for (QuerySet& set : sets) {
+    set.queries = Mat<float>(n_tokens * group, layer.key_width);
+    set.out = Mat<float>(n_tokens * group, layer.value_width);
+  }
+  for (int64_t token = 0; token < n_tokens; ++token) {
+    const TokenQueries from = queries_of(token);
+    for (int64_t head = 0; head < n_query_heads; ++head) {
+      QuerySet& set = sets[static_cast<size_t>(head / group)];
+      const int64_t to = token * group + head % group;
+      std::copy_n(from.queries + head * layer.key_width, layer.key_width, set.queries.row(to));
+      std::copy_n(from.out + head * layer.value_width, layer.value_width, set.out.row(to));
+      set.lse.push_back(from.lse[head]);
+      set.pos.push_back(from.pos);
     }
   }
   return sets;

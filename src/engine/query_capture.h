@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -23,6 +24,18 @@ struct QuerySet {
   Mat<float> out;            // [n, value_width] attention output over all rows that it saw
 };
 using QuerySets = std::vector<std::vector<QuerySet>>;  // [layer][KV head]
+
+/// What one token saw in one layer, head after head.
+struct TokenQueries {
+  const float* queries;  // [n_heads * key_width]
+  const float* lse;      // [n_heads]
+  const float* out;      // [n_heads * value_width]
+  int32_t pos;
+};
+/// The queries of a layer by KV head; those of a token's heads in one group are neighbours.
+/// Shapes: result [KV heads], n_tokens * group queries each.
+std::vector<QuerySet> pool_groups(const kv::LayerLayout& layer, int32_t n_query_heads, int64_t n_tokens,
+                                  const std::function<TokenQueries(int64_t token)>& queries_of);
 
 /// One token of so many is captured while a conversation is read. Every token would cost a prefill 5 to 15 %
 /// (bench/capture_bench: the copies touch as much new memory as the cache itself); one of 8 stays below 3 %.

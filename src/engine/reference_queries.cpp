@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/cancel.h"
 #include "base/clock.h"
 #include "engine/reference_steps.h"
 
@@ -14,13 +15,8 @@ namespace {
 using kv::Pos;
 using kv::SequenceCache;
 
-// A piece of the repeated text is read from a fresh fork, so that its positions stay near the end of the context;
-// it starts a few tokens early, because the first tokens of a piece cannot know where in the text they are (as
-// KVzip does, arXiv 2505.23416).
+// A piece of the repeated text is read from a fresh fork, so that its positions stay near the end of the context.
 constexpr int64_t kRepeatPiece = 1024;
-constexpr int64_t kRepeatLeadIn = 8;
-// Where only a share of the text is read, it is read in pieces of this many tokens.
-constexpr int64_t kSamplePiece = 32;
 
 /// Pieces that hold a share of [begin, end), spread evenly.
 std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, double fraction) {
@@ -34,14 +30,7 @@ std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, d
   }
   const auto n_wanted = static_cast<int64_t>(std::ceil(static_cast<double>(n) * fraction));
   const int64_t n_pieces = std::max<int64_t>(1, (n_wanted + kSamplePiece - 1) / kSamplePiece);
-  for (int64_t i = 0; i < n_pieces; ++i) {
-    // In the middle of its stretch of the text.
-    const int64_t stretch_begin = begin + n * i / n_pieces, stretch_end = begin + n * (i + 1) / n_pieces;
-    const int64_t length = std::min(kSamplePiece, stretch_end - stretch_begin);
-    const int64_t at = stretch_begin + (stretch_end - stretch_begin - length) / 2;
-    pieces.emplace_back(at, at + length);
-  }
-  return pieces;
+  return spread_pieces(begin, end, n_pieces, kSamplePiece);
 }
 
 /// Feeds ids [begin, end) to the fork in steps of n_ubatch, captured.
@@ -49,7 +38,7 @@ Result<void> read_piece(Executor& executor, SequenceCache& fork, std::span<const
                         int64_t end, const GatherContext& context, QueryCapture& capture) {
   const int64_t n_ubatch = executor.engine().options().n_ubatch;
   for (int64_t at = begin; at < end; at += n_ubatch) {
-    if (is_cancelled(context)) return cancelled_error();
+    if (is_cancelled(context.cancel)) return cancelled_error();
     const auto n_step = static_cast<size_t>(std::min(n_ubatch, end - at));
     const StepItem item{&fork, ids.subspan(static_cast<size_t>(at), n_step)};
     SH_RETURN_IF_ERROR(run_step(executor, std::span(&item, 1), capture, context.coverage));
@@ -95,10 +84,10 @@ Result<QuerySets> repeat_prefill(Executor& executor, const SequenceCache& sequen
   if (replay != nullptr) replay->opening = opening;
   for (const auto& [from, to] : pieces_of(0, n, fraction)) {
     SequenceCache fork = base.fork();
-    const int64_t first = std::max<int64_t>(0, from - kRepeatLeadIn);
-    SH_RETURN_IF_ERROR(read_piece(executor, fork, ids, first, to, context, capture));
-    n_fed += to - first;
-    if (replay != nullptr) replay->parts.push_back({{ids.begin() + first, ids.begin() + to}, from - first});
+    Replay::Part part = repeat_part(ids, from, to);
+    SH_RETURN_IF_ERROR(read_piece(executor, fork, ids, from - part.n_prompt, to, context, capture));
+    n_fed += static_cast<int64_t>(part.ids.size());
+    if (replay != nullptr) replay->parts.push_back(std::move(part));
     if (context.on_progress) context.on_progress(static_cast<double>(to) / static_cast<double>(n));
   }
   if (stats != nullptr) {

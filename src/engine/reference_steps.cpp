@@ -11,16 +11,6 @@ namespace {
 
 constexpr const char* kRepeatInstruction = "Repeat the text above.";
 
-Result<std::string> render(const Engine& engine, Json messages, bool add_generation_prompt) {
-  const tokenizer::Tokenizer& tokenizer = engine.tokenizer();
-  chat::PromptInput input;
-  input.messages = std::move(messages);
-  input.add_generation_prompt = add_generation_prompt;
-  if (tokenizer.data().bos != tokenizer::kNoToken) input.bos_token = tokenizer.piece(tokenizer.data().bos, true);
-  if (tokenizer.data().eos != tokenizer::kNoToken) input.eos_token = tokenizer.piece(tokenizer.data().eos, true);
-  return engine.chat_template().apply(input);
-}
-
 bool ends_turn(const Engine& engine, std::span<const int32_t> ids) {
   return !ids.empty() &&
          (engine.tokenizer().is_end_of_generation(ids.back()) || engine.tokenizer().is_control(ids.back()));
@@ -69,9 +59,22 @@ Result<std::vector<int32_t>> repeat_opening(const Engine& engine, std::span<cons
   return opening;
 }
 
-bool is_cancelled(const GatherContext& context) {
-  return context.cancel != nullptr && context.cancel->load(std::memory_order_relaxed);
+Replay::Part repeat_part(std::span<const int32_t> ids, int64_t begin, int64_t end) {
+  const int64_t first = std::max<int64_t>(0, begin - kRepeatLeadIn);
+  return {{ids.begin() + first, ids.begin() + end}, begin - first};
 }
+
+std::vector<std::pair<int64_t, int64_t>> spread_pieces(int64_t begin, int64_t end, int64_t n_pieces,
+                                                       int64_t length) {
+  std::vector<std::pair<int64_t, int64_t>> pieces;
+  for (int64_t i = 0; i < n_pieces; ++i) {
+    const int64_t from = begin + (end - begin) * i / n_pieces, to = begin + (end - begin) * (i + 1) / n_pieces;
+    const int64_t n = std::min(length, to - from), at = from + (to - from - n) / 2;
+    pieces.emplace_back(at, at + n);
+  }
+  return pieces;
+}
+
 Error cancelled_error() {
   return {ErrorKind::cancelled,
           "the compaction was cancelled while it gathered reference queries; nothing has changed"};
@@ -97,8 +100,8 @@ Result<TurnTokens> turn_tokens(const Engine& engine) {
   const std::string a = "First question?", b = "First answer.", c = "Second question?";
   const Json user_a = {{"role", "user"}, {"content", a}}, assistant_b = {{"role", "assistant"}, {"content", b}},
              user_c = {{"role", "user"}, {"content", c}};
-  SH_ASSIGN(const std::string two, render(engine, Json::array({user_a, assistant_b}), false));
-  SH_ASSIGN(const std::string three, render(engine, Json::array({user_a, assistant_b, user_c}), true));
+  SH_ASSIGN(const std::string two, engine.render_messages(Json::array({user_a, assistant_b}), false));
+  SH_ASSIGN(const std::string three, engine.render_messages(Json::array({user_a, assistant_b, user_c}), true));
   const size_t b_in_two = two.rfind(b), b_in_three = three.rfind(b), c_in_three = three.rfind(c);
   if (b_in_two == std::string::npos || b_in_three == std::string::npos || c_in_three == std::string::npos ||
       c_in_three < b_in_three)

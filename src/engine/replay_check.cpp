@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/cancel.h"
 #include "base/clock.h"
 #include "engine/logit_compare.h"
 #include "engine/reference_steps.h"
@@ -22,13 +23,7 @@ using kv::SequenceCache;
 // Of a long part only the beginning is compared while others can still be taken: many parts say more than many
 // tokens of one.
 constexpr int64_t kTokensPerPart = 32;
-// A piece of text that is repeated, and the tokens before it that say where in the text it is.
-constexpr int64_t kTextPiece = 32;
-constexpr int64_t kTextLeadIn = 8;
 
-bool is_cancelled(const std::atomic<bool>* cancel) {
-  return cancel != nullptr && cancel->load(std::memory_order_relaxed);
-}
 Error check_cancelled() {
   return {ErrorKind::cancelled, "the replay that compares a compacted cache was cancelled; nothing has changed"};
 }
@@ -196,15 +191,10 @@ Result<Replay> text_replay(const Engine& engine, std::span<const int32_t> ids, S
   SH_ASSIGN(replay.opening, repeat_opening(engine, ids));
   const int64_t length = text.end - text.begin;
   const int64_t n_pieces =
-      std::clamp<int64_t>((n_tokens + kTextPiece - 1) / kTextPiece, 1, (length + kTextPiece - 1) / kTextPiece);
-  const int64_t n_piece = std::min({kTextPiece, n_tokens, length});
-  for (int64_t i = 0; i < n_pieces; ++i) {
-    // In the middle of its stretch of the text.
-    const int64_t from = text.begin + length * i / n_pieces, to = text.begin + length * (i + 1) / n_pieces;
-    const int64_t n_here = std::min(n_piece, to - from);
-    const int64_t begin = from + (to - from - n_here) / 2, first = std::max<int64_t>(0, begin - kTextLeadIn);
-    replay.parts.push_back({{ids.begin() + first, ids.begin() + begin + n_here}, begin - first});
-  }
+      std::clamp<int64_t>((n_tokens + kSamplePiece - 1) / kSamplePiece, 1, (length + kSamplePiece - 1) / kSamplePiece);
+  const int64_t n_piece = std::min({kSamplePiece, n_tokens, length});
+  for (const auto& [from, to] : spread_pieces(text.begin, text.end, n_pieces, n_piece))
+    replay.parts.push_back(repeat_part(ids, from, to));
   return replay;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/cancel.h"
 #include "base/clock.h"
 #include "engine/reference_steps.h"
 #include "engine/row_coverage.h"
@@ -29,20 +30,6 @@ constexpr const char* kStudyPrompts[] = {
 // different part, and more than a conversation has tokens.
 constexpr int64_t kLabelsEach = 16411;
 constexpr int32_t kMaxTurnTokens = 4096;
-
-/// How many study conversations may run side by side: each needs in every head a copy of the tail block and blocks
-/// for its own tokens.
-int64_t conversations_that_fit(const Engine& engine, const kv::BlockPool& pool, int64_t tokens_each) {
-  int64_t bytes_each = 0;
-  for (size_t l = 0; l < engine.kv_layout().layers.size(); ++l) {
-    const int32_t arena = pool.arena_of_layer(static_cast<int32_t>(l));
-    if (arena < 0) continue;
-    const int64_t head_bytes =
-        (2 + tokens_each / kv::kBlockRows) * pool.block_bytes(arena) + kv::BlockPool::kAnnotationBytes;
-    bytes_each += engine.kv_layout().layers[l].n_heads * head_bytes;
-  }
-  return pool.bytes_available() / std::max<int64_t>(1, bytes_each);
-}
 
 Result<void> check_study(const SelfStudyOptions& options) {
   const auto check = [](const char* name, int64_t value, int64_t lowest, int64_t highest) -> Result<void> {
@@ -142,7 +129,7 @@ class Study {
       tokens_each = std::max(tokens_each, static_cast<int64_t>(prompt.size()) + options_.max_prompt_answer_tokens);
     tokens_each += static_cast<int64_t>(turn_.user_close.size());
     const int64_t width = std::min<int64_t>({n_wanted, engine_.options().n_ubatch,
-                                             conversations_that_fit(engine_, engine_.block_pool(), tokens_each)});
+                                             kv::forks_that_fit(engine_.block_pool(), tokens_each)});
     if (width < 1)
       return Error{
           ErrorKind::out_of_memory,
@@ -159,7 +146,7 @@ class Study {
     }
     decide(deciding, logits.view());
     for (;;) {
-      if (is_cancelled(context_)) return cancelled_error();
+      if (is_cancelled(context_.cancel)) return cancelled_error();
       SH_ASSIGN(const bool has_stepped, step(wave));
       if (!has_stepped) break;
     }

@@ -444,4 +444,16 @@ HeadRows SequenceCache::copy_head(int32_t layer, int32_t head_index) const {
   return rows;
 }
 
+int64_t forks_that_fit(const BlockPool& pool, int64_t tokens_each) {
+  int64_t bytes_each = 0;
+  const auto& layers = pool.layout().layers;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    const int32_t arena = pool.arena_of_layer(static_cast<int32_t>(l));
+    if (arena < 0) continue;
+    const int64_t n_blocks = 2 + tokens_each / kBlockRows;
+    bytes_each += layers[l].n_heads * (n_blocks * pool.block_bytes(arena) + BlockPool::kAnnotationBytes);
+  }
+  return pool.bytes_available() / std::max<int64_t>(1, bytes_each);
+}
+
 }  // namespace sh::kv

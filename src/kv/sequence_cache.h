@@ -49,6 +49,10 @@ struct CacheUsage {
   int64_t n_compactions = 0;
 };
 
+/// How many forks of a cache the pool has room for when each appends so many tokens: every head needs a copy of the
+/// shared tail block, and blocks for the tokens.
+int64_t forks_that_fit(const BlockPool& pool, int64_t tokens_each);
+
 /// All HeadCaches of one conversation and its logical length. Move-only; the pool must outlive it.
 /// A step is: reserve(n) → append() for every layer → commit(n); rollback() instead of commit() leaves the rows
 /// as before reserve().

@@ -118,17 +118,4 @@ Result<std::vector<Answer>> answer_greedily(engine::Executor& executor, Prompted
   return answers;
 }
 
-int64_t forks_that_fit(const engine::Engine& engine, const kv::BlockPool& pool, int64_t tokens_each) {
-  int64_t bytes_each = 0;
-  const auto& layers = engine.kv_layout().layers;
-  for (size_t l = 0; l < layers.size(); ++l) {
-    const int32_t arena = pool.arena_of_layer(static_cast<int32_t>(l));
-    if (arena < 0) continue;
-    // A copy of the shared tail block, and blocks of its own.
-    const int64_t n_blocks = 2 + tokens_each / kv::kBlockRows;
-    bytes_each += layers[l].n_heads * (n_blocks * pool.block_bytes(arena) + kv::BlockPool::kAnnotationBytes);
-  }
-  return std::max<int64_t>(1, pool.bytes_available() / std::max<int64_t>(1, bytes_each));
-}
-
 }  // namespace sh::tools

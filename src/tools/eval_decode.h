@@ -60,9 +60,6 @@ struct AnswerLimits {
 Result<std::vector<Answer>> answer_greedily(engine::Executor& executor, Prompted& prompted,
                                             std::span<const size_t> which, std::span<const AnswerLimits> limits);
 
-/// How many forks of a cache with this many tokens each of their own the pool has room for, at least 1.
-int64_t forks_that_fit(const engine::Engine& engine, const kv::BlockPool& pool, int64_t tokens_each);
-
 int32_t argmax(std::span<const float> logits);
 
 }  // namespace sh::tools

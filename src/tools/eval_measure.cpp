@@ -137,7 +137,7 @@ Result<std::vector<EvalItem>> measure_items(const Probe& probe, Subject& subject
     std::move(some.begin(), some.end(), std::back_inserter(items));
     return {};
   };
-  SH_RETURN_IF_ERROR(in_waves(*probe.engine, probe.cache->pool(), subject.references, measure));
+  SH_RETURN_IF_ERROR(in_waves(probe.cache->pool(), subject.references, measure));
   for (size_t i = 0; i < items.size(); ++i) {
     const Reference& r = subject.references[i];
     EvalItem& item = items[i];

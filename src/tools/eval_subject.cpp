@@ -18,13 +18,7 @@ constexpr int64_t kMaxAnswerTokens = 32;
 constexpr int64_t kMaxComparedTokens = 32;
 
 Result<std::string> rendered(const Engine& engine, const char* role, const std::string& text) {
-  const tokenizer::Tokenizer& tokenizer = engine.tokenizer();
-  chat::PromptInput input;
-  input.messages = Json::array({{{"role", role}, {"content", text}}});
-  input.add_generation_prompt = false;
-  if (tokenizer.data().bos != tokenizer::kNoToken) input.bos_token = tokenizer.piece(tokenizer.data().bos, true);
-  if (tokenizer.data().eos != tokenizer::kNoToken) input.eos_token = tokenizer.piece(tokenizer.data().eos, true);
-  return engine.chat_template().apply(input);
+  return engine.render_messages(Json::array({{{"role", role}, {"content", text}}}), false);
 }
 
 std::vector<int32_t> joined(std::vector<int32_t> a, const std::vector<int32_t>& b) {
@@ -48,7 +42,7 @@ void add_letters(const Engine& engine, int n_options, Reference& r) {
 }
 
 Result<void> measure_without_context(Engine& engine, Subject& subject) {
-  return in_waves(engine, engine.block_pool(), subject.references,
+  return in_waves(engine.block_pool(), subject.references,
                   [&](std::span<Reference> references) -> Result<void> {
                     SH_ASSIGN(const Prompted prompted, prompted_with(engine.executor(), subject.none, references));
                     std::vector<Forced> forced;
@@ -129,7 +123,7 @@ Result<Prompted> prompted_with(engine::Executor& executor, const SequenceCache& 
   return read_prompts(executor, cache, prompts);
 }
 
-Result<void> in_waves(const Engine& engine, const kv::BlockPool& pool, std::span<Reference> references,
+Result<void> in_waves(const kv::BlockPool& pool, std::span<Reference> references,
                       const std::function<Result<void>(std::span<Reference>)>& ask) {
   if (references.empty()) return {};
   // Each has a fork for its prompt and answer, and up to three more that go on from the prompt.
@@ -138,7 +132,7 @@ Result<void> in_waves(const Engine& engine, const kv::BlockPool& pool, std::span
   for (const Reference& r : references)
     n_tokens = std::max(n_tokens, r.prompt.size() + r.forced.size() + static_cast<size_t>(r.max_answer_tokens));
   const auto width = static_cast<size_t>(
-      std::max<int64_t>(1, forks_that_fit(engine, pool, static_cast<int64_t>(n_tokens)) / kForksEach));
+      std::max<int64_t>(1, kv::forks_that_fit(pool, static_cast<int64_t>(n_tokens)) / kForksEach));
   for (size_t begin = 0; begin < references.size(); begin += width)
     SH_RETURN_IF_ERROR(ask(references.subspan(begin, std::min(width, references.size() - begin))));
   return {};
@@ -207,7 +201,7 @@ Result<Subject> SubjectReader::read(const std::string& context, const RecallDocu
   subject.prefill_seconds = watch.seconds();
   for (const RecallQuestion& question : document.questions)
     subject.references.push_back(question_reference(question, document.instruction_word));
-  SH_RETURN_IF_ERROR(in_waves(*engine_, engine_->block_pool(), subject.references,
+  SH_RETURN_IF_ERROR(in_waves(engine_->block_pool(), subject.references,
                               [&](std::span<Reference> references) { return ask_full(subject, references); }));
   SH_RETURN_IF_ERROR(measure_without_context(*engine_, subject));
   return subject;

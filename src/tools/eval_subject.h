@@ -76,7 +76,7 @@ Result<Subject> read_passage(engine::Engine& engine, const std::string& context,
                              std::vector<int32_t> ids, std::vector<int32_t> continuation);
 
 /// References in groups that the pool has room to ask at once; each goes to `ask`.
-Result<void> in_waves(const engine::Engine& engine, const kv::BlockPool& pool, std::span<Reference> references,
+Result<void> in_waves(const kv::BlockPool& pool, std::span<Reference> references,
                       const std::function<Result<void>(std::span<Reference>)>& ask);
 /// Their prompts, read by forks of a cache.
 Result<Prompted> prompted_with(engine::Executor& executor, const kv::SequenceCache& cache,
