@@ -10,11 +10,11 @@
 #include <optional>
 
 #include "base/cancel.h"
-#include "base/clock.h"
 #include "compaction/fit.h"
 #include "compaction/omp.h"
 #include "compaction/region.h"
 #include "compaction/score.h"
+#include "compaction/targets.h"
 
 namespace sh::compaction {
 namespace {
@@ -28,6 +28,8 @@ Result<void> check_options(const SolveOptions& options) {
     what = "max_queries_per_head must be at least 1";
   else if (options.max_score_queries_per_head < 1)
     what = "max_score_queries_per_head must be at least 1";
+  else if (options.max_report_queries_per_head < 1)
+    what = "max_report_queries_per_head must be at least 1";
   else if (options.max_fit_rows < 1)
     what = "max_fit_rows must be at least 1";
   else if (options.holdout_every < 2)
@@ -56,6 +58,25 @@ Result<void> check_problem(const CompactionMethod& method, const HeadProblem& pr
   return {};
 }
 
+// Of a head's rows in 16 bits, what a summary may take at most.
+constexpr int64_t kMaxSummaryPart = 16;
+
+// The queries that a later fit of the same rows will read, or none.
+std::vector<int64_t> queries_to_summarise(const CompactionMethod& method, const HeadProblem& problem,
+                                          const SolveOptions& options) {
+  if (method.schedule != Schedule::one_shot || method.score == RowScore::recency || method.score == RowScore::random)
+    return {};
+  if (method.queries.has(QuerySource::cache_keys)) return {};  // they change with the rows that are loaded
+  // Thinned queries of a score need not be those of a fit.
+  if (problem.queries.rows > std::min(options.max_queries_per_head, options.max_score_queries_per_head)) return {};
+  std::vector<int64_t> queries = queries_of_fit(problem, method.fit, options).queries;
+  const int64_t n_bytes = 4 * summary_floats(static_cast<int64_t>(queries.size()), problem.values.cols);
+  const int64_t row_bytes = 2 * problem.keys.rows * (problem.keys.cols + problem.values.cols);
+  if (n_bytes > row_bytes / kMaxSummaryPart) return {};
+  std::sort(queries.begin(), queries.end());
+  return queries;
+}
+
 // Runs one phase over all heads, the most expensive first so that no worker is left with a long one at the end.
 class Phase {
  public:
@@ -66,6 +87,13 @@ class Phase {
   /// Calls work(head, problem) for every head. The first head that is at fault, in their order, is the error.
   template <typename Cost, typename Work>
   Result<void> run(Cost&& cost, Work&& work) {
+    return run_on(
+        cost,
+        [&](size_t head, HeadStorage& storage) { return source_.load(static_cast<int64_t>(head), storage); }, work);
+  }
+  /// The same with problems that load(head, storage) gives.
+  template <typename Cost, typename Load, typename Work>
+  Result<void> run_on(Cost&& cost, Load&& load, Work&& work) {
     const auto n_heads = static_cast<size_t>(source_.n_heads());
     std::vector<size_t> order(n_heads);
     std::iota(order.begin(), order.end(), size_t{0});
@@ -75,8 +103,7 @@ class Phase {
     context_.pool->run(static_cast<int64_t>(n_heads), [&](int64_t task, int worker) {
       if (is_cancelled(context_.cancel)) return;
       const size_t head = order[static_cast<size_t>(task)];
-      const HeadProblem problem =
-          source_.load(static_cast<int64_t>(head), storage[static_cast<size_t>(worker)]);
+      const HeadProblem problem = load(head, storage[static_cast<size_t>(worker)]);
       if (const auto checked = check_problem(method_, problem); !checked.ok())
         errors[head] = checked.error();
       else
@@ -108,15 +135,19 @@ class Phase {
 
 }  // namespace
 
-Result<std::vector<std::vector<float>>> score_heads(const CompactionMethod& method, const ProblemSource& source,
-                                                    const SolveOptions& options, const SolveContext& context) {
+Result<HeadScores> score_heads(const CompactionMethod& method, const ProblemSource& source,
+                               const SolveOptions& options, const SolveContext& context) {
   SH_CHECK(context.pool != nullptr && context.kernels != nullptr, "a solve needs threads and kernels");
   SH_RETURN_IF_ERROR(check_options(options));
-  std::vector<std::vector<float>> scores(static_cast<size_t>(source.n_heads()));
+  const auto n_heads = static_cast<size_t>(source.n_heads());
+  HeadScores scores{std::vector<std::vector<float>>(n_heads), std::vector<RegionSummary>(n_heads)};
   Phase phase(method, source, context, 0.0, kScorePart);
   SH_RETURN_IF_ERROR(phase.run([&](size_t head) { return source.n_rows(static_cast<int64_t>(head)); },
                                [&](size_t head, const HeadProblem& problem) {
-                                 scores[head] = score_rows(problem, method, options, *context.kernels);
+                                 RegionSummary& region = scores.regions[head];
+                                 region.queries = queries_to_summarise(method, problem, options);
+                                 scores.rows[head] = score_rows(problem, method, options, *context.kernels,
+                                                                region.queries.empty() ? nullptr : &region);
                                }));
   return scores;
 }
@@ -161,44 +192,28 @@ Result<std::vector<std::vector<int32_t>>> select_heads(const CompactionMethod& m
 
 Result<std::vector<CompactHead>> fit_heads(const CompactionMethod& method, const ProblemSource& source,
                                            std::span<const std::vector<float>> scores,
+                                           std::span<const RegionSummary> regions,
                                            std::span<const std::vector<int32_t>> rows, const SolveOptions& options,
                                            const SolveContext& context) {
   SH_CHECK(context.pool != nullptr && context.kernels != nullptr, "a solve needs threads and kernels");
   SH_RETURN_IF_ERROR(check_options(options));
   std::vector<CompactHead> heads(static_cast<size_t>(source.n_heads()));
   const auto fit = method.schedule == Schedule::chunked ? fit_head_in_chunks : fit_head;
+  const auto has_summary = [&](size_t head) { return !regions.empty() && !regions[head].queries.empty(); };
   Phase phase(method, source, context, kSelectPart, 1.0);
-  SH_RETURN_IF_ERROR(phase.run([&](size_t head) { return rows[head].size(); },
-                               [&](size_t head, const HeadProblem& problem) {
-                                 heads[head] = fit(problem, rows[head], scores[head], method.fit, options,
-                                                   *context.kernels);
-                               }));
+  SH_RETURN_IF_ERROR(phase.run_on(
+      [&](size_t head) { return rows[head].size(); },
+      [&](size_t head, HeadStorage& storage) {
+        const auto index = static_cast<int64_t>(head);
+        return has_summary(head) ? source.load_rows(index, rows[head], storage) : source.load(index, storage);
+      },
+      [&](size_t head, const HeadProblem& problem) {
+        heads[head] = has_summary(head) ? fit_kept_rows(problem, rows[head], scores[head], regions[head],
+                                                        method.fit, options, *context.kernels)
+                                        : fit(problem, rows[head], scores[head], method.fit, options,
+                                              *context.kernels);
+      }));
   return heads;
-}
-
-Result<Solution> solve(const CompactionMethod& method, const ProblemSource& source, const BudgetLimits& limits,
-                       const SolveOptions& options, const SolveContext& context) {
-  Solution solution;
-  const Stopwatch select_time;
-  SH_ASSIGN(const auto scores, score_heads(method, source, options, context));
-  std::vector<int64_t> fixed_rows;
-  for (int64_t head = 0; head < source.n_heads(); ++head) fixed_rows.push_back(source.n_fixed_rows(head));
-  std::vector<ErrorCurve> curves;
-  if (method.budget == BudgetPolicy::sensitivity) {
-    SH_ASSIGN(curves, measure_curves(method, source, scores, options, context));
-  }
-  SH_ASSIGN(const std::vector<int64_t> budget, plan_budget({.policy = method.budget,
-                                                            .scores = scores,
-                                                            .fixed_rows = fixed_rows,
-                                                            .curves = curves,
-                                                            .limits = limits}));
-  SH_ASSIGN(const auto rows, select_heads(method, source, scores, budget, options, context));
-  solution.times.select_seconds = select_time.seconds();
-
-  const Stopwatch fit_time;
-  SH_ASSIGN(solution.heads, fit_heads(method, source, scores, rows, options, context));
-  solution.times.fit_seconds = fit_time.seconds();
-  return solution;
 }
 
 }  // namespace sh::compaction

@@ -15,6 +15,7 @@
 #include "compaction/method.h"
 #include "compaction/problem.h"
 #include "compaction/problem_source.h"
+#include "compaction/region_summary.h"
 #include "kernels/kernel_set.h"
 
 namespace sh::compaction {
@@ -29,10 +30,17 @@ struct SolveContext {
 // The phases of a solve. None depends on the number of threads.
 
 /// How much every region row of every head is wanted.
-/// Shapes: result [n_heads][T_h].
+struct HeadScores {
+  std::vector<std::vector<float>> rows;  // [n_heads][T_h]
+  /// [n_heads] What the pass over the rows leaves for fit_heads(), so that it need not make another. Without queries
+  /// where there is none: for scores that read no keys, schedules that fit to other queries or other rows, more
+  /// queries than one fit takes, and where it would be larger than a sixteenth of the head's rows in 16 bits.
+  std::vector<RegionSummary> regions;
+};
+/// Memory:  beyond the scores and summaries, one decoded head and 1 MiB of scores a thread.
 /// Errors: cancelled; invalid_argument (options, shapes, a head without queries for a method that needs them).
-Result<std::vector<std::vector<float>>> score_heads(const CompactionMethod& method, const ProblemSource& source,
-                                                    const SolveOptions& options, const SolveContext& context);
+Result<HeadScores> score_heads(const CompactionMethod& method, const ProblemSource& source,
+                               const SolveOptions& options, const SolveContext& context);
 /// Error of every head against its size, for budgets by sensitivity or to a target.
 /// Errors: as score_heads().
 Result<std::vector<ErrorCurve>> measure_curves(const CompactionMethod& method, const ProblemSource& source,
@@ -45,24 +53,14 @@ Result<std::vector<std::vector<int32_t>>> select_heads(const CompactionMethod& m
                                                        std::span<const std::vector<float>> scores,
                                                        std::span<const int64_t> budget,
                                                        const SolveOptions& options, const SolveContext& context);
-/// What replaces each head's region, from the rows kept.
+/// What replaces each head's region, from the rows kept. `regions` are those of the same problems' score_heads(),
+/// or none.
 /// Errors: as score_heads().
 Result<std::vector<CompactHead>> fit_heads(const CompactionMethod& method, const ProblemSource& source,
                                            std::span<const std::vector<float>> scores,
+                                           std::span<const RegionSummary> regions,
                                            std::span<const std::vector<int32_t>> rows, const SolveOptions& options,
                                            const SolveContext& context);
-
-struct SolveTimes {
-  double select_seconds = 0, fit_seconds = 0;
-};
-struct Solution {
-  std::vector<CompactHead> heads;  // one a problem, same order
-  SolveTimes times;
-};
-/// All phases under one method and budget.
-/// Errors: as score_heads(), and what plan_budget() says.
-Result<Solution> solve(const CompactionMethod& method, const ProblemSource& source, const BudgetLimits& limits,
-                       const SolveOptions& options, const SolveContext& context);
 
 /// Attention of the problem's queries over a set of rows next to the rest that they saw: what a report or a test
 /// compares. Plain loops in double.

@@ -116,7 +116,7 @@ void CurveMeter::sum_segments(int64_t m) {
 
 void CurveMeter::add_query(int64_t query, int64_t i) {
   const int64_t dv = values_.cols;
-  const AttentionSplit split = split_attention(problem_, softmax_, query, i);
+  const AttentionSplit split = split_attention(problem_, softmax_, query, softmax_.lse(i), softmax_.sum(i));
   output_.assign(static_cast<size_t>(dv), 0.0f);
   for (const Mat<float>& sums : sums_) kernels_.axpy(split.factor, sums.row(i), output_.data(), dv);
   exact_ = output_;

@@ -4,11 +4,14 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <numeric>
 #include <optional>
+#include <utility>
 
-#include "compaction/gram.h"
 #include "compaction/nnls.h"
+#include "compaction/problem_source.h"
 #include "compaction/region.h"
+#include "compaction/ridge.h"
 #include "compaction/score.h"
 #include "compaction/targets.h"
 #include "compaction/validate.h"
@@ -19,7 +22,8 @@ namespace {
 
 // Ridge strengths as multiples of the mean eigenvalue, from strong to weak.
 constexpr double kStrengths[] = {10.0, 3.0, 1.0, 0.3, 1e-1, 1e-2, 1e-3, 1e-5};
-constexpr double kNnlsTolerance = 1e-6;
+// Of weights: a tenth of a percent of one row's mass.
+constexpr float kBoxTolerance = 1e-3f;
 // A mass error of a query moves its mixed output by (1 - π) times the error; this is added so that queries that
 // attend nothing but the region still ask for its mass: what will stand beside it later is not known. Clustered
 // synthetic heads at t/T of 5 to 20 %: 0.3 and 1 end within 2 % of each other, 0.01 finds no bias that survives
@@ -33,7 +37,7 @@ constexpr float kLostError = 1.0f;
 
 struct Candidate {
   std::vector<float> weights;  // [t] exp of the change of bias
-  Mat<float> values;           // [t, dv]
+  Mat<float> values;           // [t, dv], or 0 rows: the original ones
   double bias_ridge = 0, value_ridge = 0;
 };
 
@@ -69,7 +73,10 @@ class HeadFitter {
   /// Keeps the candidate if it is the best so far; returns its held-out mean square error.
   double consider(Candidate candidate);
   std::vector<BiasFit> fit_biases();
-  void try_values(const std::vector<float>& weights, double bias_ridge);
+  void try_values(const std::vector<float>& weights, double bias_ridge, const Approximation& plain);
+  Approximation approximate_with(std::span<const float> weights, MatView<const float> values) const {
+    return approximate(targets_, weights, values, kernels_);
+  }
   double heldout_mass_residual(std::span<const float> row_weight, std::span<const float> weights) const;
 
   const FitTargets& targets_;
@@ -101,8 +108,8 @@ bool HeadFitter::is_admissible(const Judgement& j) const {
 }
 
 double HeadFitter::consider(Candidate candidate) {
-  const Judgement judgement =
-      judge(approximate(targets_, candidate.weights, candidate.values.view(), kernels_).error);
+  const MatView<const float> values = candidate.values.rows > 0 ? std::as_const(candidate.values).view() : values_;
+  const Judgement judgement = judge(approximate_with(candidate.weights, values).error);
   // Squares: a change of the output by ε costs the model's prediction of the order ε².
   const double best = best_ ? best_judgement_.heldout.mean_square : plain_.heldout.mean_square;
   if (is_admissible(judgement) && judgement.heldout.mean_square < best) {
@@ -127,31 +134,43 @@ double HeadFitter::heldout_mass_residual(std::span<const float> row_weight, std:
 std::vector<BiasFit> HeadFitter::fit_biases() {
   const int64_t n = targets_.n(), n_fit = targets_.n_fit, t = targets_.mass.cols;
   std::vector<float> row_weight(static_cast<size_t>(n));
-  Mat<float> target(n_fit, 1);
+  // For weights w: the mass that they restore, and that of the region. For steps from 1: what the plain rows lack.
+  Mat<float> design(n_fit, t), columns(t, n_fit), missing(n_fit, 1);
+  std::vector<float> target(static_cast<size_t>(n_fit));
   for (int64_t i = 0; i < n; ++i) {
     const size_t query = static_cast<size_t>(i);
     const float share = targets_.region_mass[query];
-    row_weight[query] = share > 0 ? 1.0f - share + kMassWeightFloor : 0.0f;
-    if (i < n_fit) target(i, 0) = share - targets_.unfitted_mass[query];
+    const float weight = row_weight[query] = share > 0 ? 1.0f - share + kMassWeightFloor : 0.0f;
+    if (i >= n_fit) continue;
+    const float* mass = targets_.mass.row(i);
+    float* row = design.row(i);
+    for (int64_t j = 0; j < t; ++j) columns(j, i) = row[j] = weight * mass[j];
+    target[query] = weight * (share - targets_.unfitted_mass[query]);
+    missing(i, 0) = target[query] - kernels_.dot(row, ones_.data(), t);
   }
-  const NormalEquations system =
-      normal_equations(targets_.mass.view().slice(0, n_fit), row_weight, target.view(), kernels_);
-  double mean_eigenvalue = 0;
-  for (int64_t j = 0; j < t; ++j) mean_eigenvalue += system.gram(j, j) / static_cast<double>(t);
-
+  const RidgeSystem system(std::move(design), std::move(missing), kernels_);
+  const float lower = std::exp(options_.min_bias), upper = std::exp(options_.max_bias);
   std::vector<BiasFit> fits;
-  if (!(mean_eigenvalue > 0) || !std::isfinite(mean_eigenvalue)) return fits;
-  std::vector<double> w(static_cast<size_t>(t), 1.0);
   double last_residual = heldout_mass_residual(row_weight, ones_);
   for (const double strength : kStrengths) {
-    const BoxLeastSquares problem{.gram = system.gram.view(),
-                                  .rhs = system.rhs.data,
-                                  .ridge = strength * mean_eigenvalue,
-                                  .lower = std::exp(static_cast<double>(options_.min_bias)),
-                                  .upper = std::exp(static_cast<double>(options_.max_bias))};
-    report_.n_nnls_sweeps +=
-        solve_box_least_squares(problem, kNnlsTolerance, options_.max_nnls_sweeps, w).n_sweeps;
-    BiasFit fit{std::vector<float>(w.begin(), w.end()), strength, 0};
+    // The box hardly ever binds: first without it, and what lies outside is put right from there.
+    const Mat<float> step = system.solve(strength, report_.n_factorisation_retries);
+    if (step.rows == 0) break;
+    BiasFit fit{step.data, strength, 0};
+    bool is_outside = false;
+    for (float& weight : fit.weights) {
+      weight += 1.0f;
+      is_outside |= weight < lower || weight > upper;
+    }
+    if (is_outside) {
+      const BoxRegression problem{.columns = columns.view(),
+                                  .target = target,
+                                  .ridge = static_cast<float>(strength * system.mean_eigenvalue()),
+                                  .lower = lower,
+                                  .upper = upper};
+      report_.n_nnls_sweeps +=
+          solve_box_regression(problem, kBoxTolerance, options_.max_nnls_sweeps, kernels_, fit.weights).n_sweeps;
+    }
     fit.heldout_residual = heldout_mass_residual(row_weight, fit.weights);
     if (!(fit.heldout_residual < last_residual)) break;
     last_residual = fit.heldout_residual;
@@ -160,8 +179,7 @@ std::vector<BiasFit> HeadFitter::fit_biases() {
   return fits;
 }
 
-void HeadFitter::try_values(const std::vector<float>& weights, double bias_ridge) {
-  const Approximation plain = approximate(targets_, weights, values_, kernels_);
+void HeadFitter::try_values(const std::vector<float>& weights, double bias_ridge, const Approximation& plain) {
   const ValueFit value_fit(targets_, weights, values_, plain, kernels_);
   double last = judge(plain.error).heldout.mean_square;
   for (const double strength : kStrengths) {
@@ -174,7 +192,8 @@ void HeadFitter::try_values(const std::vector<float>& weights, double bias_ridge
 }
 
 std::optional<Candidate> HeadFitter::run(Fit fit) {
-  plain_errors_ = approximate(targets_, ones_, values_, kernels_).error;
+  const Approximation plain = approximate_with(ones_, values_);
+  plain_errors_ = plain.error;
   plain_ = judge(plain_errors_);
   report_.heldout_plain = report_.heldout_fitted = plain_.heldout.mean;
   report_.heldout_plain_worst = report_.heldout_fitted_worst = plain_.heldout.worst;
@@ -182,16 +201,15 @@ std::optional<Candidate> HeadFitter::run(Fit fit) {
   if (fit == Fit::none || targets_.n_fit == 0 || targets_.n_fit == targets_.n() || targets_.mass.cols == 0)
     return std::nullopt;
 
-  if (fit == Fit::values || fit == Fit::both) try_values(ones_, 0);
+  if (fit == Fit::values || fit == Fit::both) try_values(ones_, 0, plain);
   if (fit == Fit::biases || fit == Fit::both) {
     const std::vector<BiasFit> bias_fits = fit_biases();
-    for (const BiasFit& bias_fit : bias_fits) {
-      Mat<float> values(values_.rows, values_.cols);
-      for (int64_t j = 0; j < values_.rows; ++j) std::copy_n(values_.row(j), values_.cols, values.row(j));
-      consider({bias_fit.weights, std::move(values), bias_fit.ridge, 0});
-    }
+    for (const BiasFit& bias_fit : bias_fits) consider({bias_fit.weights, {}, bias_fit.ridge, 0});
     // The last one has the lowest held-out mass error.
-    if (fit == Fit::both && !bias_fits.empty()) try_values(bias_fits.back().weights, bias_fits.back().ridge);
+    if (fit == Fit::both && !bias_fits.empty()) {
+      const std::vector<float>& weights = bias_fits.back().weights;
+      try_values(weights, bias_fits.back().ridge, approximate_with(weights, values_));
+    }
   }
   if (!best_) return std::nullopt;
   report_.heldout_fitted = best_judgement_.heldout.mean;
@@ -205,49 +223,35 @@ std::optional<Candidate> HeadFitter::run(Fit fit) {
 }
 
 // Rows as they are: the input's biases, the original values.
-CompactHead plain_head(const HeadProblem& problem, std::span<const int32_t> rows) {
+CompactHead plain_head(const HeadProblem& kept, std::span<const int32_t> rows) {
   CompactHead head;
   head.source_rows.assign(rows.begin(), rows.end());
-  for (const int32_t row : rows)
-    head.bias.push_back(problem.bias.empty() ? 0.0f : problem.bias[static_cast<size_t>(row)]);
+  head.bias.assign(kept.bias.begin(), kept.bias.end());
+  head.bias.resize(rows.size(), 0.0f);
   return head;
 }
 
-Mat<float> gather(MatView<const float> from, std::span<const int32_t> rows) {
-  Mat<float> result(static_cast<int64_t>(rows.size()), from.cols);
-  for (size_t i = 0; i < rows.size(); ++i)
-    std::copy_n(from.row(rows[i]), from.cols, result.row(static_cast<int64_t>(i)));
-  return result;
-}
-
-float longest_row(MatView<const float> values) {
-  double longest = 0;
-  for (int64_t row = 0; row < values.rows; ++row) {
-    double square = 0;
-    for (int64_t c = 0; c < values.cols; ++c) square += static_cast<double>(values(row, c)) * values(row, c);
-    longest = std::max(longest, square);
-  }
-  return static_cast<float>(std::sqrt(longest));
-}
-
-// The rows among `rows` that a fit may move: all, or the best scored.
+// The kept rows that a fit may move: all, or the best scored. Indices into `rows`.
 std::vector<int32_t> rows_to_fit(std::span<const int32_t> rows, std::span<const float> scores, int64_t max_rows) {
   std::vector<float> row_scores;
   for (const int32_t row : rows) row_scores.push_back(scores[static_cast<size_t>(row)]);
-  std::vector<int32_t> fitted = top_rows(row_scores, max_rows);
-  for (int32_t& row : fitted) row = rows[static_cast<size_t>(row)];
-  return fitted;
+  return top_rows(row_scores, max_rows);
 }
 
-void apply(const Candidate& candidate, std::span<const int32_t> fitted, const HeadProblem& problem,
+Mat<float> copy_of(MatView<const float> from) {
+  Mat<float> copy(from.rows, from.cols);
+  for (int64_t i = 0; i < from.rows; ++i) std::copy_n(from.row(i), from.cols, copy.row(i));
+  return copy;
+}
+
+void apply(const Candidate& candidate, std::span<const int32_t> fitted, const HeadProblem& kept,
            const SolveOptions& options, CompactHead& head) {
   const bool has_new_values = candidate.value_ridge > 0;
-  if (has_new_values) head.values = gather(problem.values, head.source_rows);
+  if (has_new_values) head.values = copy_of(kept.values);
   // Weights at a bound are within f32 rounding of it.
   const float lower = std::exp(options.min_bias) * 1.0001f, upper = std::exp(options.max_bias) * 0.9999f;
-  size_t i = 0;
   for (size_t j = 0; j < fitted.size(); ++j) {
-    while (head.source_rows[i] != fitted[j]) ++i;
+    const auto i = static_cast<size_t>(fitted[j]);
     const float weight = candidate.weights[j];
     if (candidate.bias_ridge > 0) {
       head.bias[i] += std::clamp(std::log(weight), options.min_bias, options.max_bias);
@@ -261,38 +265,44 @@ void apply(const Candidate& candidate, std::span<const int32_t> fitted, const He
 
 }  // namespace
 
-CompactHead fit_head(const HeadProblem& problem, std::span<const int32_t> rows, std::span<const float> scores,
-                     Fit fit, const SolveOptions& options, const kernels::KernelSet& kernels) {
-  CompactHead head = plain_head(problem, rows);
-  if (problem.queries.rows == 0) return head;
-  const std::vector<int64_t> queries = pick_queries(problem, options.max_queries_per_head);
-  RegionSoftmax softmax(problem, kernels);
-  head.report.had_nonfinite_input =
-      softmax.n_finite_rows() < problem.keys.rows ||
-      static_cast<int64_t>(queries.size()) < std::min<int64_t>(problem.queries.rows, options.max_queries_per_head);
-  QuerySplit split = split_queries(queries, options.holdout_every);
-  if (static_cast<int64_t>(rows.size()) == softmax.n_finite_rows()) {
+CompactHead fit_kept_rows(const HeadProblem& kept, std::span<const int32_t> rows, std::span<const float> scores,
+                          const RegionSummary& region, Fit fit, const SolveOptions& options,
+                          const kernels::KernelSet& kernels) {
+  CompactHead head = plain_head(kept, rows);
+  if (kept.queries.rows == 0) return head;
+  const QuerySplit split = queries_of_fit(kept, fit, options);
+  FitReport& report = head.report;
+  report.had_nonfinite_input = region.n_finite_rows < region.n_rows || has_nonfinite_query(kept);
+  if (static_cast<int64_t>(rows.size()) == region.n_finite_rows) {
     // Everything is kept: exact, whatever the queries.
-    head.report.n_heldout_queries = static_cast<int64_t>(split.queries.size()) - split.n_fit;
+    report.n_heldout_queries = static_cast<int64_t>(split.queries.size()) - split.n_fit;
     return head;
   }
-  if (fit == Fit::none) {  // nothing to fit: measure the held-out queries only
-    split.queries.erase(split.queries.begin(), split.queries.begin() + split.n_fit);
-    split.n_fit = 0;
-  }
   const std::vector<int32_t> fitted = rows_to_fit(rows, scores, options.max_fit_rows);
-  std::vector<int32_t> unfitted;
-  std::set_difference(rows.begin(), rows.end(), fitted.begin(), fitted.end(), std::back_inserter(unfitted));
-  const FitTargets targets = make_targets(problem, split, fitted, unfitted, softmax, kernels);
-  head.report.n_fit_queries = targets.n_fit;
-  head.report.n_heldout_queries = targets.n() - targets.n_fit;
-  head.report.had_nonfinite_input |= targets.n() < static_cast<int64_t>(split.queries.size());
+  std::vector<int32_t> all(rows.size()), unfitted;
+  std::iota(all.begin(), all.end(), 0);
+  std::set_difference(all.begin(), all.end(), fitted.begin(), fitted.end(), std::back_inserter(unfitted));
+  RegionSoftmax softmax(kept, kernels);
+  const FitTargets targets = make_targets(kept, split, fitted, unfitted, region, softmax, kernels);
+  report.n_fit_queries = targets.n_fit;
+  report.n_heldout_queries = targets.n() - targets.n_fit;
+  report.had_nonfinite_input |= targets.n() < static_cast<int64_t>(split.queries.size());
 
-  const Mat<float> values = gather(softmax.values(), fitted);
-  HeadFitter fitter(targets, values.view(), kMaxValueStep * longest_row(softmax.values()), options, kernels,
-                    head.report);
-  if (const std::optional<Candidate> best = fitter.run(fit)) apply(*best, fitted, problem, options, head);
+  Mat<float> values(static_cast<int64_t>(fitted.size()), kept.values.cols);
+  for (int64_t j = 0; j < values.rows; ++j)
+    std::copy_n(softmax.values().row(fitted[static_cast<size_t>(j)]), values.cols, values.row(j));
+  HeadFitter fitter(targets, std::as_const(values).view(), kMaxValueStep * region.longest_value, options, kernels, report);
+  if (const std::optional<Candidate> best = fitter.run(fit)) apply(*best, fitted, kept, options, head);
   return head;
+}
+
+CompactHead fit_head(const HeadProblem& problem, std::span<const int32_t> rows, std::span<const float> scores,
+                     Fit fit, const SolveOptions& options, const kernels::KernelSet& kernels) {
+  std::vector<int64_t> queries = queries_of_fit(problem, fit, options).queries;
+  std::sort(queries.begin(), queries.end());
+  const RegionSummary region = summarise_region(problem, std::move(queries), kernels);
+  HeadStorage storage;
+  return fit_kept_rows(gather_rows(problem, rows, storage), rows, scores, region, fit, options, kernels);
 }
 
 }  // namespace sh::compaction

@@ -7,6 +7,7 @@
 
 #include "compaction/method.h"
 #include "compaction/problem.h"
+#include "compaction/region_summary.h"
 #include "kernels/kernel_set.h"
 
 namespace sh::compaction {
@@ -22,12 +23,20 @@ namespace sh::compaction {
 ///          options.max_fit_rows.
 /// Needs:   a problem that passed check_shapes.
 /// Errors:  none; what degraded is in the report. Output is finite for finite rows.
-/// Cost:    O(n·T·d + n·t²) with n queries; memory n·t floats.
-/// Precision: f32 products, normal equations and solves in double.
+/// Cost:    n·T·(d + dv) products and that of fit_kept_rows().
+/// Precision: f32, sums over many queries in double (compaction/ridge.h).
 /// Threads: pure; the result depends on nothing but the arguments.
 /// Source:  arXiv 2602.16284 (relative mass, least-squares values); shrinkage and acceptance are our own.
 CompactHead fit_head(const HeadProblem& problem, std::span<const int32_t> rows, std::span<const float> scores,
                      Fit fit, const SolveOptions& options, const kernels::KernelSet& kernels);
+
+/// The same from what a pass over the whole region left behind: reads the kept rows only.
+/// Shapes:  `kept` is the problem with its `rows` only; `rows` and `scores` as above; `region` summarises the whole
+///          problem for the queries of queries_of_fit(), or more.
+/// Cost:    O(n·t·(d + dv)) and a Cholesky factor of min(n, t)³/6 products a strength tried; memory 2·n·t floats.
+CompactHead fit_kept_rows(const HeadProblem& kept, std::span<const int32_t> rows, std::span<const float> scores,
+                          const RegionSummary& region, Fit fit, const SolveOptions& options,
+                          const kernels::KernelSet& kernels);
 
 /// The same with stretches of options.chunk_tokens positions fitted on their own: what lies in other stretches is
 /// part of the rest that a query sees. Memory and cost of a fit are those of one stretch.

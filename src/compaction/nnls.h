@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/mat_view.h"
+#include "kernels/kernel_set.h"
 
 namespace sh::compaction {
 
@@ -28,5 +29,17 @@ struct BoxSolution {
 /// Cost: t² a sweep.
 BoxSolution solve_box_least_squares(const BoxLeastSquares& problem, double tolerance, int32_t max_sweeps,
                                     std::span<double> w);
+
+/// min over w in [lower, upper]^t of  ‖A w - b‖² + ridge · ‖w - 1‖², through A itself: for few equations.
+struct BoxRegression {
+  MatView<const float> columns;   // [t, n]: column j of A is row j
+  std::span<const float> target;  // b [n]
+  float ridge = 0;
+  float lower = 0, upper = 1;
+};
+
+/// As solve_box_least_squares(). Cost: 2·n·t a sweep.  Precision: f32, so that a tolerance below 1e-5 is noise.
+BoxSolution solve_box_regression(const BoxRegression& problem, float tolerance, int32_t max_sweeps,
+                                 const kernels::KernelSet& kernels, std::span<float> w);
 
 }  // namespace sh::compaction

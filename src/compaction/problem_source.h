@@ -27,7 +27,12 @@ class ProblemSource {
   /// Valid until `storage` is used again.
   /// Threads: several at once, each with storage of its own.
   virtual HeadProblem load(int64_t head, HeadStorage& storage) const = 0;
+  /// The same problem with some of its region rows only (increasing), which is all that is read.
+  virtual HeadProblem load_rows(int64_t head, std::span<const int32_t> rows, HeadStorage& storage) const = 0;
 };
+
+/// The problem with some of its region rows only, copied into `storage`.
+HeadProblem gather_rows(const HeadProblem& problem, std::span<const int32_t> rows, HeadStorage& storage);
 
 /// Problems that lie ready.
 class ProblemList final : public ProblemSource {
@@ -37,6 +42,9 @@ class ProblemList final : public ProblemSource {
   int64_t n_rows(int64_t head) const override { return problems_[static_cast<size_t>(head)].keys.rows; }
   int64_t n_fixed_rows(int64_t head) const override { return problems_[static_cast<size_t>(head)].n_fixed_rows; }
   HeadProblem load(int64_t head, HeadStorage&) const override { return problems_[static_cast<size_t>(head)]; }
+  HeadProblem load_rows(int64_t head, std::span<const int32_t> rows, HeadStorage& storage) const override {
+    return gather_rows(problems_[static_cast<size_t>(head)], rows, storage);
+  }
 
  private:
   std::span<const HeadProblem> problems_;

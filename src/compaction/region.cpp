@@ -91,6 +91,12 @@ std::vector<int64_t> pick_queries(const HeadProblem& problem, int64_t max_querie
   return picked;
 }
 
+bool has_nonfinite_query(const HeadProblem& problem) {
+  for (int64_t query = 0; query < problem.queries.rows; ++query)
+    if (!is_query_finite(problem, query)) return true;
+  return false;
+}
+
 RegionSoftmax::RegionSoftmax(const HeadProblem& problem, const kernels::KernelSet& kernels)
     : problem_(problem),
       kernels_(kernels),

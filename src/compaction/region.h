@@ -25,6 +25,8 @@ std::vector<uint8_t> finite_rows(const HeadProblem& problem);
 /// and a stride would pick the same head every time.
 std::vector<int64_t> pick_queries(const HeadProblem& problem, int64_t max_queries);
 
+bool has_nonfinite_query(const HeadProblem& problem);
+
 /// Softmax of one region for tiles of queries.
 class RegionSoftmax {
  public:

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "compaction/region.h"
 
@@ -59,7 +61,7 @@ void pool_neighbours(int32_t width, std::vector<double>& values) {
 }
 
 std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weighting weighting,
-                              const SolveOptions& options, RegionSoftmax& softmax) {
+                              const SolveOptions& options, RegionSoftmax& softmax, RegionSummariser* summariser) {
   const int64_t n_rows = problem.keys.rows;
   std::vector<double> total(static_cast<size_t>(n_rows), 0.0);
   std::vector<float> tile(static_cast<size_t>(n_rows));
@@ -69,6 +71,7 @@ std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weight
     const int64_t m = std::min(softmax.max_tile(), n_queries - begin);
     const std::span<const int64_t> part(queries.data() + begin, static_cast<size_t>(m));
     softmax.compute(part);
+    if (summariser != nullptr) summariser->add_tile(part);
     std::fill(tile.begin(), tile.end(), 0.0f);
     for (int64_t i = 0; i < m; ++i) {
       if (!(softmax.sum(i) > 0)) continue;
@@ -92,7 +95,7 @@ std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weight
 }  // namespace
 
 std::vector<float> score_rows(const HeadProblem& problem, const CompactionMethod& method,
-                              const SolveOptions& options, const kernels::KernelSet& kernels) {
+                              const SolveOptions& options, const kernels::KernelSet& kernels, RegionSummary* summary) {
   const int64_t n_rows = problem.keys.rows;
   std::vector<float> scores(static_cast<size_t>(n_rows));
   std::vector<uint8_t> is_finite;
@@ -104,7 +107,11 @@ std::vector<float> score_rows(const HeadProblem& problem, const CompactionMethod
   } else {
     RegionSoftmax softmax(problem, kernels);
     is_finite = softmax.row_is_finite();
-    std::vector<double> total = aggregate(problem, method.score, method.weighting, options, softmax);
+    std::optional<RegionSummariser> summariser;
+    if (summary != nullptr) summariser.emplace(std::move(summary->queries), softmax, kernels);
+    std::vector<double> total =
+        aggregate(problem, method.score, method.weighting, options, softmax, summariser ? &*summariser : nullptr);
+    if (summariser) *summary = summariser->take();
     if (method.score_pool > 1) pool_neighbours(method.score_pool, total);
     std::copy(total.begin(), total.end(), scores.begin());
   }

@@ -3,7 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+
+#include "base/check.h"
 
 namespace sh::compaction {
 namespace {
@@ -13,54 +14,54 @@ constexpr float kMinRestMass = 1e-6f;
 
 class TargetMaker {
  public:
-  TargetMaker(const HeadProblem& problem, std::span<const int32_t> fitted, std::span<const int32_t> unfitted,
-              RegionSoftmax& softmax, const kernels::KernelSet& kernels)
-      : problem_(problem), fitted_(fitted), unfitted_(unfitted), softmax_(softmax), kernels_(kernels) {}
+  TargetMaker(const HeadProblem& kept, std::span<const int32_t> fitted, std::span<const int32_t> unfitted,
+              const RegionSummary& region, RegionSoftmax& softmax, const kernels::KernelSet& kernels)
+      : kept_(kept), fitted_(fitted), unfitted_(unfitted), region_(region), softmax_(softmax), kernels_(kernels) {}
 
   // Appends one tile of queries; those whose scores overflow are left out.
   void add(std::span<const int64_t> queries, FitTargets& targets, int64_t& n_done);
 
  private:
-  void add_query(int64_t query, int64_t i, FitTargets& targets, int64_t target);
+  void add_query(int64_t query, int64_t summary, int64_t i, FitTargets& targets, int64_t target);
   void add_unfitted(int64_t i, float factor, FitTargets& targets, int64_t target);
-  void renormalise_lost(int64_t query, FitTargets& targets, int64_t target);
+  void renormalise_lost(int64_t i, FitTargets& targets, int64_t target);
 
-  const HeadProblem& problem_;
+  const HeadProblem& kept_;
   std::span<const int32_t> fitted_, unfitted_;
-  RegionSoftmax& softmax_;
+  const RegionSummary& region_;
+  RegionSoftmax& softmax_;  // over the kept rows
   const kernels::KernelSet& kernels_;
-  std::vector<float> region_output_;  // [tile, dv] not normalised
-  std::vector<float> scratch_;
 };
 
 void TargetMaker::add(std::span<const int64_t> queries, FitTargets& targets, int64_t& n_done) {
-  const int64_t m = static_cast<int64_t>(queries.size()), dv = problem_.values.cols;
   softmax_.compute(queries);
-  region_output_.resize(static_cast<size_t>(m * dv));
-  const MatView<const float> weights = softmax_.weights_of_tile(m), values = softmax_.values();
-  kernels_.gemm_nn({.m = m,
-                    .n = dv,
-                    .k = values.rows,
-                    .a = weights.data,
-                    .a_stride = weights.stride,
-                    .b = values.data,
-                    .b_stride = values.stride,
-                    .c = region_output_.data(),
-                    .c_stride = dv});
-  for (int64_t i = 0; i < m; ++i)
-    if (!std::isnan(softmax_.lse(i))) add_query(queries[static_cast<size_t>(i)], i, targets, n_done++);
+  for (int64_t i = 0; i < static_cast<int64_t>(queries.size()); ++i) {
+    const int64_t query = queries[static_cast<size_t>(i)];
+    const auto found = std::lower_bound(region_.queries.begin(), region_.queries.end(), query);
+    SH_CHECK(found != region_.queries.end() && *found == query, "the summary has every query of the split");
+    const int64_t summary = found - region_.queries.begin();
+    if (!std::isnan(region_.lse[static_cast<size_t>(summary)]) && !std::isnan(softmax_.lse(i)))
+      add_query(query, summary, i, targets, n_done++);
+  }
 }
 
-void TargetMaker::add_query(int64_t query, int64_t i, FitTargets& targets, int64_t target) {
-  const int64_t dv = problem_.values.cols;
-  const bool has_rest = problem_.out.rows > 0;
-  const auto [share, factor, rest_mass] = split_attention(problem_, softmax_, query, i);
+void TargetMaker::add_query(int64_t query, int64_t summary, int64_t i, FitTargets& targets, int64_t target) {
+  const int64_t dv = kept_.values.cols;
+  const bool has_rest = kept_.out.rows > 0;
+  const float region_lse = region_.lse[static_cast<size_t>(summary)];
+  // Weights of the kept rows are in units of exp(their own maximum): first to shares of the kept rows, then of the
+  // region.
+  const float kept_share = softmax_.sum(i) > 0 ? std::min(1.0f, std::exp(softmax_.lse(i) - region_lse)) : 0.0f;
+  const auto [share, unused, rest_mass] =
+      split_attention(kept_, softmax_, query, region_lse, std::isfinite(region_lse) ? 1.0f : 0.0f);
+  const float factor = kept_share > 0 ? share * kept_share / softmax_.sum(i) : 0.0f;
   const size_t t = static_cast<size_t>(target);
+  const float* region_output = region_.output.row(summary);
   float* exact = targets.exact.row(target);
   float* rest_output = targets.rest_output.row(target);
   for (int64_t c = 0; c < dv; ++c) {
-    const float of_region = factor * region_output_[static_cast<size_t>(i * dv + c)];
-    exact[c] = has_rest ? problem_.out(query, c) : of_region;
+    const float of_region = share * region_output[c];
+    exact[c] = has_rest ? kept_.out(query, c) : of_region;
     rest_output[c] = rest_mass > 0 ? exact[c] - of_region : 0.0f;
   }
   const float* weights = softmax_.weights(i);
@@ -71,7 +72,7 @@ void TargetMaker::add_query(int64_t query, int64_t i, FitTargets& targets, int64
   targets.rest_mass[t] = rest_mass;
   targets.unfitted_mass[t] = 0;
   add_unfitted(i, factor, targets, target);
-  if (kept_mass + targets.rest_mass[t] < kLostMass) renormalise_lost(query, targets, target);
+  if (kept_mass + targets.rest_mass[t] < kLostMass) renormalise_lost(i, targets, target);
 }
 
 void TargetMaker::add_unfitted(int64_t i, float factor, FitTargets& targets, int64_t target) {
@@ -86,24 +87,17 @@ void TargetMaker::add_unfitted(int64_t i, float factor, FitTargets& targets, int
   targets.rest_mass[t] += targets.unfitted_mass[t];
 }
 
-void TargetMaker::renormalise_lost(int64_t query, FitTargets& targets, int64_t target) {
+void TargetMaker::renormalise_lost(int64_t i, FitTargets& targets, int64_t target) {
   const size_t t = static_cast<size_t>(target);
   const MatView<const float> values = softmax_.values();
-  const size_t n_fitted = fitted_.size();
-  scratch_.resize(n_fitted + unfitted_.size());
-  softmax_.scores_of(query, fitted_, scratch_.data());
-  softmax_.scores_of(query, unfitted_, scratch_.data() + n_fitted);
-  const float highest = kernels_.max(scratch_.data(), static_cast<int64_t>(scratch_.size()));
   targets.region_mass[t] = targets.rest_mass[t] = targets.unfitted_mass[t] = 0;
   std::fill_n(targets.rest_output.row(target), values.cols, 0.0f);
-  std::fill_n(targets.mass.row(target), n_fitted, 0.0f);
-  if (!std::isfinite(highest))
-    return;  // nothing of what it saw is left: its output is 0, as attention over no rows is
-  kernels_.exp_sum(scratch_.data(), highest, static_cast<int64_t>(scratch_.size()));
-  std::copy_n(scratch_.data(), n_fitted, targets.mass.row(target));
-  for (size_t j = 0; j < unfitted_.size(); ++j) {
-    targets.rest_mass[t] += scratch_[n_fitted + j];
-    kernels_.axpy(scratch_[n_fitted + j], values.row(unfitted_[j]), targets.rest_output.row(target), values.cols);
+  // All 0 if nothing of what it saw is left: its output is 0, as attention over no rows is.
+  const float* weights = softmax_.weights(i);
+  for (size_t j = 0; j < fitted_.size(); ++j) targets.mass(target, static_cast<int64_t>(j)) = weights[fitted_[j]];
+  for (const int32_t row : unfitted_) {
+    targets.rest_mass[t] += weights[row];
+    kernels_.axpy(weights[row], values.row(row), targets.rest_output.row(target), values.cols);
   }
 }
 
@@ -131,20 +125,31 @@ QuerySplit split_queries(std::span<const int64_t> queries, int32_t holdout_every
   return split;
 }
 
-AttentionSplit split_attention(const HeadProblem& problem, const RegionSoftmax& softmax, int64_t query,
-                               int64_t i) {
+AttentionSplit split_attention(const HeadProblem& problem, const RegionSoftmax& softmax, int64_t query, float lse,
+                               float sum) {
   const bool has_rest = problem.out.rows > 0;
-  const float share = has_rest ? softmax.share(query, softmax.lse(i)) : (softmax.sum(i) > 0 ? 1.0f : 0.0f);
+  const float share = has_rest ? softmax.share(query, lse) : (sum > 0 ? 1.0f : 0.0f);
   const float rest_mass = has_rest ? 1.0f - share : 0.0f;
   return {.share = share,
-          .factor = softmax.sum(i) > 0 ? share / softmax.sum(i) : 0.0f,
+          .factor = sum > 0 ? share / sum : 0.0f,
           .rest_mass = rest_mass < kMinRestMass ? 0.0f : rest_mass};
 }
 
-FitTargets make_targets(const HeadProblem& problem, const QuerySplit& split, std::span<const int32_t> fitted,
-                        std::span<const int32_t> unfitted, RegionSoftmax& softmax,
+QuerySplit queries_of_fit(const HeadProblem& problem, Fit fit, const SolveOptions& options) {
+  QuerySplit split = split_queries(pick_queries(problem, options.max_queries_per_head), options.holdout_every);
+  if (fit != Fit::none) return split;
+  const std::vector<int64_t> held_out(split.queries.begin() + split.n_fit, split.queries.end());
+  const size_t n = held_out.size(), n_kept = std::min(n, static_cast<size_t>(options.max_report_queries_per_head));
+  split.n_fit = 0;
+  split.queries.clear();
+  for (size_t i = 0; i < n_kept; ++i) split.queries.push_back(held_out[i * n / n_kept]);
+  return split;
+}
+
+FitTargets make_targets(const HeadProblem& kept, const QuerySplit& split, std::span<const int32_t> fitted,
+                        std::span<const int32_t> unfitted, const RegionSummary& region, RegionSoftmax& softmax,
                         const kernels::KernelSet& kernels) {
-  const int64_t n = static_cast<int64_t>(split.queries.size()), dv = problem.values.cols;
+  const int64_t n = static_cast<int64_t>(split.queries.size()), dv = kept.values.cols;
   FitTargets targets;
   targets.mass = Mat<float>(n, static_cast<int64_t>(fitted.size()));
   targets.rest_output = Mat<float>(n, dv);
@@ -152,7 +157,7 @@ FitTargets make_targets(const HeadProblem& problem, const QuerySplit& split, std
   for (std::vector<float>* vec : {&targets.rest_mass, &targets.region_mass, &targets.unfitted_mass})
     vec->resize(static_cast<size_t>(n));
 
-  TargetMaker maker(problem, fitted, unfitted, softmax, kernels);
+  TargetMaker maker(kept, fitted, unfitted, region, softmax, kernels);
   int64_t n_done = 0;
   const auto add_range = [&](int64_t begin, int64_t end) {
     for (; begin < end; begin += softmax.max_tile())

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "base/mat_view.h"
+#include "compaction/method.h"
 #include "compaction/problem.h"
 #include "compaction/region.h"
+#include "compaction/region_summary.h"
 #include "kernels/kernel_set.h"
 
 namespace sh::compaction {
@@ -32,9 +34,13 @@ struct AttentionSplit {
   float factor;     // what turns weights of RegionSoftmax into shares of the whole
   float rest_mass;  // the part of the rows outside; 0 if the problem does not say, or it is rounding
 };
-/// Shapes:  query indexes the problem, i the tile that the softmax has computed.
-AttentionSplit split_attention(const HeadProblem& problem, const RegionSoftmax& softmax, int64_t query,
-                               int64_t i);
+/// Needs:  the log-sum-exp and the sum of weights of that RegionSoftmax for this query of the problem.
+AttentionSplit split_attention(const HeadProblem& problem, const RegionSoftmax& softmax, int64_t query, float lse,
+                               float sum);
+
+/// The queries that a fit of this kind reads: those to fit, and those held out. Without a fit only some of those
+/// held out, which tell the error of the plain rows.
+QuerySplit queries_of_fit(const HeadProblem& problem, Fit fit, const SolveOptions& options);
 
 /// For each query, in units where all of its original attention is 1: with weights w and values v of the fitted
 /// rows,   output ≈ (Σ_j w_j · mass_j · v_j + rest_output) / (Σ_j w_j · mass_j + rest_mass).
@@ -53,11 +59,12 @@ struct FitTargets {
   int64_t n() const { return mass.rows; }
 };
 
-/// Shapes:  fitted [t] and unfitted [..] are disjoint region rows, increasing.
-/// Cost:    n·T·(d + dv) products, n·T exponentials; memory n·(t + 2·dv) floats.
+/// Shapes:  `kept` is the problem with its kept rows only; fitted [t] and unfitted [..] are disjoint rows of it,
+///          increasing; `region` summarises the whole problem for all queries of the split.
+/// Cost:    n·t·d products, n·t exponentials; memory n·(t + 2·dv) floats.
 /// Precision: f32.
-FitTargets make_targets(const HeadProblem& problem, const QuerySplit& split, std::span<const int32_t> fitted,
-                        std::span<const int32_t> unfitted, RegionSoftmax& softmax,
+FitTargets make_targets(const HeadProblem& kept, const QuerySplit& split, std::span<const int32_t> fitted,
+                        std::span<const int32_t> unfitted, const RegionSummary& region, RegionSoftmax& softmax,
                         const kernels::KernelSet& kernels);
 
 }  // namespace sh::compaction

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "base/mat_view.h"
-#include "compaction/gram.h"
+#include "compaction/ridge.h"
 #include "compaction/targets.h"
 #include "compaction/validate.h"
 #include "kernels/kernel_set.h"
@@ -23,14 +23,13 @@ class ValueFit {
            const Approximation& plain, const kernels::KernelSet& kernels);
 
   /// V for a ridge of `strength` times the mean eigenvalue, each row at most `max_step` from V_0. Empty if the
-  /// system cannot be solved; that is tried with ten times the ridge, up to six times, counted in n_retries.
-  /// Precision: Cholesky in double.  Cost: t³/3 + t²·dv.
+  /// system cannot be solved (see RidgeSystem::solve).
   Mat<float> solve(double strength, float max_step, int32_t& n_retries) const;
 
  private:
-  NormalEquations system_;
   MatView<const float> values_;
-  double mean_eigenvalue_;
+  const kernels::KernelSet& kernels_;
+  RidgeSystem system_;
 };
 
 }  // namespace sh::compaction

@@ -86,7 +86,7 @@ class Compaction {
     const Stopwatch watch;
     SH_ASSIGN(scores_, compaction::score_heads(method_, *problems_, request_.solve, solve_context()));
     if (method_.budget == BudgetPolicy::sensitivity || request_.target.head_error > 0) {
-      SH_ASSIGN(curves_, compaction::measure_curves(method_, *problems_, scores_, request_.solve, solve_context()));
+      SH_ASSIGN(curves_, compaction::measure_curves(method_, *problems_, scores_.rows, request_.solve, solve_context()));
     }
     if (method_.budget == BudgetPolicy::profile) {
       if (!request_.profile)
@@ -144,24 +144,24 @@ class Compaction {
     std::vector<int64_t> fixed_rows;
     for (const HeadPlan& plan : plans_) fixed_rows.push_back(plan.n_fixed);
     SH_ASSIGN(const std::vector<int64_t> budget, compaction::plan_budget({.policy = method_.budget,
-                                                                          .scores = scores_,
+                                                                          .scores = scores_.rows,
                                                                           .fixed_rows = fixed_rows,
                                                                           .curves = curves_,
                                                                           .shares = shares_,
                                                                           .limits = limits}));
     std::vector<std::vector<int32_t>> rows;
     if (method_.schedule != Schedule::layer_sequential) {
-      SH_ASSIGN(rows, compaction::select_heads(method_, *problems_, scores_, budget, request_.solve, solve_context()));
+      SH_ASSIGN(rows, compaction::select_heads(method_, *problems_, scores_.rows, budget, request_.solve, solve_context()));
     }
     select_seconds_ += select_watch.seconds();
 
     const Stopwatch fit_watch;
     if (method_.schedule == Schedule::on_policy || method_.schedule == Schedule::layer_sequential) {
-      const LayerwiseInput input{&sequence_, &queries_.replay, plans_, scores_, budget, rows};
+      const LayerwiseInput input{&sequence_, &queries_.replay, plans_, scores_.rows, budget, rows};
       SH_ASSIGN(heads_, solve_layer_by_layer(executor_, method_, input, request_.solve, solve_context()));
     } else {
       SH_ASSIGN(heads_,
-                compaction::fit_heads(method_, *problems_, scores_, rows, request_.solve, solve_context()));
+                compaction::fit_heads(method_, *problems_, scores_.rows, scores_.regions, rows, request_.solve, solve_context()));
     }
     fit_seconds_ += fit_watch.seconds();
     return check();
@@ -366,7 +366,7 @@ class Compaction {
   std::vector<HeadPlan> plans_;
   kv::CacheUsage before_;
   std::optional<CacheProblems> problems_;
-  std::vector<std::vector<float>> scores_;
+  compaction::HeadScores scores_;
   std::vector<compaction::ErrorCurve> curves_;
   std::vector<float> shares_;
   std::optional<ReplayReference> reference_;

@@ -101,12 +101,13 @@ class LayerwiseTap final : public ops::AttentionTap {
       // A row that some earlier query needed stays wanted: the replay is a part of what was asked.
       SH_ASSIGN(const auto fresh, compaction::score_heads(method_, problems, options_, context_));
       for (size_t i = 0; i < n; ++i)
-        for (size_t row = 0; row < fresh[i].size(); ++row) scores[i][row] = std::max(scores[i][row], fresh[i][row]);
+        for (size_t row = 0; row < fresh.rows[i].size(); ++row)
+          scores[i][row] = std::max(scores[i][row], fresh.rows[i][row]);
       SH_ASSIGN(rows, compaction::select_heads(method_, problems, scores, input_.budget.subspan(first, n), options_,
                                                context_));
     }
     SH_ASSIGN(std::vector<CompactHead> solved,
-              compaction::fit_heads(method_, problems, scores, rows, options_, context_));
+              compaction::fit_heads(method_, problems, scores, {}, rows, options_, context_));
     std::vector<kv::HeadRows> layer_rows;
     for (size_t i = 0; i < n; ++i) {
       layer_rows.push_back(assemble(executor_.engine(), *input_.sequence, plans[i], solved[i]));

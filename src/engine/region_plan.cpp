@@ -126,7 +126,20 @@ CacheProblems::CacheProblems(const Engine& engine, const SequenceCache& sequence
 
 HeadProblem CacheProblems::load(int64_t head, compaction::HeadStorage& storage) const {
   const HeadPlan& plan = plans_[static_cast<size_t>(head)];
-  sequence_.decode_rows(engine_.kernels(), plan.layer, plan.head, plan.rows, storage.keys, storage.values,
+  return problem_of(plan, plan.rows, storage);
+}
+
+HeadProblem CacheProblems::load_rows(int64_t head, std::span<const int32_t> rows,
+                                     compaction::HeadStorage& storage) const {
+  const HeadPlan& plan = plans_[static_cast<size_t>(head)];
+  std::vector<int32_t> rows_of_head;
+  for (const int32_t row : rows) rows_of_head.push_back(plan.rows[static_cast<size_t>(row)]);
+  return problem_of(plan, rows_of_head, storage);
+}
+
+HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int32_t> rows,
+                                      compaction::HeadStorage& storage) const {
+  sequence_.decode_rows(engine_.kernels(), plan.layer, plan.head, rows, storage.keys, storage.values,
                         storage.bias, storage.pos);
   HeadProblem problem;
   problem.layer = plan.layer;

@@ -202,7 +202,9 @@ Head heldout_part(const Head& head) {
 TEST(Fit, ReportedErrorsAreThoseOfWhatIsReturned) {
   const Head head = clustered_head(5, 256, 1200), heldout = heldout_part(head);
   for (const Fit fit : {Fit::none, Fit::biases, Fit::values, Fit::both}) {
-    const CompactHead compact = fit_best(head, 50, fit), plain = fit_best(head, 50, Fit::none);
+    SolveOptions options;
+    options.max_report_queries_per_head = 1000;
+    const CompactHead compact = fit_best(head, 50, fit, options), plain = fit_best(head, 50, Fit::none);
     const auto fitted_errors = oracle_errors(heldout, compact), plain_errors = oracle_errors(heldout, plain);
     const FitReport& report = compact.report;
     // f32 sums of some hundred terms.

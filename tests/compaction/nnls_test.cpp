@@ -93,24 +93,18 @@ TEST(NormalEquations, EqualThePlainSumsForSizesAroundTheTiles) {
   for (const int64_t n : {1, 255, 256, 257, 600})
     for (const int64_t t : {1, 63, 64, 65, 130}) {
       const Mat<float> rows = random_mat(rng, n, t), targets = random_mat(rng, n, 3);
-      std::vector<float> weight(static_cast<size_t>(n));
-      for (float& w : weight) w = static_cast<float>(rng.next_unit());
-      const NormalEquations system = normal_equations(rows.view(), weight, targets.view(), testing::kernel_set());
-      // f32 sums of 256 terms of order 1: 256 · 6e-8 times a few, over up to 3 tiles.
-      const double tolerance = 2e-4;
+      const NormalEquations system = normal_equations(rows.view(), targets.view(), testing::kernel_set());
+      // f32 sums of 256 terms of order 1, up to 300 in all: 300 · 6e-8 times a few, over up to 3 tiles.
+      const double tolerance = 6e-4;
       for (int64_t j = 0; j < t; j += 7)
         for (int64_t k = 0; k < t; k += 5) {
           double sum = 0;
-          for (int64_t i = 0; i < n; ++i)
-            sum += static_cast<double>(weight[static_cast<size_t>(i)]) * weight[static_cast<size_t>(i)] *
-                   rows(i, j) * rows(i, k);
+          for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(rows(i, j)) * rows(i, k);
           ASSERT_NEAR(system.gram(j, k), sum, tolerance) << n << " " << t;
         }
       for (int64_t j = 0; j < t; j += 7) {
         double sum = 0;
-        for (int64_t i = 0; i < n; ++i)
-          sum += static_cast<double>(weight[static_cast<size_t>(i)]) * weight[static_cast<size_t>(i)] *
-                 rows(i, j) * targets(i, 2);
+        for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(rows(i, j)) * targets(i, 2);
         ASSERT_NEAR(system.rhs(j, 2), sum, tolerance);
       }
     }

@@ -40,11 +40,11 @@ std::vector<HeadProblem> problems_of(const std::vector<Head>& heads) {
   return problems;
 }
 
-Result<Solution> solve_with(const CompactionMethod& method, const std::vector<Head>& heads,
+Result<std::vector<CompactHead>> solve_with(const CompactionMethod& method, const std::vector<Head>& heads,
                             const BudgetLimits& limits, int n_threads = 1, const SolveOptions& options = {}) {
   ThreadPool pool(n_threads);
   const auto problems = problems_of(heads);
-  return solve(method, ProblemList(problems), limits, options, {.pool = &pool, .kernels = &kernel_set()});
+  return testing::solve(method, ProblemList(problems), limits, options, {.pool = &pool, .kernels = &kernel_set()});
 }
 
 const CompactionMethod& solver() {
@@ -53,17 +53,17 @@ const CompactionMethod& solver() {
 
 TEST(Solve, ResultDoesNotDependOnTheNumberOfThreads) {
   const auto heads = some_heads();
-  const Solution one = solve_with(solver(), heads, {.max_region_rows = 90}, 1).value();
+  const std::vector<CompactHead> one = solve_with(solver(), heads, {.max_region_rows = 90}, 1).value();
   int n_accepted = 0;
   for (const int n_threads : {2, 3}) {
-    const Solution many = solve_with(solver(), heads, {.max_region_rows = 90}, n_threads).value();
-    ASSERT_EQ(one.heads.size(), many.heads.size());
-    for (size_t h = 0; h < one.heads.size(); ++h) {
-      EXPECT_EQ(one.heads[h].source_rows, many.heads[h].source_rows);
-      EXPECT_EQ(one.heads[h].bias, many.heads[h].bias);  // bit for bit
-      EXPECT_EQ(one.heads[h].values.data, many.heads[h].values.data);
-      EXPECT_EQ(one.heads[h].report.heldout_fitted, many.heads[h].report.heldout_fitted);
-      n_accepted += one.heads[h].report.is_fit_accepted ? 1 : 0;
+    const std::vector<CompactHead> many = solve_with(solver(), heads, {.max_region_rows = 90}, n_threads).value();
+    ASSERT_EQ(one.size(), many.size());
+    for (size_t h = 0; h < one.size(); ++h) {
+      EXPECT_EQ(one[h].source_rows, many[h].source_rows);
+      EXPECT_EQ(one[h].bias, many[h].bias);  // bit for bit
+      EXPECT_EQ(one[h].values.data, many[h].values.data);
+      EXPECT_EQ(one[h].report.heldout_fitted, many[h].report.heldout_fitted);
+      n_accepted += one[h].report.is_fit_accepted ? 1 : 0;
     }
   }
   EXPECT_GT(n_accepted, 0);
@@ -71,10 +71,10 @@ TEST(Solve, ResultDoesNotDependOnTheNumberOfThreads) {
 
 TEST(Solve, EveryHeadHasItsOwnRowsAndTheTotalIsTheBudget) {
   const auto heads = some_heads();
-  const Solution solution = solve_with(solver(), heads, {.max_region_rows = 90}).value();
+  const std::vector<CompactHead> solution = solve_with(solver(), heads, {.max_region_rows = 90}).value();
   int64_t n_rows = 0;
   for (size_t h = 0; h < heads.size(); ++h) {
-    const CompactHead& compact = solution.heads[h];
+    const CompactHead& compact = solution[h];
     n_rows += static_cast<int64_t>(compact.source_rows.size());
     EXPECT_TRUE(std::is_sorted(compact.source_rows.begin(), compact.source_rows.end()));
     EXPECT_EQ(std::set<int32_t>(compact.source_rows.begin(), compact.source_rows.end()).size(),
@@ -102,13 +102,13 @@ TEST(Solve, HeadsMayKeepDisjointRows) {
       for (int64_t c = 0; c < 32; ++c) head.queries(q, c) = 8.0f * head.keys((which == 0 ? 0 : 80) + q % 20, c);
     heads.push_back(std::move(head));
   }
-  const Solution solution =
+  const std::vector<CompactHead> solution =
       solve_with(method_with(RowScore::max, Weighting::none, Fit::none, BudgetPolicy::uniform), heads,
                  {.max_region_rows = 40})
           .value();
   for (int32_t row = 0; row < 20; ++row) {
-    EXPECT_EQ(solution.heads[0].source_rows[static_cast<size_t>(row)], row);
-    EXPECT_EQ(solution.heads[1].source_rows[static_cast<size_t>(row)], 80 + row);
+    EXPECT_EQ(solution[0].source_rows[static_cast<size_t>(row)], row);
+    EXPECT_EQ(solution[1].source_rows[static_cast<size_t>(row)], 80 + row);
   }
 }
 
@@ -119,19 +119,19 @@ TEST(Solve, TheImportantRowMayLieAnywhere) {
       for (int64_t c = 0; c < 32; ++c) head.queries(q, c) = 2.0f * head.keys(wanted, c);
     testing::finish(head);
     const std::vector<Head> heads = {head};
-    const Solution solution = solve_with(**find_method("select"), heads, {.max_region_rows = 1}).value();
-    EXPECT_EQ(solution.heads[0].source_rows, std::vector<int32_t>{wanted});
+    const std::vector<CompactHead> solution = solve_with(**find_method("select"), heads, {.max_region_rows = 1}).value();
+    EXPECT_EQ(solution[0].source_rows, std::vector<int32_t>{wanted});
   }
 }
 
 TEST(Solve, ABudgetForEverythingReturnsEverythingExactly) {
   const auto heads = some_heads();
   for (const CompactionMethod* method : methods()) {
-    const Solution solution = solve_with(*method, heads, {.max_region_rows = 100000}).value();
+    const std::vector<CompactHead> solution = solve_with(*method, heads, {.max_region_rows = 100000}).value();
     for (size_t h = 0; h < heads.size(); ++h) {
-      EXPECT_EQ(static_cast<int64_t>(solution.heads[h].source_rows.size()), heads[h].keys.rows);
-      EXPECT_EQ(solution.heads[h].values.rows, 0);
-      for (const float bias : solution.heads[h].bias) EXPECT_EQ(bias, 0);
+      EXPECT_EQ(static_cast<int64_t>(solution[h].source_rows.size()), heads[h].keys.rows);
+      EXPECT_EQ(solution[h].values.rows, 0);
+      for (const float bias : solution[h].bias) EXPECT_EQ(bias, 0);
     }
   }
 }
@@ -143,8 +143,8 @@ TEST(Solve, EveryAxisChangesTheOutputInTheExpectedDirection) {
       method_with(RowScore::rms, Weighting::attention_share, Fit::none, BudgetPolicy::global);
   const auto rows = [&](CompactionMethod method) {
     std::vector<std::vector<int32_t>> result;
-    const Solution solution = solve_with(method, heads, limits).value();
-    for (const CompactHead& head : solution.heads) result.push_back(head.source_rows);
+    const std::vector<CompactHead> solution = solve_with(method, heads, limits).value();
+    for (const CompactHead& head : solution) result.push_back(head.source_rows);
     return result;
   };
   const auto chosen = rows(base);
@@ -171,17 +171,17 @@ TEST(Solve, TheFitLowersTheErrorOfTheSameRows) {
   const auto heads = some_heads(2000);
   CompactionMethod method =
       method_with(RowScore::rms, Weighting::attention_share, Fit::none, BudgetPolicy::global);
-  const Solution plain = solve_with(method, heads, {.max_region_rows = 80}).value();
+  const std::vector<CompactHead> plain = solve_with(method, heads, {.max_region_rows = 80}).value();
   method.fit = Fit::both;
-  const Solution fitted = solve_with(method, heads, {.max_region_rows = 80}).value();
+  const std::vector<CompactHead> fitted = solve_with(method, heads, {.max_region_rows = 80}).value();
   for (size_t h = 0; h < heads.size(); ++h) {
-    EXPECT_EQ(plain.heads[h].source_rows, fitted.heads[h].source_rows);
-    EXPECT_FALSE(plain.heads[h].report.is_fit_accepted);
-    EXPECT_LE(fitted.heads[h].report.heldout_fitted, fitted.heads[h].report.heldout_plain);
+    EXPECT_EQ(plain[h].source_rows, fitted[h].source_rows);
+    EXPECT_FALSE(plain[h].report.is_fit_accepted);
+    EXPECT_LE(fitted[h].report.heldout_fitted, fitted[h].report.heldout_plain);
   }
-  EXPECT_TRUE(fitted.heads[0].report.is_fit_accepted);
-  EXPECT_LT(testing::mean_of(testing::oracle_errors(heads[0], fitted.heads[0])),
-            testing::mean_of(testing::oracle_errors(heads[0], plain.heads[0])));
+  EXPECT_TRUE(fitted[0].report.is_fit_accepted);
+  EXPECT_LT(testing::mean_of(testing::oracle_errors(heads[0], fitted[0])),
+            testing::mean_of(testing::oracle_errors(heads[0], plain[0])));
 }
 
 TEST(Solve, CancelIsHonouredInEveryPhase) {
@@ -192,7 +192,7 @@ TEST(Solve, CancelIsHonouredInEveryPhase) {
     std::atomic<bool> cancel{when == 0.0};
     double last = 0;
     const auto result =
-        solve(solver(), ProblemList(problems), {.max_region_rows = 50}, {},
+        testing::solve(solver(), ProblemList(problems), {.max_region_rows = 50}, {},
               {.pool = &pool, .kernels = &kernel_set(), .cancel = &cancel, .on_progress = [&](double fraction) {
                  last = fraction;
                  if (fraction >= when) cancel = true;
@@ -208,7 +208,7 @@ TEST(Solve, ProgressGrowsToOne) {
   const auto problems = problems_of(heads);
   ThreadPool pool(2);
   double last = 0;
-  const auto result = solve(solver(), ProblemList(problems), {.max_region_rows = 50}, {},
+  const auto result = testing::solve(solver(), ProblemList(problems), {.max_region_rows = 50}, {},
                             {.pool = &pool, .kernels = &kernel_set(), .on_progress = [&](double fraction) {
                                EXPECT_GT(fraction, last);
                                last = fraction;
@@ -225,7 +225,7 @@ TEST(Solve, BadProblemsAndOptionsAreErrorsThatSayWhere) {
     change(problems[1]);
     ThreadPool pool(1);
     const auto result =
-        solve(method, ProblemList(problems), {.max_region_rows = 50}, options, {.pool = &pool, .kernels = &kernel_set()});
+        testing::solve(method, ProblemList(problems), {.max_region_rows = 50}, options, {.pool = &pool, .kernels = &kernel_set()});
     ASSERT_FALSE(result.ok()) << expected;
     EXPECT_EQ(result.error().kind, ErrorKind::invalid_argument);
     EXPECT_NE(result.error().message.find(expected), std::string::npos) << result.error().message;
@@ -255,11 +255,11 @@ TEST(Solve, RatiosFromOneToAThousandOnATinyModel) {
   std::vector<Head> heads;
   for (uint64_t i = 0; i < 2; ++i) heads.push_back(clustered_head(200 + i, 24, 60, 16));
   for (const int ratio : {1, 2, 3, 5, 7, 10, 16, 24, 48, 49, 100, 333, 1000}) {
-    const Solution solution = solve_with(solver(), heads, {.max_region_rows = 48 / ratio}).value();
+    const std::vector<CompactHead> solution = solve_with(solver(), heads, {.max_region_rows = 48 / ratio}).value();
     size_t n_rows = 0;
     for (size_t h = 0; h < 2; ++h) {
-      n_rows += solution.heads[h].source_rows.size();
-      for (const double error : testing::oracle_errors(heads[h], solution.heads[h]))
+      n_rows += solution[h].source_rows.size();
+      for (const double error : testing::oracle_errors(heads[h], solution[h]))
         EXPECT_TRUE(std::isfinite(error));
     }
     EXPECT_EQ(n_rows, static_cast<size_t>(48 / ratio));
@@ -267,7 +267,7 @@ TEST(Solve, RatiosFromOneToAThousandOnATinyModel) {
 }
 
 TEST(Solve, NoHeadsIsAnEmptySolution) {
-  EXPECT_TRUE(solve_with(solver(), {}, {.max_region_rows = 5}).value().heads.empty());
+  EXPECT_TRUE(solve_with(solver(), {}, {.max_region_rows = 5}).value().empty());
 }
 
 TEST(Methods, AreFoundByName) {
@@ -302,9 +302,9 @@ TEST(Methods, BaselinesKeepTheEnd) {
   const auto heads = some_heads();
   EXPECT_EQ((*find_method("truncate"))->n_sinks, 0);
   EXPECT_EQ((*find_method("streaming"))->n_sinks, 4);
-  const Solution solution = solve_with(**find_method("truncate"), heads, {.max_region_rows = 13}).value();
-  EXPECT_EQ(solution.heads[0].source_rows, (std::vector<int32_t>{196, 197, 198, 199}));
-  EXPECT_EQ(solution.heads[3].source_rows, std::vector<int32_t>{0});
+  const std::vector<CompactHead> solution = solve_with(**find_method("truncate"), heads, {.max_region_rows = 13}).value();
+  EXPECT_EQ(solution[0].source_rows, (std::vector<int32_t>{196, 197, 198, 199}));
+  EXPECT_EQ(solution[3].source_rows, std::vector<int32_t>{0});
 }
 
 }  // namespace

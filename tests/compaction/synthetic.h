@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "base/mat_view.h"
+#include "base/result.h"
 #include "base/rng.h"
+#include "compaction/budget.h"
 #include "compaction/compactor.h"
 #include "kernels/kernel_set.h"
 
@@ -238,6 +240,26 @@ inline CompactionMethod method_with(RowScore score, Weighting weighting, Fit fit
 /// A method of which only the scoring matters.
 inline CompactionMethod scoring(RowScore score, Weighting weighting) {
   return method_with(score, weighting, Fit::none, BudgetPolicy::global);
+}
+
+/// All phases under one method and budget, as the engine composes them: a head of the result for each problem.
+inline Result<std::vector<CompactHead>> solve(const CompactionMethod& method, const ProblemSource& source,
+                                              const BudgetLimits& limits, const SolveOptions& options,
+                                              const SolveContext& context) {
+  SH_ASSIGN(const HeadScores scores, score_heads(method, source, options, context));
+  std::vector<int64_t> fixed_rows;
+  for (int64_t head = 0; head < source.n_heads(); ++head) fixed_rows.push_back(source.n_fixed_rows(head));
+  std::vector<ErrorCurve> curves;
+  if (method.budget == BudgetPolicy::sensitivity) {
+    SH_ASSIGN(curves, measure_curves(method, source, scores.rows, options, context));
+  }
+  SH_ASSIGN(const std::vector<int64_t> budget, plan_budget({.policy = method.budget,
+                                                            .scores = scores.rows,
+                                                            .fixed_rows = fixed_rows,
+                                                            .curves = curves,
+                                                            .limits = limits}));
+  SH_ASSIGN(const auto rows, select_heads(method, source, scores.rows, budget, options, context));
+  return fit_heads(method, source, scores.rows, scores.regions, rows, options, context);
 }
 
 }  // namespace sh::compaction::testing
