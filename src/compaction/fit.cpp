@@ -20,8 +20,14 @@
 namespace sh::compaction {
 namespace {
 
-// Ridge strengths as multiples of the mean eigenvalue, from strong to weak.
+// Ridge strengths as multiples of the mean eigenvalue, from strong to weak. From kWeakStrength on the held-out error
+// must still fall by more than kLeastGain for a weaker one to be tried: with few queries it goes on falling in the
+// fourth digit.
 constexpr double kStrengths[] = {10.0, 3.0, 1.0, 0.3, 1e-1, 1e-2, 1e-3, 1e-5};
+constexpr double kWeakStrength = 0.1, kLeastGain = 0.005;
+bool is_worth_going_on(double strength, double before, double now) {
+  return now < (strength <= kWeakStrength ? (1 - kLeastGain) * before : before);
+}
 // Of weights: a tenth of a percent of one row's mass.
 constexpr float kBoxTolerance = 1e-3f;
 // A mass error of a query moves its mixed output by (1 - π) times the error; this is added so that queries that
@@ -52,6 +58,13 @@ struct BiasFit {
   double heldout_residual = 0;
 };
 
+Mat<float> transposed(const Mat<float>& from) {
+  Mat<float> to(from.cols, from.rows);
+  for (int64_t i = 0; i < from.rows; ++i)
+    for (int64_t j = 0; j < from.cols; ++j) to(j, i) = from(i, j);
+  return to;
+}
+
 class HeadFitter {
  public:
   HeadFitter(const FitTargets& targets, MatView<const float> values, float max_value_step,
@@ -70,9 +83,21 @@ class HeadFitter {
  private:
   Judgement judge(std::span<const float> errors) const;
   bool is_admissible(const Judgement& judgement) const;
-  /// Keeps the candidate if it is the best so far; returns its held-out mean square error.
-  double consider(Candidate candidate);
+  /// Judges a candidate with these errors; keeps it, as make() gives it, if it is the best so far. Returns its
+  /// held-out mean square error.
+  template <typename Make>
+  double consider(std::span<const float> errors, Make&& make) {
+    const Judgement judgement = judge(errors);
+    // Squares: a change of the output by ε costs the model's prediction of the order ε².
+    const double best = best_ ? best_judgement_.heldout.mean_square : plain_.heldout.mean_square;
+    if (is_admissible(judgement) && judgement.heldout.mean_square < best) {
+      best_ = make();
+      best_judgement_ = judgement;
+    }
+    return judgement.heldout.mean_square;
+  }
   std::vector<BiasFit> fit_biases();
+  void try_biases(const std::vector<BiasFit>& fits);
   void try_values(const std::vector<float>& weights, double bias_ridge, const Approximation& plain);
   Approximation approximate_with(std::span<const float> weights, MatView<const float> values) const {
     return approximate(targets_, weights, values, kernels_);
@@ -107,18 +132,6 @@ bool HeadFitter::is_admissible(const Judgement& j) const {
          j.heldout.mean < plain_.heldout.mean;
 }
 
-double HeadFitter::consider(Candidate candidate) {
-  const MatView<const float> values = candidate.values.rows > 0 ? std::as_const(candidate.values).view() : values_;
-  const Judgement judgement = judge(approximate_with(candidate.weights, values).error);
-  // Squares: a change of the output by ε costs the model's prediction of the order ε².
-  const double best = best_ ? best_judgement_.heldout.mean_square : plain_.heldout.mean_square;
-  if (is_admissible(judgement) && judgement.heldout.mean_square < best) {
-    best_ = std::move(candidate);
-    best_judgement_ = judgement;
-  }
-  return judgement.heldout.mean_square;
-}
-
 double HeadFitter::heldout_mass_residual(std::span<const float> row_weight, std::span<const float> weights) const {
   double total = 0;
   for (int64_t i = targets_.n_fit; i < targets_.n(); ++i) {
@@ -135,7 +148,7 @@ std::vector<BiasFit> HeadFitter::fit_biases() {
   const int64_t n = targets_.n(), n_fit = targets_.n_fit, t = targets_.mass.cols;
   std::vector<float> row_weight(static_cast<size_t>(n));
   // For weights w: the mass that they restore, and that of the region. For steps from 1: what the plain rows lack.
-  Mat<float> design(n_fit, t), columns(t, n_fit), missing(n_fit, 1);
+  Mat<float> design(n_fit, t), missing(n_fit, 1);
   std::vector<float> target(static_cast<size_t>(n_fit));
   for (int64_t i = 0; i < n; ++i) {
     const size_t query = static_cast<size_t>(i);
@@ -144,26 +157,29 @@ std::vector<BiasFit> HeadFitter::fit_biases() {
     if (i >= n_fit) continue;
     const float* mass = targets_.mass.row(i);
     float* row = design.row(i);
-    for (int64_t j = 0; j < t; ++j) columns(j, i) = row[j] = weight * mass[j];
+    for (int64_t j = 0; j < t; ++j) row[j] = weight * mass[j];
     target[query] = weight * (share - targets_.unfitted_mass[query]);
     missing(i, 0) = target[query] - kernels_.dot(row, ones_.data(), t);
   }
-  const RidgeSystem system(std::move(design), std::move(missing), kernels_);
+  RidgeSystem system(std::as_const(design).view(), std::move(missing), kernels_);
   const float lower = std::exp(options_.min_bias), upper = std::exp(options_.max_bias);
+  Mat<float> columns;  // of the design, for the box
   std::vector<BiasFit> fits;
   double last_residual = heldout_mass_residual(row_weight, ones_);
   for (const double strength : kStrengths) {
     // The box hardly ever binds: first without it, and what lies outside is put right from there.
-    const Mat<float> step = system.solve(strength, report_.n_factorisation_retries);
+    Mat<float> step = system.solve(strength, report_.n_factorisation_retries);
     if (step.rows == 0) break;
-    BiasFit fit{step.data, strength, 0};
+    if (system.is_dual()) step = system.from_dual(step);
+    BiasFit fit{std::move(step.data), strength, 0};
     bool is_outside = false;
     for (float& weight : fit.weights) {
       weight += 1.0f;
       is_outside |= weight < lower || weight > upper;
     }
     if (is_outside) {
-      const BoxRegression problem{.columns = columns.view(),
+      if (columns.rows == 0) columns = transposed(design);
+      const BoxRegression problem{.columns = std::as_const(columns).view(),
                                   .target = target,
                                   .ridge = static_cast<float>(strength * system.mean_eigenvalue()),
                                   .lower = lower,
@@ -173,20 +189,34 @@ std::vector<BiasFit> HeadFitter::fit_biases() {
     }
     fit.heldout_residual = heldout_mass_residual(row_weight, fit.weights);
     if (!(fit.heldout_residual < last_residual)) break;
+    const bool goes_on = is_worth_going_on(strength, last_residual, fit.heldout_residual);
     last_residual = fit.heldout_residual;
     fits.push_back(std::move(fit));
+    if (!goes_on) break;
   }
   return fits;
 }
 
 void HeadFitter::try_values(const std::vector<float>& weights, double bias_ridge, const Approximation& plain) {
-  const ValueFit value_fit(targets_, weights, values_, plain, kernels_);
+  ValueFit value_fit(targets_, weights, values_, plain, max_value_step_, kernels_);
   double last = judge(plain.error).heldout.mean_square;
   for (const double strength : kStrengths) {
-    Mat<float> values = value_fit.solve(strength, max_value_step_, report_.n_factorisation_retries);
-    if (values.rows == 0) return;
-    const double error = consider({weights, std::move(values), bias_ridge, strength});
-    if (!(error < last)) return;
+    if (!value_fit.solve(strength, report_.n_factorisation_retries)) return;
+    const double error = consider(value_fit.errors(), [&] {
+      return Candidate{weights, value_fit.values(), bias_ridge, strength};
+    });
+    if (!is_worth_going_on(strength, last, error)) return;
+    last = error;
+  }
+}
+
+void HeadFitter::try_biases(const std::vector<BiasFit>& fits) {
+  double last = plain_.heldout.mean_square;
+  for (const BiasFit& fit : fits) {
+    const double error = consider(approximate_with(fit.weights, values_).error, [&] {
+      return Candidate{fit.weights, {}, fit.ridge, 0};
+    });
+    if (!is_worth_going_on(fit.ridge, last, error)) return;
     last = error;
   }
 }
@@ -204,7 +234,7 @@ std::optional<Candidate> HeadFitter::run(Fit fit) {
   if (fit == Fit::values || fit == Fit::both) try_values(ones_, 0, plain);
   if (fit == Fit::biases || fit == Fit::both) {
     const std::vector<BiasFit> bias_fits = fit_biases();
-    for (const BiasFit& bias_fit : bias_fits) consider({bias_fit.weights, {}, bias_fit.ridge, 0});
+    try_biases(bias_fits);
     // The last one has the lowest held-out mass error.
     if (fit == Fit::both && !bias_fits.empty()) {
       const std::vector<float>& weights = bias_fits.back().weights;

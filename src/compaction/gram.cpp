@@ -10,44 +10,65 @@ namespace {
 constexpr int64_t kTileRows = 256;
 constexpr int64_t kStripeColumns = 64;  // a stripe of the upper triangle; narrower wastes less below the diagonal
 
+// sums [width, b.cols - first_b] = columns [first_a, first_a + width) of A, transposed, times those of B from
+// first_b on. False if stopped.
+bool multiply_stripe(MatView<const float> a, int64_t first_a, int64_t width, MatView<const float> b, int64_t first_b,
+                     const std::function<bool()>& should_stop, const kernels::KernelSet& kernels,
+                     std::vector<float>& product, std::vector<double>& sums) {
+  const int64_t n_right = b.cols - first_b;
+  product.resize(static_cast<size_t>(kStripeColumns * b.cols));
+  sums.resize(static_cast<size_t>(kStripeColumns * b.cols));
+  std::fill_n(sums.begin(), width * n_right, 0.0);
+  for (int64_t begin = 0; begin < a.rows; begin += kTileRows) {
+    if (should_stop && should_stop()) return false;
+    kernels.gemm_tn({.m = width,
+                     .n = n_right,
+                     .k = std::min(kTileRows, a.rows - begin),
+                     .a = a.row(begin) + first_a,
+                     .a_stride = a.stride,
+                     .b = b.row(begin) + first_b,
+                     .b_stride = b.stride,
+                     .c = product.data(),
+                     .c_stride = n_right});
+    for (int64_t k = 0; k < width * n_right; ++k) sums[static_cast<size_t>(k)] += product[static_cast<size_t>(k)];
+  }
+  return true;
+}
+
+// Rows [first, first + width) of the upper triangle, rounded and mirrored into `gram`.
+void write_stripe(MatView<const double> stripe, int64_t first, Mat<float>& gram) {
+  for (int64_t i = 0; i < stripe.rows; ++i)
+    for (int64_t j = i; j < stripe.cols; ++j) gram(first + i, first + j) = static_cast<float>(stripe(i, j));
+  for (int64_t j = 0; j < stripe.cols; ++j)
+    for (int64_t i = 0; i < std::min(j, stripe.rows); ++i)
+      gram(first + j, first + i) = static_cast<float>(stripe(i, j));
+}
+
 }  // namespace
 
-NormalEquations normal_equations(MatView<const float> a, MatView<const float> b, const kernels::KernelSet& kernels) {
-  const int64_t t = a.cols, n_targets = b.cols;
-  NormalEquations result{Mat<double>(t, t), Mat<double>(t, n_targets)};
-  std::vector<float> product(static_cast<size_t>(std::max(kStripeColumns, int64_t{1}) * std::max(t, n_targets)));
-  for (int64_t begin = 0; begin < a.rows; begin += kTileRows) {
-    const int64_t m = std::min(kTileRows, a.rows - begin);
-    for (int64_t first = 0; first < t; first += kStripeColumns) {
-      const int64_t width = std::min(kStripeColumns, t - first), n_right = t - first;
-      kernels.gemm_tn({.m = width,
-                       .n = n_right,
-                       .k = m,
-                       .a = a.row(begin) + first,
-                       .a_stride = a.stride,
-                       .b = a.row(begin) + first,
-                       .b_stride = a.stride,
-                       .c = product.data(),
-                       .c_stride = n_right});
-      for (int64_t i = 0; i < width; ++i)
-        for (int64_t j = i; j < n_right; ++j)
-          result.gram(first + i, first + j) += product[static_cast<size_t>(i * n_right + j)];
-      kernels.gemm_tn({.m = width,
-                       .n = n_targets,
-                       .k = m,
-                       .a = a.row(begin) + first,
-                       .a_stride = a.stride,
-                       .b = b.row(begin),
-                       .b_stride = b.stride,
-                       .c = product.data(),
-                       .c_stride = n_targets});
-      for (int64_t i = 0; i < width; ++i)
-        for (int64_t j = 0; j < n_targets; ++j)
-          result.rhs(first + i, j) += product[static_cast<size_t>(i * n_targets + j)];
-    }
+Mat<float> gram_of_columns(MatView<const float> a, const std::function<bool()>& should_stop,
+                           const kernels::KernelSet& kernels) {
+  const int64_t t = a.cols;
+  Mat<float> gram(t, t);
+  std::vector<float> product;
+  std::vector<double> sums;
+  for (int64_t first = 0; first < t; first += kStripeColumns) {
+    const int64_t width = std::min(kStripeColumns, t - first);
+    if (!multiply_stripe(a, first, width, a, first, should_stop, kernels, product, sums)) return {};
+    write_stripe({sums.data(), width, t - first}, first, gram);
   }
-  for (int64_t i = 0; i < t; ++i)
-    for (int64_t j = 0; j < i; ++j) result.gram(i, j) = result.gram(j, i);
+  return gram;
+}
+
+Mat<float> transposed_product(MatView<const float> a, MatView<const float> b, const kernels::KernelSet& kernels) {
+  Mat<float> result(a.cols, b.cols);
+  std::vector<float> product;
+  std::vector<double> sums;
+  for (int64_t first = 0; first < a.cols; first += kStripeColumns) {
+    const int64_t width = std::min(kStripeColumns, a.cols - first);
+    multiply_stripe(a, first, width, b, 0, {}, kernels, product, sums);
+    std::copy_n(sums.begin(), width * b.cols, result.row(first));
+  }
   return result;
 }
 

@@ -91,8 +91,8 @@ Result<Axis> parse_axis(std::string_view text);  // RowScore, Weighting, Selecti
 /// of the residual of a refit after every key, four keys and two steps at 3 to 4 % more, for the same number of
 /// refits.
 struct OmpOptions {
-  int32_t keys_per_step = 1;       // picked by the same correlations
-  int32_t steps_per_refit = 1;     // between two refits of all weights (the paper's fast variant: 4 keys, 2 steps)
+  int32_t keys_per_step = 4;       // picked by the same correlations
+  int32_t steps_per_refit = 2;     // between two refits of all weights (the paper's fast variant)
   int32_t candidates_per_row = 4;  // the dictionary is the best n_rows · this rows by score,
   int32_t max_candidates = 4096;   // at most so many: their Gram matrix is 64 MiB of f32 at 4096
   float max_weight = std::exp(7.0f);   // that one row may stand for
@@ -109,7 +109,7 @@ struct SolveOptions {
   int32_t max_fit_rows = 1024;  // of more kept rows in a head, the best scored; the others stay as they are
   int32_t holdout_every = 5;    // one query of so many is held out of the fit
   float min_bias = -3.0f, max_bias = 3.0f;  // of a fit's change to a row's bias
-  int32_t max_nnls_sweeps = 500;
+  int32_t max_nnls_sweeps = 50;  // of the box, where it binds
   // A fit is accepted if its worst and its 99th percentile errors are at most the first number times the plain
   // rows', and no query's error grows by more than the second (errors are relative to the mean output): a fact is
   // one query among thousands, and where the plain rows already lose some query altogether, their worst error says

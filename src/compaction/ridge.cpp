@@ -5,8 +5,6 @@
 #include <cmath>
 #include <utility>
 
-#include "compaction/gram.h"
-
 namespace sh::compaction {
 namespace {
 
@@ -44,7 +42,7 @@ bool BlockCholesky::factor_diagonal(int64_t begin, int64_t width) {
 
 bool BlockCholesky::factor(MatView<const float> gram, float ridge) {
   const int64_t n = gram.rows;
-  lower_ = Mat<float>(n, n);
+  if (lower_.rows != n) lower_ = Mat<float>(n, n);
   column_scale_.resize(static_cast<size_t>(n));
   inverses_.assign(static_cast<size_t>((n + kBlock - 1) / kBlock * kBlock * kBlock), 0.0f);
   for (int64_t i = 0; i < n; ++i) {
@@ -134,55 +132,36 @@ void BlockCholesky::solve(Mat<float>& x) const {
   }
 }
 
-RidgeSystem::RidgeSystem(Mat<float> a, Mat<float> b, const kernels::KernelSet& kernels)
-    : kernels_(kernels), n_columns_(a.cols) {
-  const int64_t n = a.rows, t = a.cols;
-  if (n < t) {
-    gram_ = Mat<float>(n, n);
-    kernels.gemm_nt({.m = n,
-                     .n = n,
-                     .k = t,
-                     .a = a.data.data(),
-                     .a_stride = t,
-                     .b = a.data.data(),
-                     .b_stride = t,
+RidgeSystem::RidgeSystem(MatView<const float> a, Mat<float> b, const kernels::KernelSet& kernels)
+    : kernels_(kernels), a_(a), cholesky_(kernels) {
+  if (is_dual()) {
+    gram_ = Mat<float>(a.rows, a.rows);
+    kernels.gemm_nt({.m = a.rows,
+                     .n = a.rows,
+                     .k = a.cols,
+                     .a = a.data,
+                     .a_stride = a.stride,
+                     .b = a.data,
+                     .b_stride = a.stride,
                      .c = gram_.data.data(),
-                     .c_stride = n});
-    a_ = std::move(a);
+                     .c_stride = a.rows});
     rhs_ = std::move(b);
   } else {
-    const NormalEquations system = normal_equations(a.view(), b.view(), kernels);
-    gram_ = Mat<float>(t, t);
-    rhs_ = Mat<float>(t, b.cols);
-    std::copy(system.gram.data.begin(), system.gram.data.end(), gram_.data.begin());
-    std::copy(system.rhs.data.begin(), system.rhs.data.end(), rhs_.data.begin());
+    gram_ = gram_of_columns(a, {}, kernels);
+    rhs_ = transposed_product(a, std::as_const(b).view(), kernels);
   }
   for (int64_t i = 0; i < gram_.rows; ++i) mean_eigenvalue_ += gram_(i, i);
-  mean_eigenvalue_ /= static_cast<double>(std::max<int64_t>(t, 1));
+  mean_eigenvalue_ /= static_cast<double>(std::max<int64_t>(a.cols, 1));
 }
 
-Mat<float> RidgeSystem::solve(double strength, int32_t& n_retries) const {
+Mat<float> RidgeSystem::solve(double strength, int32_t& n_retries) {
   double ridge = strength * mean_eigenvalue_;
   if (!(ridge > 0) || !std::isfinite(ridge)) return {};  // nothing in A, or it overflowed
-  BlockCholesky cholesky(kernels_);
   for (int32_t attempt = 0; attempt <= kMaxRetries; ++attempt, ridge *= 10) {
     n_retries += attempt > 0 ? 1 : 0;
-    if (!cholesky.factor(gram_.view(), static_cast<float>(ridge))) continue;
+    if (!cholesky_.factor(std::as_const(gram_).view(), static_cast<float>(ridge))) continue;
     Mat<float> x = rhs_;
-    cholesky.solve(x);
-    if (is_dual()) {
-      Mat<float> of_columns(n_columns_, x.cols);
-      kernels_.gemm_tn({.m = n_columns_,
-                        .n = x.cols,
-                        .k = a_.rows,
-                        .a = a_.data.data(),
-                        .a_stride = n_columns_,
-                        .b = x.data.data(),
-                        .b_stride = x.cols,
-                        .c = of_columns.data.data(),
-                        .c_stride = x.cols});
-      x = std::move(of_columns);
-    }
+    cholesky_.solve(x);
     if (std::all_of(x.data.begin(), x.data.end(), [](float v) { return std::isfinite(v); })) return x;
   }
   return {};

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/mat_view.h"
+#include "compaction/gram.h"
 #include "kernels/kernel_set.h"
 
 namespace sh::compaction {
@@ -31,30 +32,31 @@ class BlockCholesky {
 };
 
 /// Solves min ‖A X - B‖² + ridge · ‖X‖² for one A [n, t] and several ridges. With fewer rows than columns through
-/// the n×n matrix A Aᵀ: X = Aᵀ (A Aᵀ + ridge)⁻¹ B, else through AᵀA.
-/// Precision: f32 products; sums of AᵀA and AᵀB in double over tiles of 256 rows. The smaller matrix is rounded to
-/// f32, so that a ridge below 1e-5 of the mean eigenvalue means nothing.
+/// the n×n matrix A Aᵀ: X = Aᵀ Y with (A Aᵀ + ridge) Y = B, else through AᵀA.
+/// Precision: f32 products; sums over many rows as gram_of_columns(). A ridge below 1e-5 of the mean eigenvalue
+/// means nothing.
 class RidgeSystem {
  public:
-  /// Shapes: A [n, t], B [n, m].
-  RidgeSystem(Mat<float> a, Mat<float> b, const kernels::KernelSet& kernels);
+  /// Borrows A. Shapes: a [n, t], b [n, m].
+  RidgeSystem(MatView<const float> a, Mat<float> b, const kernels::KernelSet& kernels);
 
+  bool is_dual() const { return a_.rows < a_.cols; }
   /// Of AᵀA: what strengths of ridges are relative to.
   double mean_eigenvalue() const { return mean_eigenvalue_; }
-  /// X [t, m] for this strength times the mean eigenvalue. Empty if the system cannot be solved; that is tried with
-  /// ten times the ridge, up to six times, counted in n_retries.
-  /// Cost: k³/6 + k²·m products for k = min(n, t), and n·t·m if n < t.
-  Mat<float> solve(double strength, int32_t& n_retries) const;
+  /// For this strength times the mean eigenvalue: X [t, m], or Y [n, m] of a dual system. Empty if the system cannot
+  /// be solved; that is tried with ten times the ridge, up to six times, counted in n_retries.
+  /// Cost: k³/6 + k²·m products for k = min(n, t).
+  Mat<float> solve(double strength, int32_t& n_retries);
+  /// X = Aᵀ Y.
+  Mat<float> from_dual(const Mat<float>& y) const { return transposed_product(a_, y.view(), kernels_); }
 
  private:
-  bool is_dual() const { return a_.rows > 0; }
-
   const kernels::KernelSet& kernels_;
-  int64_t n_columns_;
-  Mat<float> a_;     // kept for n < t only
+  MatView<const float> a_;
   Mat<float> gram_;  // A Aᵀ or AᵀA
   Mat<float> rhs_;   // B or AᵀB
   double mean_eigenvalue_ = 0;
+  BlockCholesky cholesky_;
 };
 
 }  // namespace sh::compaction

@@ -17,40 +17,54 @@ constexpr double kMinMassRatio = 1e-6;
 Approximation approximate(const FitTargets& targets, std::span<const float> weights, MatView<const float> values,
                           const kernels::KernelSet& kernels) {
   const int64_t n = targets.n(), t = targets.mass.cols, dv = targets.exact.cols;
-  // One product gives outputs and masses: the last column holds the weights alone.
-  Mat<float> weighted(t, dv + 1);
+  Mat<float> weighted(t, dv);
   for (int64_t j = 0; j < t; ++j) {
     const float weight = weights[static_cast<size_t>(j)];
-    for (int64_t c = 0; c < dv; ++c) weighted(j, c) = weight * values(j, c);
-    weighted(j, dv) = weight;
+    const float* value = values.row(j);
+    float* out = weighted.row(j);
+    for (int64_t c = 0; c < dv; ++c) out[c] = weight * value[c];
   }
-  Mat<float> sums(n, dv + 1);
+  Approximation result{Mat<float>(n, dv), std::vector<float>(static_cast<size_t>(n)),
+                       std::vector<float>(static_cast<size_t>(n))};
   kernels.gemm_nn({.m = n,
-                   .n = dv + 1,
+                   .n = dv,
                    .k = t,
                    .a = targets.mass.data.data(),
                    .a_stride = t,
                    .b = weighted.data.data(),
-                   .b_stride = dv + 1,
-                   .c = sums.data.data(),
-                   .c_stride = dv + 1});
-  Approximation result{Mat<float>(n, dv), std::vector<float>(static_cast<size_t>(n)),
-                       std::vector<float>(static_cast<size_t>(n))};
+                   .b_stride = dv,
+                   .c = result.output.data.data(),
+                   .c_stride = dv});
   for (int64_t i = 0; i < n; ++i) {
     const size_t query = static_cast<size_t>(i);
-    const float mass = std::max(sums(i, dv) + targets.rest_mass[query], kMinTotalMass);
+    const float mass = std::max(kernels.dot(targets.mass.row(i), weights.data(), t) + targets.rest_mass[query],
+                                kMinTotalMass);
     const float inverse = 1.0f / mass;
-    float square = 0;
+    float *output = result.output.row(i), square = 0;
+    const float *rest = targets.rest_output.row(i), *exact = targets.exact.row(i);
     for (int64_t c = 0; c < dv; ++c) {
-      const float output = (sums(i, c) + targets.rest_output(i, c)) * inverse;
-      const float difference = output - targets.exact(i, c);
-      result.output(i, c) = output;
+      output[c] = (output[c] + rest[c]) * inverse;
+      const float difference = output[c] - exact[c];
       square += difference * difference;
     }
     result.total_mass[query] = mass;
     result.error[query] = relative_error(std::sqrt(square), targets.mean_exact_norm);
   }
   return result;
+}
+
+std::vector<float> errors_after(const FitTargets& targets, const Mat<float>& output, const Mat<float>& step) {
+  std::vector<float> errors(static_cast<size_t>(targets.n()));
+  for (int64_t i = 0; i < targets.n(); ++i) {
+    const float *from = output.row(i), *move = step.row(i), *exact = targets.exact.row(i);
+    float square = 0;
+    for (int64_t c = 0; c < output.cols; ++c) {
+      const float difference = from[c] + move[c] - exact[c];
+      square += difference * difference;
+    }
+    errors[static_cast<size_t>(i)] = relative_error(std::sqrt(square), targets.mean_exact_norm);
+  }
+  return errors;
 }
 
 float relative_error(float norm_of_difference, double mean_exact_norm) {

@@ -22,6 +22,9 @@ struct Approximation {
 Approximation approximate(const FitTargets& targets, std::span<const float> weights, MatView<const float> values,
                           const kernels::KernelSet& kernels);
 
+/// Errors of `output` plus `step`, both [n, dv].
+std::vector<float> errors_after(const FitTargets& targets, const Mat<float>& output, const Mat<float>& step);
+
 /// ‖approximate - exact‖ relative to the mean norm of exact outputs, as it is if that is 0; at most 1e15, so that
 /// sums of squares stay finite, and 1e15 for NaN.
 float relative_error(float norm_of_difference, double mean_exact_norm);

@@ -1,42 +1,105 @@
 // SPDX-License-Identifier: MIT
 #include "compaction/values.h"
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace sh::compaction {
 namespace {
 
-// Shares of attention [n_fit, t], and what the plain rows lack of the output.
-RidgeSystem system_of(const FitTargets& targets, std::span<const float> weights, const Approximation& plain,
-                      const kernels::KernelSet& kernels) {
-  const int64_t n_fit = targets.n_fit, t = targets.mass.cols, dv = targets.exact.cols;
-  Mat<float> shares(n_fit, t), missing(n_fit, dv);
-  for (int64_t i = 0; i < n_fit; ++i) {
+Mat<float> shares_of(const FitTargets& targets, std::span<const float> weights, const Approximation& plain) {
+  Mat<float> shares(targets.n(), targets.mass.cols);
+  for (int64_t i = 0; i < shares.rows; ++i) {
     const float inverse = 1.0f / plain.total_mass[static_cast<size_t>(i)];
     const float* mass = targets.mass.row(i);
     float* share = shares.row(i);
-    for (int64_t j = 0; j < t; ++j) share[j] = weights[static_cast<size_t>(j)] * (mass[j] * inverse);
-    for (int64_t c = 0; c < dv; ++c) missing(i, c) = targets.exact(i, c) - plain.output(i, c);
+    for (int64_t j = 0; j < shares.cols; ++j) share[j] = weights[static_cast<size_t>(j)] * (mass[j] * inverse);
   }
-  return RidgeSystem(std::move(shares), std::move(missing), kernels);
+  return shares;
+}
+
+Mat<float> missing_of(const FitTargets& targets, const Approximation& plain) {
+  Mat<float> missing(targets.n_fit, targets.exact.cols);
+  for (size_t i = 0; i < missing.data.size(); ++i) missing.data[i] = targets.exact.data[i] - plain.output.data[i];
+  return missing;
 }
 
 }  // namespace
 
 ValueFit::ValueFit(const FitTargets& targets, std::span<const float> weights, MatView<const float> values,
-                   const Approximation& plain, const kernels::KernelSet& kernels)
-    : values_(values), kernels_(kernels), system_(system_of(targets, weights, plain, kernels)) {}
+                   const Approximation& plain, float max_step, const kernels::KernelSet& kernels)
+    : targets_(targets),
+      values_(values),
+      plain_(plain),
+      max_step_(max_step),
+      kernels_(kernels),
+      shares_(shares_of(targets, weights, plain)),
+      system_(std::as_const(shares_).view().slice(0, targets.n_fit), missing_of(targets, plain), kernels) {
+  if (!system_.is_dual()) return;
+  cross_ = Mat<float>(targets.n(), targets.n_fit);
+  kernels.gemm_nt({.m = cross_.rows,
+                   .n = cross_.cols,
+                   .k = shares_.cols,
+                   .a = shares_.data.data(),
+                   .a_stride = shares_.cols,
+                   .b = shares_.data.data(),
+                   .b_stride = shares_.cols,
+                   .c = cross_.data.data(),
+                   .c_stride = cross_.cols});
+}
 
-Mat<float> ValueFit::solve(double strength, float max_step, int32_t& n_retries) const {
-  Mat<float> step = system_.solve(strength, n_retries);
-  for (int64_t j = 0; j < step.rows; ++j) {
-    float* row = step.row(j);
-    const float length = std::sqrt(kernels_.dot(row, row, step.cols));
-    const float factor = length > max_step ? max_step / length : 1.0f;
-    const float* value = values_.row(j);
-    for (int64_t c = 0; c < step.cols; ++c) row[c] = value[c] + factor * row[c];
+// No row's step is longer than Σ_i share_ij · ‖y_i‖.
+bool ValueFit::may_exceed(const Mat<float>& y) const {
+  std::vector<float> bound(static_cast<size_t>(shares_.cols), 0.0f);
+  for (int64_t i = 0; i < y.rows; ++i)
+    kernels_.axpy(std::sqrt(kernels_.dot(y.row(i), y.row(i), y.cols)), shares_.row(i), bound.data(), shares_.cols);
+  return !(kernels_.max(bound.data(), shares_.cols) <= max_step_);
+}
+
+void ValueFit::set_step(Mat<float> step) {
+  step_ = std::move(step);
+  for (int64_t j = 0; j < step_.rows; ++j) {
+    float* row = step_.row(j);
+    const float length = std::sqrt(kernels_.dot(row, row, step_.cols));
+    if (length > max_step_)
+      for (int64_t c = 0; c < step_.cols; ++c) row[c] *= max_step_ / length;
   }
-  return step;
+}
+
+bool ValueFit::solve(double strength, int32_t& n_retries) {
+  dual_ = step_ = {};
+  Mat<float> solved = system_.solve(strength, n_retries);
+  if (solved.rows == 0) return false;
+  if (!system_.is_dual())
+    set_step(std::move(solved));
+  else if (may_exceed(solved))
+    set_step(system_.from_dual(solved));
+  else
+    dual_ = std::move(solved);
+  return true;
+}
+
+std::vector<float> ValueFit::errors() const {
+  const bool is_dual = dual_.rows > 0;
+  const Mat<float>&left = is_dual ? cross_ : shares_, &right = is_dual ? dual_ : step_;
+  Mat<float> change(left.rows, right.cols);
+  kernels_.gemm_nn({.m = left.rows,
+                    .n = right.cols,
+                    .k = left.cols,
+                    .a = left.data.data(),
+                    .a_stride = left.cols,
+                    .b = right.data.data(),
+                    .b_stride = right.cols,
+                    .c = change.data.data(),
+                    .c_stride = right.cols});
+  return errors_after(targets_, plain_.output, change);
+}
+
+Mat<float> ValueFit::values() const {
+  Mat<float> values = dual_.rows > 0 ? system_.from_dual(dual_) : step_;
+  for (int64_t j = 0; j < values.rows; ++j) kernels_.add(values.row(j), values_.row(j), values.row(j), values.cols);
+  return values;
 }
 
 }  // namespace sh::compaction

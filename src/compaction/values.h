@@ -18,18 +18,33 @@ namespace sh::compaction {
 /// to nothing.
 class ValueFit {
  public:
-  /// `plain` is the approximation with these weights and V_0.
+  /// `plain` is the approximation with these weights and V_0. All are borrowed.
   ValueFit(const FitTargets& targets, std::span<const float> weights, MatView<const float> values,
-           const Approximation& plain, const kernels::KernelSet& kernels);
+           const Approximation& plain, float max_step, const kernels::KernelSet& kernels);
 
-  /// V for a ridge of `strength` times the mean eigenvalue, each row at most `max_step` from V_0. Empty if the
-  /// system cannot be solved (see RidgeSystem::solve).
-  Mat<float> solve(double strength, float max_step, int32_t& n_retries) const;
+  /// Solves for a ridge of `strength` times the mean eigenvalue, each row at most `max_step` from V_0.
+  /// False if the system cannot be solved (see RidgeSystem::solve).
+  /// Cost: k³/6 + k²·dv products for k = min(n_fit, t), and for the errors n·n_fit·dv with fewer queries of the fit
+  ///       than rows, else n·t·dv.
+  bool solve(double strength, int32_t& n_retries);
+  /// Of all queries, with the values last solved for.
+  std::vector<float> errors() const;
+  /// [t, dv] as last solved for.
+  Mat<float> values() const;
 
  private:
+  bool may_exceed(const Mat<float>& y) const;
+  void set_step(Mat<float> step);
+
+  const FitTargets& targets_;
   MatView<const float> values_;
+  const Approximation& plain_;
+  const float max_step_;
   const kernels::KernelSet& kernels_;
+  Mat<float> shares_;  // [n, t] of attention, of all queries
   RidgeSystem system_;
+  Mat<float> cross_;       // [n, n_fit] products of shares, of a dual system
+  Mat<float> dual_, step_; // one of both: step = sharesᵀ · dual for the queries of the fit
 };
 
 }  // namespace sh::compaction

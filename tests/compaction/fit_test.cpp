@@ -8,6 +8,7 @@
 #include <iterator>
 #include <numeric>
 
+#include "compaction/problem_source.h"
 #include "compaction/region.h"
 #include "compaction/score.h"
 #include "compaction/targets.h"
@@ -216,6 +217,32 @@ TEST(Fit, ReportedErrorsAreThoseOfWhatIsReturned) {
     EXPECT_EQ(report.n_fit_queries, fit == Fit::none ? 0 : 960);
     for (size_t i = 0; i < plain_errors.size(); ++i)
       EXPECT_LE(std::min(fitted_errors[i], 1.0) - plain_errors[i], report.worst_regret + 1e-4);
+  }
+}
+
+TEST(Fit, WhatTheScorePassLeavesGivesTheSameFit) {
+  Head head = clustered_head(13, 256, 300);
+  head.keys(7, 0) = std::nanf("");
+  head.queries(4, 1) = INFINITY;
+  const HeadProblem problem = head.problem();
+  const CompactionMethod method = testing::scoring(RowScore::max, Weighting::attention_share);
+  for (const Fit fit : {Fit::none, Fit::both}) {
+    RegionSummary region;
+    region.queries = queries_of_fit(problem, fit, {}).queries;
+    std::sort(region.queries.begin(), region.queries.end());
+    EXPECT_EQ(region.queries.size(), fit == Fit::none ? 16u : 299u);
+    const auto scores = score_rows(problem, method, {}, kernel_set(), &region);
+    EXPECT_EQ(scores, score_rows(problem, method, {}, kernel_set()));
+    const auto rows = top_rows(scores, 40);
+    HeadStorage storage;
+    const CompactHead of_kept =
+        fit_kept_rows(gather_rows(problem, rows, storage), rows, scores, region, fit, {}, kernel_set());
+    const CompactHead of_all = fit_head(problem, rows, scores, fit, {}, kernel_set());
+    EXPECT_EQ(of_kept.bias, of_all.bias);
+    EXPECT_EQ(of_kept.values.data, of_all.values.data);
+    EXPECT_EQ(of_kept.report.heldout_fitted, of_all.report.heldout_fitted);
+    EXPECT_EQ(of_kept.report.is_fit_accepted, fit == Fit::both);
+    EXPECT_TRUE(of_kept.report.had_nonfinite_input);
   }
 }
 

@@ -27,7 +27,8 @@ using testing::kernel_set;
 using testing::random_mat;
 
 // All rows are candidates and nothing is dropped.
-const OmpOptions kPlain{.candidates_per_row = 1 << 20, .min_weight = -1};
+const OmpOptions kPlain{
+    .keys_per_step = 1, .steps_per_refit = 1, .candidates_per_row = 1 << 20, .min_weight = -1};
 
 std::vector<float> rms_scores(const Head& head) {
   return score_rows(head.problem(), testing::scoring(RowScore::rms, Weighting::attention_share), {}, kernel_set());
@@ -275,7 +276,7 @@ TEST(Omp, RowsOfNoWeightAreReplaced) {
   for (const uint64_t seed : {31, 32, 33, 34}) {
     const Head head = clustered_head(seed, 400, 500, 24);
     const Mass mass = mass_of(head);
-    OmpOptions omp{.candidates_per_row = 1000, .min_weight = 0.3f};
+    OmpOptions omp{.keys_per_step = 1, .steps_per_refit = 1, .candidates_per_row = 1000, .min_weight = 0.3f};
     const OmpSelection dropping = select(head, 60, omp);
     expect_sound(dropping, head, 60);
     EXPECT_EQ(dropping.n_by_score, 0);
