@@ -30,6 +30,11 @@ bool is_usable(const float* x, int64_t n) {
 
 }  // namespace
 
+bool RowCoverage::holds_scores_of(const compaction::CompactionMethod& method) {
+  return method.score == compaction::RowScore::max && method.weighting == compaction::Weighting::attention_share &&
+         method.score_pool <= 1;
+}
+
 RowCoverage::RowCoverage(Executor& executor, const kv::SequenceCache& sequence, std::span<const HeadPlan> plans)
     : executor_(executor),
       sequence_(sequence),
@@ -54,20 +59,6 @@ RowCoverage::RowCoverage(Executor& executor, const kv::SequenceCache& sequence, 
     n_rows += static_cast<int64_t>(plans[i].rows.size());
   }
   best_.assign(static_cast<size_t>(n_rows), -kInf);
-  executor.thread_pool().run(static_cast<int64_t>(plans.size()), [&](int64_t i, int worker) {
-    const HeadPlan& plan = plans[static_cast<size_t>(i)];
-    Worker& w = workers_[static_cast<size_t>(worker)];
-    const auto n = static_cast<int64_t>(plan.rows.size());
-    for (int64_t begin = 0; begin < n; begin += kTileRows) {
-      const auto rows = std::span(plan.rows).subspan(static_cast<size_t>(begin),
-                                                     static_cast<size_t>(std::min(kTileRows, n - begin)));
-      sequence.decode_rows(executor.kernels(), plan.layer, plan.head, rows, w.keys, w.values, w.bias, w.pos);
-      const std::vector<uint8_t> is_finite =
-          compaction::finite_rows({.keys = w.keys.view(), .values = w.values.view(), .bias = w.bias});
-      for (size_t r = 0; r < rows.size(); ++r)
-        if (!is_finite[r]) best_[static_cast<size_t>(first_[static_cast<size_t>(i)] + begin) + r] = kInf;
-    }
-  });
   seconds_ = watch.seconds();
 }
 
@@ -97,7 +88,7 @@ void RowCoverage::fold(int32_t layer_index, std::span<const kv::Pos> pos, MatVie
 
 void RowCoverage::fold_pending(int32_t layer_index) {
   Layer& layer = layers_[static_cast<size_t>(layer_index)];
-  if (layer.pos.empty()) return;
+  if (layer.pos.empty() && layer.has_checked_rows) return;
   // A query that is not finite asks for nothing: no row has a finite product with it.
   for (size_t i = 0; i < layer.pos.size(); ++i)
     for (int32_t head = 0; head < layer.n_heads; ++head) {
@@ -118,6 +109,7 @@ void RowCoverage::fold_pending(int32_t layer_index) {
     fold_tile(layer, plan, begin, std::min(n, begin + kTileRows), workers_[static_cast<size_t>(worker)]);
   });
   layer.pos.clear();
+  layer.has_checked_rows = true;
 }
 
 void RowCoverage::fold_tile(const Layer& layer, int64_t plan_index, int64_t begin, int64_t end, Worker& w) {
@@ -128,7 +120,7 @@ void RowCoverage::fold_tile(const Layer& layer, int64_t plan_index, int64_t begi
   const auto n_queries = static_cast<int64_t>(layer.pos.size());
   w.products.resize(static_cast<size_t>(kPendingTokens * kTileRows));
   w.best.assign(static_cast<size_t>(n_rows), -kInf);
-  for (int64_t g = 0; g < group; ++g) {
+  for (int64_t g = 0; g < group && n_queries > 0; ++g) {
     const int64_t head = plan.head * group + g;
     executor_.kernels().gemm_nt({.m = n_queries,
                                  .n = n_rows,
@@ -154,6 +146,12 @@ void RowCoverage::fold_tile(const Layer& layer, int64_t plan_index, int64_t begi
   float* best = best_.data() + first_[static_cast<size_t>(plan_index)] + begin;
   for (int64_t row = 0; row < n_rows; ++row)
     best[row] = std::max(best[row], w.best[static_cast<size_t>(row)] + w.bias[static_cast<size_t>(row)]);
+  if (layer.has_checked_rows) return;
+  // With the first queries, while the rows are decoded anyway.
+  const std::vector<uint8_t> is_finite =
+      compaction::finite_rows({.keys = w.keys.view(), .values = w.values.view(), .bias = w.bias});
+  for (int64_t row = 0; row < n_rows; ++row)
+    if (!is_finite[static_cast<size_t>(row)]) best[row] = kInf;
 }
 
 void RowCoverage::flush() {
