@@ -19,7 +19,7 @@ using kv::SequenceCache;
 // A piece of the repeated text is read from a fresh fork, so that its positions stay near the end of the context.
 constexpr int64_t kRepeatPiece = 1024;
 
-/// Pieces that hold a share of [begin, end), spread evenly.
+/// Pieces that hold a share of [begin, end), at least one piece's worth, spread evenly.
 std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, double fraction) {
   std::vector<std::pair<int64_t, int64_t>> pieces;
   const int64_t n = end - begin;
@@ -29,9 +29,10 @@ std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, d
       pieces.emplace_back(at, std::min(end, at + kRepeatPiece));
     return pieces;
   }
-  const auto n_wanted = static_cast<int64_t>(std::ceil(static_cast<double>(n) * fraction));
-  const int64_t n_pieces = std::max<int64_t>(1, (n_wanted + kSamplePiece - 1) / kSamplePiece);
-  return spread_pieces(begin, end, n_pieces, kSamplePiece);
+  const auto n_share = static_cast<int64_t>(std::ceil(static_cast<double>(n) * fraction));
+  const int64_t n_wanted = std::max(n_share, kSamplePiece);
+  const int64_t n_pieces = (n_wanted + kSamplePiece - 1) / kSamplePiece;
+  return spread_pieces(begin, end, n_pieces, (n_wanted + n_pieces - 1) / n_pieces);
 }
 
 FeedOptions options_of(const GatherContext& context, QueryCapture& capture) {
