@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 // What a compaction costs beside the prefill of the same tokens: seconds as a share, and memory beyond the cache.
+// `cpu_share` is the share of the processor's seconds, which other programs disturb less. What the first validated
+// compaction spends on the model's verdict scale is given apart, as `scale`, and no part of the others.
 //   share_bench MODEL.gguf METHOD[,METHOD...] N_TOKENS[,N_TOKENS...] [RATIO=8] [REPEATS=3]
-// A method may carry options: "solver:reread=0.1". Prints one JSON object a line. Seconds are those of the clock;
-// "cpu" are seconds of all cores, by stage, for machines that others use too.
+// A method may carry options: "solver:reread=0.1". Prints one JSON object a line.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <ctime>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -24,6 +24,10 @@ namespace {
 using namespace sh;
 using namespace sh::bench;
 
+double cpu_seconds() {
+  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+}
+
 engine::CompactionRequest request_of(const std::string& spec, double ratio) {
   const std::vector<std::string> parts = split(spec, ':');
   engine::CompactionRequest request;
@@ -36,38 +40,6 @@ engine::CompactionRequest request_of(const std::string& spec, double ratio) {
   }
   return request;
 }
-
-double cpu_seconds() {
-  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
-}
-
-// Processor time between two reports of progress belongs to the later one's stage: it tells what is done. A check is
-// told of when it begins.
-class StageClock {
- public:
-  void report(std::string stage, double fraction) {
-    if (stage == "solve") stage = fraction <= 0.3 + 1e-9 ? "score" : fraction <= 0.5 + 1e-9 ? "select" : "fit";
-    const double now = cpu_seconds();
-    seconds_[last_stage_ == "check" ? last_stage_ : stage] += now - last_;
-    last_ = now;
-    last_stage_ = stage;
-  }
-  std::string json(int n_repeats) const {
-    std::string text;
-    for (const auto& [stage, seconds] : seconds_)
-      text += fmt::format("{}\"{}\": {:.4f}", text.empty() ? "" : ", ", stage, seconds / n_repeats);
-    return text;
-  }
-  void skip() {
-    last_ = cpu_seconds();
-    last_stage_.clear();
-  }
-
- private:
-  std::string last_stage_;
-  std::map<std::string, double> seconds_;
-  double last_ = cpu_seconds();
-};
 
 }  // namespace
 
@@ -90,42 +62,44 @@ int main(int argc, char** argv) {
     for (int64_t i = 0; i < n_tokens; ++i)
       ids.push_back(static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(engine.model().info().n_vocab))));
     kv::SequenceCache sequence(engine.block_pool());
-    const double prefill_cpu_begin = cpu_seconds();
     const Stopwatch prefill_watch;
+    const double cpu_before = cpu_seconds();
     if (const auto read = engine.prefill(sequence, ids); !read.ok()) fail(read.error().message);
-    const double prefill_seconds = prefill_watch.seconds(), prefill_cpu = cpu_seconds() - prefill_cpu_begin;
+    const double prefill_seconds = prefill_watch.seconds(), prefill_cpu = cpu_seconds() - cpu_before;
     for (const std::string& spec : split(argv[2], ',')) {
       const engine::CompactionRequest request = request_of(spec, ratio);
-      std::vector<double> seconds, capture, select, fit, check;
-      double real_ratio = 0, peak_bytes = 0, cpu = 0;
-      StageClock stages;
+      std::vector<double> seconds, cpu, capture, select, fit, check;
+      double real_ratio = 0, peak_bytes = 0, scale_seconds = 0;
+      int64_t n_fed = 0;
       for (int repeat = 0; repeat < n_repeats; ++repeat) {
         kv::SequenceCache fork = sequence.fork();
         const double rss = static_cast<double>(resident_bytes());
         reset_peak_resident_bytes();
-        stages.skip();
         const double cpu_begin = cpu_seconds();
         const Stopwatch watch;
-        const auto report = engine::compact_sequence(
-            engine.executor(), fork, ids, nullptr, request, nullptr,
-            [&](const char* stage, double fraction) { stages.report(stage, fraction); });
+        const auto report = engine::compact_sequence(engine.executor(), fork, ids, nullptr, request);
         if (!report.ok()) fail(report.error().message);
-        seconds.push_back(watch.seconds());
-        cpu += (cpu_seconds() - cpu_begin) / n_repeats;
+        const double scale = report->check.scale_seconds;
+        const double wall = watch.seconds();
+        seconds.push_back(wall - scale);
+        // While the scale is measured the compaction does nothing else.
+        cpu.push_back((cpu_seconds() - cpu_begin) * (wall - scale) / wall);
+        scale_seconds = std::max(scale_seconds, scale);
         capture.push_back(report->capture_seconds);
         select.push_back(report->select_seconds);
         fit.push_back(report->fit_seconds);
-        check.push_back(report->check.seconds);
+        check.push_back(report->check.seconds - scale);
         real_ratio = report->real_ratio;
+        n_fed = report->study.n_tokens;
         peak_bytes = std::max(peak_bytes, static_cast<double>(peak_resident_bytes()) - rss);
       }
       fmt::print("{{\"tokens\": {}, \"method\": \"{}\", \"ratio\": {}, \"real_ratio\": {:.3f}, \"repeats\": {}, "
-                 "\"prefill_seconds\": {:.4f}, \"seconds\": {:.4f}, \"share\": {:.5f}, \"capture\": {:.4f}, \"select\": "
-                 "{:.4f}, \"fit\": {:.4f}, \"check\": {:.4f}, \"prefill_cpu\": {:.3f}, \"cpu_share\": {:.5f}, \"cpu\": {{{}}}, "
+                 "\"prefill_seconds\": {:.4f}, \"seconds\": {:.4f}, \"share\": {:.5f}, \"cpu_share\": {:.5f}, "
+                 "\"capture\": {:.4f}, \"select\": {:.4f}, \"fit\": {:.4f}, \"check\": {:.4f}, \"scale\": {:.4f}, \"fed_tokens\": {}, "
                  "\"peak_extra_bytes\": {:.0f}, \"cache_bytes\": {}}}\n",
                  n_tokens, spec, ratio, real_ratio, n_repeats, prefill_seconds, median(seconds),
-                 median(seconds) / prefill_seconds, median(capture), median(select), median(fit), median(check),
-                 prefill_cpu, cpu / prefill_cpu, stages.json(n_repeats), peak_bytes, sequence.usage().bytes);
+                 median(seconds) / prefill_seconds, median(cpu) / prefill_cpu, median(capture), median(select),
+                 median(fit), median(check), scale_seconds, n_fed, peak_bytes, sequence.usage().bytes);
       std::fflush(stdout);
     }
   }

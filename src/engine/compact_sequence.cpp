@@ -13,6 +13,7 @@
 #include "engine/on_policy.h"
 #include "engine/region_plan.h"
 #include "engine/replay_check.h"
+#include "engine/row_coverage.h"
 #include "engine/verdict_scale.h"
 
 namespace sh::engine {
@@ -29,9 +30,6 @@ using kv::HeadRows;
 using kv::Pos;
 using kv::SequenceCache;
 
-// A replay compares at most so many tokens, whose logits of the uncompacted cache are kept at most so large: an
-// eighth of a gigabyte is 220 tokens of a vocabulary of 150 000.
-constexpr int64_t kMaxCheckTokens = 256, kMaxCheckBytes = int64_t{128} << 20;
 // Sizes tried for a KL target: from this ratio by factors of two until it is bracketed, then halves of the bracket.
 constexpr double kFirstTrialRatio = 8, kLowestTrialRatio = 1.25, kHighestTrialRatio = 1024;
 constexpr int kBracketHalvings = 3;
@@ -84,7 +82,13 @@ class Compaction {
 
   Result<void> score() {
     const Stopwatch watch;
-    SH_ASSIGN(scores_, compaction::score_heads(method_, *problems_, request_.solve, solve_context()));
+    const auto& scored = queries_.scored;
+    if (scored && RowCoverage::holds_scores_of(method_) && scored->region == region_ &&
+        scored->has_window_layers == request_.compacts_window_layers) {
+      scores_ = scored->scores;
+    } else {
+      SH_ASSIGN(scores_, compaction::score_heads(method_, *problems_, request_.solve, solve_context()));
+    }
     if (method_.budget == BudgetPolicy::sensitivity || request_.target.head_error > 0) {
       SH_ASSIGN(curves_, compaction::measure_curves(method_, *problems_, scores_.rows, request_.solve, solve_context()));
     }
@@ -104,33 +108,43 @@ class Compaction {
   /// Keeps what the uncompacted cache predicts on the replay, if anybody wants to know. Without memory for it only
   /// a limit or target on it is refused.
   Result<void> record_replay() {
-    const bool must = request_.max_kl > 0 || request_.target.kl > 0;
-    if (!must && !request_.validates.value_or(method_.fit != compaction::Fit::none)) return {};
+    const int64_t n_compared = n_replay_tokens(method_, request_, region_.n_tokens());
+    if (n_compared == 0) return {};
     const Stopwatch watch;
     progress("check", 0);
     const auto refused = [&](const Error& error) -> Result<void> {
-      if (must || error.kind == ErrorKind::cancelled) return error;
+      if (must_check() || error.kind == ErrorKind::cancelled) return error;
       return {};
     };
-    const Replay* replay = &queries_.replay;
-    Replay text;
-    if (replay->parts.empty()) {
-      // The queries came without one.
-      auto made = text_replay(engine_, queries_.ids, {region_.begin.value, region_.end.value}, kMaxCheckTokens);
-      if (!made.ok()) return refused(made.error());
-      text = std::move(*made);
-      replay = &text;
+    if (queries_.reference && queries_.reference->n_wanted() >= n_compared) {
+      reference_ = &*queries_.reference;
+    } else {
+      const Replay* replay = &queries_.replay;
+      Replay text;
+      if (replay->parts.empty()) {
+        // The queries came without one.
+        auto made = text_replay(engine_, queries_.ids, {region_.begin.value, region_.end.value}, n_compared);
+        if (!made.ok()) return refused(made.error());
+        text = std::move(*made);
+        replay = &text;
+      }
+      auto recorded =
+          ReplayReference::record(executor_, sequence_, *replay, n_compared, kMaxReplayBytes, cancel_);
+      if (!recorded.ok()) return refused(recorded.error());
+      reference_ = &own_reference_.emplace(std::move(*recorded));
     }
-    auto reference =
-        ReplayReference::record(executor_, sequence_, *replay, kMaxCheckTokens, kMaxCheckBytes, cancel_);
-    if (!reference.ok()) return refused(reference.error());
+    const Stopwatch scale_watch;
     const auto scale = engine_.verdict_scales().get(executor_, queries_.ids, cancel_);
-    if (!scale.ok()) return refused(scale.error());
+    scale_seconds_ = scale_watch.seconds();
+    if (!scale.ok()) {
+      reference_ = nullptr;
+      return refused(scale.error());
+    }
     scale_ = *scale;
-    reference_.emplace(std::move(*reference));
     check_seconds_ += watch.seconds();
     return {};
   }
+  bool must_check() const { return request_.max_kl > 0 || request_.target.kl > 0; }
 
   ReplayKind replay_kind() const {
     return queries_.source.has(QuerySource::self_study) ? ReplayKind::answers : ReplayKind::repetition;
@@ -189,13 +203,12 @@ class Compaction {
   Result<void> check() {
     candidate_.reset();
     check_ = {};
-    if (!reference_) return {};
+    if (reference_ == nullptr) return {};
     const Stopwatch watch;
     progress("check", 0.5);
     SequenceCache candidate = sequence_.fork();
     const auto refused = [&](const Error& error) -> Result<void> {
-      const bool must = request_.max_kl > 0 || request_.target.kl > 0;
-      if (must || error.kind != ErrorKind::out_of_memory) return error;
+      if (must_check() || error.kind != ErrorKind::out_of_memory) return error;
       return {};
     };
     if (const auto done = candidate.replace(assemble_all(), compacted_end()); !done.ok()) return refused(done.error());
@@ -304,6 +317,7 @@ class Compaction {
     report.study = queries_.study;
     report.check = check_;
     report.check.seconds = check_seconds_;
+    report.check.scale_seconds = scale_seconds_;
     report.condensed = region_.spans();
     report.kept_verbatim = verbatim_spans();
     summarise_heads(report);
@@ -359,7 +373,7 @@ class Compaction {
   const std::atomic<bool>* cancel_;
   const CompactionProgress& on_progress_;
   Stopwatch total_;
-  double select_seconds_ = 0, fit_seconds_ = 0, check_seconds_ = 0;
+  double select_seconds_ = 0, fit_seconds_ = 0, check_seconds_ = 0, scale_seconds_ = 0;
 
   CompactionMethod method_{};
   Region region_;
@@ -369,7 +383,8 @@ class Compaction {
   compaction::HeadScores scores_;
   std::vector<compaction::ErrorCurve> curves_;
   std::vector<float> shares_;
-  std::optional<ReplayReference> reference_;
+  std::optional<ReplayReference> own_reference_;
+  const ReplayReference* reference_ = nullptr;  // own, or that of the queries
   VerdictScale scale_;
   std::vector<CompactHead> heads_;
   std::optional<SequenceCache> candidate_;

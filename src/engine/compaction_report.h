@@ -19,6 +19,7 @@ namespace sh::engine {
 /// Logical positions [begin, end).
 struct Span {
   int64_t begin = 0, end = 0;
+  bool operator==(const Span&) const = default;
 };
 
 /// A quality to reach instead of a size; the smallest cache that reaches it is taken. 0: not asked.
@@ -76,6 +77,7 @@ struct ReplayCheck {
   double kl_mean = 0, kl_median = 0, kl_p99 = 0, top1 = 0;
   double confident_flips = 0;  // share of tokens where a prediction with a margin above 0.2 changed
   double seconds = 0;
+  double scale_seconds = 0;  // of these, spent on the model's scale: with the first validated compaction only
   Verdict verdict = Verdict::unknown;
   int64_t n_fits_dropped = 0;  // heads whose fit was taken back to stay within max_kl
 };

@@ -4,7 +4,6 @@
 
 #include "base/clock.h"
 #include "engine/compact_sequence.h"
-#include "engine/region_plan.h"
 #include "engine/row_coverage.h"
 
 namespace sh::engine {
@@ -21,11 +20,13 @@ using kv::SequenceCache;
 class Gatherer {
  public:
   Gatherer(Executor& executor, const SequenceCache& sequence, std::span<const int32_t> ids,
-           const CompactionMethod& method, const CompactionRequest& request, const GatherContext& context)
-      : executor_(executor), sequence_(sequence), ids_(ids), method_(method), request_(request), context_(context) {}
+           const CompactionMethod& method, const CompactionRequest& request, GatherContext context)
+      : executor_(executor), sequence_(sequence), ids_(ids), method_(method), request_(request),
+        context_(std::move(context)) {
+    context_.reference = &out_.reference;
+  }
 
   Result<ReferenceQueries> run(const QueryCapture* captured) {
-    const Stopwatch watch;
     const bool has_captured = captured != nullptr && captured->n_tokens() > 0;
     const Pos compacted = sequence_.compacted_end(), end = sequence_.next_pos();
     const auto wants = [&](QuerySource source) { return method_.queries.has(source); };
@@ -43,6 +44,7 @@ class Gatherer {
     if (wants(QuerySource::prefill)) {
       if (has_captured) {
         sets_.push_back(captured->take());
+        was_all_covered_ = false;
         used = used | QuerySource::prefill;
       } else if (compacted == Pos(0)) {
         SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, Pos(0), end, method_.reread_fraction, context_,
@@ -59,6 +61,7 @@ class Gatherer {
     }
     if (wants(QuerySource::self_study)) {
       out_.replay = {};
+      out_.reference.reset();
       SH_RETURN_IF_ERROR(add(
           self_study(executor_, sequence_, ids_, request_.self_study, context_, &out_.replay, &out_.study)));
       used = used | QuerySource::self_study;
@@ -66,9 +69,11 @@ class Gatherer {
     out_.sets = sets_.empty() ? QuerySets(executor_.engine().kv_layout().layers.size()) : merge(std::move(sets_));
     out_.ids.assign(ids_.begin(), ids_.end());
     out_.source = used;
-    out_.seconds = watch.seconds();
     return std::move(out_);
   }
+
+  /// Whether the context's coverage saw all queries, and there were some.
+  bool was_all_covered() const { return was_all_covered_ && has_gathered_; }
 
  private:
   /// Tokens by position, true for live rows: the positions of compacted ones may have been given anew.
@@ -77,6 +82,7 @@ class Gatherer {
   }
   Result<void> add(Result<QuerySets> sets) {
     if (!sets.ok()) return sets.error();
+    has_gathered_ = true;
     sets_.push_back(std::move(*sets));
     return {};
   }
@@ -86,8 +92,9 @@ class Gatherer {
   std::span<const int32_t> ids_;
   const CompactionMethod& method_;
   const CompactionRequest& request_;
-  const GatherContext& context_;
+  GatherContext context_;
   std::vector<QuerySets> sets_;
+  bool was_all_covered_ = true, has_gathered_ = false;
   ReferenceQueries out_;
 };
 
@@ -100,9 +107,11 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
   SH_CHECK(static_cast<int64_t>(ids.size()) >= sequence.next_pos().value, "the token list must match the cache");
   SH_ASSIGN(const CompactionMethod method, method_of(request));
   SH_ASSIGN(const Region region, plan_region(sequence, method, request));
+  const Stopwatch watch;
   std::vector<HeadPlan> plans;
-  std::optional<RowCoverage> coverage;  // decides when a study ends
-  if (method.queries.has(QuerySource::self_study)) {
+  std::optional<RowCoverage> coverage;  // decides when a study ends, and spares scoring the captured queries
+  const bool scores = RowCoverage::holds_scores_of(method);
+  if (scores || method.queries.has(QuerySource::self_study)) {
     plans = plan_heads(sequence, region, request.compacts_window_layers);
     coverage.emplace(executor, sequence, plans);
   }
@@ -112,8 +121,14 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
                                     if (on_progress) on_progress("queries", fraction);
                                   },
                               .max_query_bytes = request.max_query_bytes,
-                              .coverage = coverage ? &*coverage : nullptr};
-  return Gatherer(executor, sequence, ids, method, request, context).run(captured);
+                              .coverage = coverage ? &*coverage : nullptr,
+                              .n_compared = n_replay_tokens(method, request, region.n_tokens())};
+  Gatherer gatherer(executor, sequence, ids, method, request, context);
+  SH_ASSIGN(ReferenceQueries queries, gatherer.run(captured));
+  if (scores && gatherer.was_all_covered())
+    queries.scored = {region, request.compacts_window_layers, coverage->scores()};
+  queries.seconds = watch.seconds();
+  return queries;
 }
 
 }  // namespace sh::engine

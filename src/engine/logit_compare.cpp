@@ -19,13 +19,18 @@ double log_sum_exp(std::span<const float> logits) {
 }  // namespace
 
 TokenComparison compare_logits(std::span<const float> full, std::span<const float> compact, int32_t fed) {
-  const double full_lse = log_sum_exp(full), compact_lse = log_sum_exp(compact);
+  // exp takes nearly all of the time: once for each logit, not again for p.
+  std::vector<double> weights(full.size());
+  const double full_max = *std::max_element(full.begin(), full.end());
+  double sum = 0;
+  for (size_t i = 0; i < full.size(); ++i) sum += weights[i] = std::exp(full[i] - full_max);
+  const double full_lse = full_max + std::log(sum), compact_lse = log_sum_exp(compact);
   TokenComparison c;
   double first = -std::numeric_limits<double>::infinity(), second = first;
   size_t full_top = 0, compact_top = 0;
   for (size_t i = 0; i < full.size(); ++i) {
     const double log_p = full[i] - full_lse, log_q = compact[i] - compact_lse;
-    const double p = std::exp(log_p);
+    const double p = weights[i] / sum;
     if (p != 0) c.kl += p * (log_p - log_q);  // 0 ln 0 is 0; NaN stays NaN
     if (log_p > first) {
       second = first;

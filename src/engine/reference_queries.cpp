@@ -3,10 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
-#include "base/cancel.h"
 #include "base/clock.h"
 #include "engine/reference_steps.h"
+#include "engine/replay_check.h"
 
 namespace sh::engine {
 
@@ -18,7 +19,7 @@ using kv::SequenceCache;
 // A piece of the repeated text is read from a fresh fork, so that its positions stay near the end of the context.
 constexpr int64_t kRepeatPiece = 1024;
 
-/// Pieces that hold a share of [begin, end), spread evenly.
+/// Pieces that hold a share of [begin, end), at least one piece's worth, spread evenly.
 std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, double fraction) {
   std::vector<std::pair<int64_t, int64_t>> pieces;
   const int64_t n = end - begin;
@@ -28,22 +29,17 @@ std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, d
       pieces.emplace_back(at, std::min(end, at + kRepeatPiece));
     return pieces;
   }
-  const auto n_wanted = static_cast<int64_t>(std::ceil(static_cast<double>(n) * fraction));
-  const int64_t n_pieces = std::max<int64_t>(1, (n_wanted + kSamplePiece - 1) / kSamplePiece);
-  return spread_pieces(begin, end, n_pieces, kSamplePiece);
+  const auto n_share = static_cast<int64_t>(std::ceil(static_cast<double>(n) * fraction));
+  const int64_t n_wanted = std::max(n_share, kSamplePiece);
+  const int64_t n_pieces = (n_wanted + kSamplePiece - 1) / kSamplePiece;
+  return spread_pieces(begin, end, n_pieces, (n_wanted + n_pieces - 1) / n_pieces);
 }
 
-/// Feeds ids [begin, end) to the fork in steps of n_ubatch, captured.
-Result<void> read_piece(Executor& executor, SequenceCache& fork, std::span<const int32_t> ids, int64_t begin,
-                        int64_t end, const GatherContext& context, QueryCapture& capture) {
-  const int64_t n_ubatch = executor.engine().options().n_ubatch;
-  for (int64_t at = begin; at < end; at += n_ubatch) {
-    if (is_cancelled(context.cancel)) return cancelled_error();
-    const auto n_step = static_cast<size_t>(std::min(n_ubatch, end - at));
-    const StepItem item{&fork, ids.subspan(static_cast<size_t>(at), n_step)};
-    SH_RETURN_IF_ERROR(run_step(executor, std::span(&item, 1), capture, context.coverage));
-  }
-  return {};
+FeedOptions options_of(const GatherContext& context, QueryCapture& capture) {
+  return {.capture = &capture,
+          .coverage = context.coverage,
+          .cancel = context.cancel,
+          .on_progress = context.on_progress};
 }
 
 }  // namespace
@@ -54,15 +50,18 @@ Result<QuerySets> reread(Executor& executor, const SequenceCache& sequence, std:
   SH_CHECK(begin >= sequence.compacted_end() && end <= sequence.next_pos(), "only live rows can be read again");
   QueryCapture capture(executor.engine().model(), executor.engine().kv_layout(), context.max_query_bytes);
   const auto pieces = pieces_of(begin.value, end.value, fraction);
+  std::vector<Stretch> stretches;
   int64_t n_fed = 0;
   for (const auto& [from, to] : pieces) {
-    SequenceCache fork = sequence.fork();
-    SH_RETURN_IF_ERROR(fork.truncate(Pos(from)));
-    SH_RETURN_IF_ERROR(read_piece(executor, fork, ids, from, to, context, capture));
+    stretches.push_back({ids.subspan(static_cast<size_t>(from), static_cast<size_t>(to - from))});
     n_fed += to - from;
-    if (context.on_progress)
-      context.on_progress(static_cast<double>(to - begin.value) / static_cast<double>(end - begin));
   }
+  const auto fork_of = [&](size_t i) -> Result<SequenceCache> {
+    SequenceCache fork = sequence.fork();
+    SH_RETURN_IF_ERROR(fork.truncate(Pos(pieces[i].first)));
+    return fork;
+  };
+  SH_RETURN_IF_ERROR(feed_stretches(executor, stretches, fork_of, options_of(context, capture)));
   if (stats != nullptr) {
     stats->n_tokens += n_fed;
     stats->seconds += watch.seconds();
@@ -75,25 +74,28 @@ Result<QuerySets> repeat_prefill(Executor& executor, const SequenceCache& sequen
                                  StudyStats* stats) {
   const Stopwatch watch;
   Engine& engine = executor.engine();
-  SH_ASSIGN(const std::vector<int32_t> opening, repeat_opening(engine, ids));
+  Replay repeated;
+  SH_ASSIGN(repeated.opening, repeat_opening(engine, ids));
+  for (const auto& [from, to] : pieces_of(0, static_cast<int64_t>(ids.size()), fraction))
+    repeated.parts.push_back(repeat_part(ids, from, to));
   QueryCapture capture(engine.model(), engine.kv_layout(), context.max_query_bytes);
-  SequenceCache base = sequence.fork();
-  SH_RETURN_IF_ERROR(executor.prefill(base, opening));
-  auto n_fed = static_cast<int64_t>(opening.size());
-  const auto n = static_cast<int64_t>(ids.size());
-  if (replay != nullptr) replay->opening = opening;
-  for (const auto& [from, to] : pieces_of(0, n, fraction)) {
-    SequenceCache fork = base.fork();
-    Replay::Part part = repeat_part(ids, from, to);
-    SH_RETURN_IF_ERROR(read_piece(executor, fork, ids, from - part.n_prompt, to, context, capture));
-    n_fed += static_cast<int64_t>(part.ids.size());
-    if (replay != nullptr) replay->parts.push_back(std::move(part));
-    if (context.on_progress) context.on_progress(static_cast<double>(to) / static_cast<double>(n));
+  FeedOptions options = options_of(context, capture);
+  std::vector<Stretch> stretches;
+  for (const Replay::Part& part : repeated.parts) stretches.push_back({part.ids});
+  std::optional<ReplayReference> reference;
+  if (context.n_compared > 0) {
+    reference = ReplayReference::plan(repeated, engine.model().info().n_vocab, context.n_compared, kMaxReplayBytes);
+    for (size_t i = 0; i < stretches.size(); ++i)
+      std::tie(stretches[i].first_logit, stretches[i].end_logit) = reference->compared_of(i);
+    options.room = [&](int64_t first, int64_t n) { return reference->room(first, n); };
   }
+  SH_ASSIGN(const int64_t n_fed, feed_behind(executor, sequence, repeated.opening, stretches, options));
   if (stats != nullptr) {
     stats->n_tokens += n_fed;
     stats->seconds += watch.seconds();
   }
+  if (reference) *context.reference = std::move(reference);
+  if (replay != nullptr) *replay = std::move(repeated);
   return capture.take();
 }
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 
 namespace sh::engine {
 
+class ReplayReference;
 class RowCoverage;
 
 /// What stops and watches a long gathering.
@@ -26,6 +28,10 @@ struct GatherContext {
   // Sees every query of every source, also those that the capture thins out. Its rows decide when self-study has
   // asked enough, and its scores spare the caller scoring the captured queries. Null: nothing is measured.
   RowCoverage* coverage = nullptr;
+  // > 0: repeat_prefill() keeps the logits of so many tokens while it feeds them, in `reference`, which spares a
+  // comparison feeding them to the uncompacted cache again.
+  int64_t n_compared = 0;
+  std::optional<ReplayReference>* reference = nullptr;
 };
 
 /// Tokens that were fed after the conversation to learn queries from. Fed again they show what the model asks of a

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <span>
 #include <string>
 #include <utility>
@@ -46,5 +47,34 @@ struct StepItem {
 /// Errors: those of Executor::forward().
 Result<Mat<float>> run_step(Executor& executor, std::span<const StepItem> items, QueryCapture& capture,
                             RowCoverage* coverage);
+
+/// Tokens that are known beforehand and fed to a fork of their own.
+struct Stretch {
+  std::span<const int32_t> ids;
+  int64_t first_logit = 0, end_logit = 0;  // of these of its tokens the logits are wanted
+};
+struct FeedOptions {
+  QueryCapture* capture = nullptr;    // sees the queries of all stretches, as does the coverage
+  RowCoverage* coverage = nullptr;
+  const std::atomic<bool>* cancel = nullptr;
+  std::function<void(double fraction)> on_progress;
+  // Wanted logits, counted over all stretches in their order. `room` gives a place for those of one forward (it may
+  // be the same every time), `use` is told that they are there. Both may be empty when none are wanted.
+  std::function<MatView<float>(int64_t first, int64_t n)> room;
+  std::function<void(int64_t first, MatView<const float> logits)> use;
+  int64_t max_logits = 0;  // of one forward; 0: no bound
+};
+/// Feeds every stretch to the fork that `fork_of(i)` makes. Forwards are as full as n_ubatch, max_logits and the
+/// pool's free memory allow: they hold tokens of several stretches, and a long stretch goes over several of them.
+/// What a query is does not depend on how the stretches were cut.
+/// Needs:  no stretch is empty.
+/// Errors: out_of_memory (no room for one stretch alone), cancelled, those of fork_of().
+Result<void> feed_stretches(Executor& executor, std::span<const Stretch> stretches,
+                            const std::function<Result<kv::SequenceCache>(size_t i)>& fork_of,
+                            const FeedOptions& options);
+/// The same behind an opening that all stretches share, from forks of `sequence`; its queries are not shown.
+/// Returns the tokens fed.
+Result<int64_t> feed_behind(Executor& executor, const kv::SequenceCache& sequence, std::span<const int32_t> opening,
+                            std::span<const Stretch> stretches, const FeedOptions& options);
 
 }  // namespace sh::engine

@@ -169,30 +169,39 @@ HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int3
 
 HeadRows assemble(const Engine& engine, const SequenceCache& sequence, const HeadPlan& plan,
                   const CompactHead& compact) {
-  const HeadRows all = sequence.copy_head(plan.layer, plan.head);
   const kv::KvLayout& layout = engine.kv_layout();
   const kv::LayerLayout& layer = layout.layers[static_cast<size_t>(plan.layer)];
-  const auto key_bytes = static_cast<std::ptrdiff_t>(row_bytes(layout.key_type, layer.key_width));
-  const auto value_bytes = static_cast<std::ptrdiff_t>(row_bytes(layout.value_type, layer.value_width));
+  const int64_t key_bytes = row_bytes(layout.key_type, layer.key_width);
+  const int64_t value_bytes = row_bytes(layout.value_type, layer.value_width);
+  kv::BlockPool& pool = sequence.pool();
   HeadRows rows;
+  // Only rows that stay are copied: the whole head would be many times as much new memory.
+  const size_t n_rows = static_cast<size_t>(plan.n_fixed) + compact.source_rows.size();
+  rows.keys.reserve(n_rows * static_cast<size_t>(key_bytes));
+  rows.values.reserve(n_rows * static_cast<size_t>(value_bytes));
   size_t next_region = 0, next_kept = 0;
-  for (int32_t r = 0; r < static_cast<int32_t>(all.pos.size()); ++r) {
-    const bool is_region = next_region < plan.rows.size() && plan.rows[next_region] == r;
-    const bool is_kept = is_region && next_kept < compact.source_rows.size() &&
-                         static_cast<size_t>(compact.source_rows[next_kept]) == next_region;
-    if (is_region) ++next_region;
-    if (is_region && !is_kept) continue;
-    rows.keys.insert(rows.keys.end(), all.keys.begin() + r * key_bytes, all.keys.begin() + (r + 1) * key_bytes);
-    rows.values.insert(rows.values.end(), all.values.begin() + r * value_bytes,
-                       all.values.begin() + (r + 1) * value_bytes);
-    rows.bias.push_back(all.bias[static_cast<size_t>(r)]);
-    rows.pos.push_back(all.pos[static_cast<size_t>(r)]);
-    if (!is_kept) continue;
-    rows.bias.back() = compact.bias[next_kept];
-    if (compact.values.rows > 0)
-      engine.kernels().encode_row(layout.value_type, compact.values.row(static_cast<int64_t>(next_kept)),
-                                  layer.value_width, &*(rows.values.end() - value_bytes));
-    ++next_kept;
+  int32_t first = 0;  // row of the head where the block begins
+  for (const kv::BlockEntry& entry : sequence.head(plan.layer, plan.head).blocks) {
+    for (int32_t r = 0; r < entry.n_rows; ++r) {
+      const bool is_region = next_region < plan.rows.size() && plan.rows[next_region] == first + r;
+      const bool is_kept = is_region && next_kept < compact.source_rows.size() &&
+                           static_cast<size_t>(compact.source_rows[next_kept]) == next_region;
+      if (is_region) ++next_region;
+      if (is_region && !is_kept) continue;
+      const std::byte* key = pool.keys(entry.block) + r * key_bytes;
+      const std::byte* value = pool.values(entry.block) + r * value_bytes;
+      rows.keys.insert(rows.keys.end(), key, key + key_bytes);
+      rows.values.insert(rows.values.end(), value, value + value_bytes);
+      rows.bias.push_back(entry.is_annotated ? pool.bias(entry.block)[r] : 0.0f);
+      rows.pos.push_back(entry.is_annotated ? Pos(pool.pos(entry.block)[r]) : entry.first_pos + r);
+      if (!is_kept) continue;
+      rows.bias.back() = compact.bias[next_kept];
+      if (compact.values.rows > 0)
+        engine.kernels().encode_row(layout.value_type, compact.values.row(static_cast<int64_t>(next_kept)),
+                                    layer.value_width, &*(rows.values.end() - value_bytes));
+      ++next_kept;
+    }
+    first += entry.n_rows;
   }
   return rows;
 }

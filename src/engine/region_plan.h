@@ -19,6 +19,7 @@ namespace sh::engine {
 struct Region {
   kv::Pos begin, end;
   std::vector<Span> pinned;  // within [begin, end), increasing, not touching
+  bool operator==(const Region&) const = default;
   bool contains(kv::Pos pos) const;
   int64_t n_tokens() const;
   std::vector<Span> spans() const;  // what may be condensed

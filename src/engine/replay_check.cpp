@@ -8,11 +8,10 @@
 #include <limits>
 #include <numeric>
 
-#include "base/cancel.h"
 #include "base/clock.h"
 #include "engine/logit_compare.h"
+#include "engine/engine.h"
 #include "engine/reference_steps.h"
-#include "engine/token_batch.h"
 
 namespace sh::engine {
 
@@ -23,10 +22,10 @@ using kv::SequenceCache;
 // Of a long part only the beginning is compared while others can still be taken: many parts say more than many
 // tokens of one.
 constexpr int64_t kTokensPerPart = 32;
-
-Error check_cancelled() {
-  return {ErrorKind::cancelled, "the replay that compares a compacted cache was cancelled; nothing has changed"};
-}
+// Tokens of a text for each that is compared, and the fewest of a check: one part.
+constexpr int64_t kTextPerReplayToken = 100, kLeastReplayTokens = kTokensPerPart;
+// Logits of the compacted cache that are held at once.
+constexpr int64_t kMaxFreshBytes = int64_t{64} << 20;
 
 /// 0 .. n-1 in an order of which every beginning is spread evenly: counters with their bits reversed.
 std::vector<size_t> spread_order(size_t n) {
@@ -85,53 +84,44 @@ ReplayCheck summarise(std::span<const TokenComparison> tokens) {
 
 }  // namespace
 
-/// Feeds opening and parts to forks of the sequence; visit(first row, logits [n, n_vocab]) is called with the
-/// predictions of neighbouring rows of the reference.
-template <typename Visit>
-Result<void> ReplayReference::feed(Executor& executor, const SequenceCache& sequence,
-                                   const std::atomic<bool>* cancel, Visit&& visit) const {
-  const auto n_ubatch = static_cast<size_t>(executor.engine().options().n_ubatch);
-  const int64_t n_vocab = executor.engine().model().info().n_vocab;
-  SequenceCache base = sequence.fork();
-  if (!opening_.empty()) SH_RETURN_IF_ERROR(executor.prefill(base, opening_));
+int64_t n_replay_tokens(const compaction::CompactionMethod& method, const CompactionRequest& request,
+                        int64_t n_text) {
+  const bool has_limit = request.max_kl > 0 || request.target.kl > 0;
+  if (!has_limit && !request.validates.value_or(method.fit != compaction::Fit::none)) return 0;
+  if (has_limit || method.queries.has(compaction::QuerySource::self_study)) return kMaxReplayTokens;
+  return std::clamp(n_text / kTextPerReplayToken, kLeastReplayTokens, kMaxReplayTokens);
+}
 
-  size_t begin = 0, n_side_by_side = parts_.size();
-  while (begin < parts_.size()) {
-    if (is_cancelled(cancel)) return check_cancelled();
-    // As many parts as one batch holds; a part that is longer than a batch goes alone, in several.
-    size_t end = begin, n_batch = 0;
-    while (end < parts_.size() && end - begin < n_side_by_side &&
-           (end == begin || n_batch + parts_[end].ids.size() <= n_ubatch))
-      n_batch += parts_[end++].ids.size();
-    std::vector<SequenceCache> forks;
-    for (size_t i = begin; i < end; ++i) forks.push_back(base.fork());
-    for (size_t from = 0; from < n_batch; from += n_ubatch) {
-      const bool is_alone = end - begin == 1;
-      TokenBatch batch;
-      for (size_t i = begin; i < end; ++i) {
-        const Part& part = parts_[i];
-        const size_t first = is_alone ? from : 0;
-        const size_t n = is_alone ? std::min(n_ubatch, part.ids.size() - from) : part.ids.size();
-        const size_t first_compared = part.ids.size() - static_cast<size_t>(part.n_compared);
-        const size_t row = batch.ids.size();
-        batch.add(forks[i - begin], std::span(part.ids).subspan(first, n), false);
-        for (size_t k = std::max(first, first_compared); k < first + n; ++k)
-          batch.logit_rows.push_back(static_cast<int32_t>(row + k - first));
-      }
-      Mat<float> logits(static_cast<int64_t>(batch.logit_rows.size()), n_vocab);
-      const auto done = executor.forward(batch.view(), logits.view());
-      if (!done.ok() && done.error().kind == ErrorKind::out_of_memory && end - begin > 1) {
-        n_side_by_side = (end - begin + 1) / 2;
-        end = begin;
-        break;
-      }
-      SH_RETURN_IF_ERROR(done);
-      const int64_t first_compared = static_cast<int64_t>(parts_[begin].ids.size()) - parts_[begin].n_compared;
-      const int64_t n_before = is_alone ? std::max<int64_t>(0, static_cast<int64_t>(from) - first_compared) : 0;
-      if (logits.rows > 0) visit(parts_[begin].first_row + n_before, logits);
-    }
-    begin = end;
+ReplayReference ReplayReference::plan(const Replay& replay, int64_t n_vocab, int64_t max_tokens, int64_t max_bytes) {
+  const int64_t bytes_a_token = n_vocab * static_cast<int64_t>(sizeof(float));
+  const int64_t n_most = std::max<int64_t>(0, std::min(max_tokens, max_bytes / bytes_a_token));
+  ReplayReference reference;
+  reference.n_wanted_ = max_tokens;
+  reference.opening_ = replay.opening;
+  const std::vector<int64_t> shares = share_out(replay, n_most);
+  int64_t n_rows = 0;
+  for (size_t i = 0; i < shares.size(); ++i) {
+    const Replay::Part& part = replay.parts[i];
+    // The last token of the share is predicted, not fed.
+    const int64_t n_fed = std::max<int64_t>(1, part.n_prompt) + shares[i] - 1;
+    reference.compared_.emplace_back(n_fed - shares[i], n_fed);
+    if (shares[i] == 0) continue;
+    reference.parts_.push_back({{part.ids.begin(), part.ids.begin() + n_fed}, shares[i]});
+    n_rows += shares[i];
   }
+  reference.logits_ = Mat<float>(n_rows, n_vocab);
+  return reference;
+}
+
+Result<void> ReplayReference::feed(Executor& executor, const SequenceCache& sequence,
+                                   const FeedOptions& options) const {
+  std::vector<Stretch> stretches;
+  for (const Part& part : parts_) {
+    const auto n = static_cast<int64_t>(part.ids.size());
+    stretches.push_back({part.ids, n - part.n_compared, n});
+  }
+  const auto fed = feed_behind(executor, sequence, opening_, stretches, options);
+  if (!fed.ok()) return fed.error();
   return {};
 }
 
@@ -139,26 +129,11 @@ Result<ReplayReference> ReplayReference::record(Executor& executor, const Sequen
                                                 const Replay& replay, int64_t max_tokens, int64_t max_bytes,
                                                 const std::atomic<bool>* cancel) {
   const Stopwatch watch;
-  const int64_t n_vocab = executor.engine().model().info().n_vocab;
-  const int64_t bytes_a_token = n_vocab * static_cast<int64_t>(sizeof(float));
-  const int64_t n_most = std::max<int64_t>(0, std::min(max_tokens, max_bytes / bytes_a_token));
-  ReplayReference reference;
-  reference.opening_ = replay.opening;
-  const std::vector<int64_t> shares = share_out(replay, n_most);
-  int64_t n_rows = 0;
-  for (size_t i = 0; i < shares.size(); ++i) {
-    if (shares[i] == 0) continue;
-    const Replay::Part& part = replay.parts[i];
-    // The last token of the share is predicted, not fed.
-    const int64_t n_fed = std::max<int64_t>(1, part.n_prompt) + shares[i] - 1;
-    reference.parts_.push_back({{part.ids.begin(), part.ids.begin() + n_fed}, shares[i], n_rows});
-    n_rows += shares[i];
-  }
-  reference.logits_ = Mat<float>(n_rows, n_vocab);
-  if (n_rows == 0) return reference;
-  SH_RETURN_IF_ERROR(reference.feed(executor, full, cancel, [&](int64_t first_row, const Mat<float>& logits) {
-    std::copy(logits.data.begin(), logits.data.end(), reference.logits_.row(first_row));
-  }));
+  ReplayReference reference = plan(replay, executor.engine().model().info().n_vocab, max_tokens, max_bytes);
+  if (reference.n_tokens() == 0) return reference;
+  FeedOptions options{.cancel = cancel};
+  options.room = [&](int64_t first, int64_t n) { return reference.room(first, n); };
+  SH_RETURN_IF_ERROR(reference.feed(executor, full, options));
   reference.seconds_ = watch.seconds();
   return reference;
 }
@@ -167,14 +142,24 @@ Result<ReplayCheck> ReplayReference::compare(Executor& executor, const SequenceC
                                              const std::atomic<bool>* cancel) const {
   const Stopwatch watch;
   std::vector<TokenComparison> tokens(static_cast<size_t>(n_tokens()));
-  const auto n_vocab = static_cast<size_t>(logits_.cols);
-  if (n_tokens() > 0)
-    SH_RETURN_IF_ERROR(feed(executor, compacted, cancel, [&](int64_t first_row, const Mat<float>& logits) {
+  if (n_tokens() > 0) {
+    const auto n_vocab = static_cast<size_t>(logits_.cols);
+    Mat<float> fresh;
+    FeedOptions options{.cancel = cancel};
+    options.max_logits =
+        std::max<int64_t>(1, kMaxFreshBytes / (logits_.cols * static_cast<int64_t>(sizeof(float))));
+    options.room = [&](int64_t, int64_t n) {
+      if (fresh.rows < n) fresh = Mat<float>(n, logits_.cols);
+      return fresh.view().slice(0, n);
+    };
+    options.use = [&](int64_t first, MatView<const float> logits) {
       executor.thread_pool().run(logits.rows, [&](int64_t r, int) {
-        tokens[static_cast<size_t>(first_row + r)] =
-            compare_logits(std::span(logits_.row(first_row + r), n_vocab), std::span(logits.row(r), n_vocab), 0);
+        tokens[static_cast<size_t>(first + r)] =
+            compare_logits(std::span(logits_.row(first + r), n_vocab), std::span(logits.row(r), n_vocab), 0);
       });
-    }));
+    };
+    SH_RETURN_IF_ERROR(feed(executor, compacted, options));
+  }
   ReplayCheck check = summarise(tokens);
   check.seconds = watch.seconds();
   return check;

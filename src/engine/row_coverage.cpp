@@ -2,11 +2,11 @@
 #include "engine/row_coverage.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
 #include "base/clock.h"
-#include "compaction/region.h"
 #include "engine/engine.h"
 
 namespace sh::engine {
@@ -19,16 +19,24 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr int64_t kPendingTokens = 128;
 // Rows of a tile: keys and products of one worker stay within the second-level cache.
 constexpr int64_t kTileRows = 256;
-// Squares of larger numbers leave the range of f32 (as in compaction::pick_queries).
+// Squares of larger numbers leave the range of f32 (as in compaction::finite_rows).
 constexpr float kMaxMagnitude = 1e15f;
 
+/// All finite, and no larger than kMaxMagnitude. Compares bits, because without -ffast-math a loop over floats is
+/// not vectorised, and every row of the cache passes here.
 bool is_usable(const float* x, int64_t n) {
-  bool usable = true;
-  for (int64_t i = 0; i < n; ++i) usable &= std::fabs(x[i]) <= kMaxMagnitude;  // false for NaN
-  return usable;
+  constexpr auto kHighest = std::bit_cast<int32_t>(kMaxMagnitude);
+  int32_t differences = 0;  // negative once some magnitude is larger; NaN and infinity are larger than all
+  for (int64_t i = 0; i < n; ++i) differences |= kHighest - (std::bit_cast<int32_t>(x[i]) & 0x7FFFFFFF);
+  return differences >= 0;
 }
 
 }  // namespace
+
+bool RowCoverage::holds_scores_of(const compaction::CompactionMethod& method) {
+  return method.score == compaction::RowScore::max && method.weighting == compaction::Weighting::attention_share &&
+         method.score_pool <= 1;
+}
 
 RowCoverage::RowCoverage(Executor& executor, const kv::SequenceCache& sequence, std::span<const HeadPlan> plans)
     : executor_(executor),
@@ -54,20 +62,6 @@ RowCoverage::RowCoverage(Executor& executor, const kv::SequenceCache& sequence, 
     n_rows += static_cast<int64_t>(plans[i].rows.size());
   }
   best_.assign(static_cast<size_t>(n_rows), -kInf);
-  executor.thread_pool().run(static_cast<int64_t>(plans.size()), [&](int64_t i, int worker) {
-    const HeadPlan& plan = plans[static_cast<size_t>(i)];
-    Worker& w = workers_[static_cast<size_t>(worker)];
-    const auto n = static_cast<int64_t>(plan.rows.size());
-    for (int64_t begin = 0; begin < n; begin += kTileRows) {
-      const auto rows = std::span(plan.rows).subspan(static_cast<size_t>(begin),
-                                                     static_cast<size_t>(std::min(kTileRows, n - begin)));
-      sequence.decode_rows(executor.kernels(), plan.layer, plan.head, rows, w.keys, w.values, w.bias, w.pos);
-      const std::vector<uint8_t> is_finite =
-          compaction::finite_rows({.keys = w.keys.view(), .values = w.values.view(), .bias = w.bias});
-      for (size_t r = 0; r < rows.size(); ++r)
-        if (!is_finite[r]) best_[static_cast<size_t>(first_[static_cast<size_t>(i)] + begin) + r] = kInf;
-    }
-  });
   seconds_ = watch.seconds();
 }
 
@@ -80,29 +74,24 @@ void RowCoverage::fold(int32_t layer_index, std::span<const kv::Pos> pos, MatVie
   Layer& layer = layers_[static_cast<size_t>(layer_index)];
   if (layer.plans.empty()) return;
   const Stopwatch watch;
-  if (layer.queries.rows == 0) {
-    layer.queries = Mat<float>(kPendingTokens, int64_t{layer.n_heads} * layer.key_width);
-    layer.lse = Mat<float>(kPendingTokens, layer.n_heads);
-    layer.pos.reserve(static_cast<size_t>(kPendingTokens));
-  }
   for (int64_t i = 0; i < queries.rows; ++i) {
-    const auto slot = static_cast<int64_t>(layer.pos.size());
-    std::copy_n(queries.row(i), layer.queries.cols, layer.queries.row(slot));
-    std::copy_n(lse.row(i), layer.lse.cols, layer.lse.row(slot));
+    layer.queries.insert(layer.queries.end(), queries.row(i), queries.row(i) + layer.query_floats());
+    layer.lse.insert(layer.lse.end(), lse.row(i), lse.row(i) + layer.n_heads);
     layer.pos.push_back(pos[static_cast<size_t>(i)].value);
-    if (slot + 1 == kPendingTokens) fold_pending(layer_index);
+    if (static_cast<int64_t>(layer.pos.size()) == kPendingTokens) fold_pending(layer_index);
   }
   seconds_ += watch.seconds();
 }
 
 void RowCoverage::fold_pending(int32_t layer_index) {
   Layer& layer = layers_[static_cast<size_t>(layer_index)];
-  if (layer.pos.empty()) return;
+  if (layer.pos.empty() && layer.has_checked_rows) return;
   // A query that is not finite asks for nothing: no row has a finite product with it.
   for (size_t i = 0; i < layer.pos.size(); ++i)
     for (int32_t head = 0; head < layer.n_heads; ++head) {
-      float* query = layer.queries.row(static_cast<int64_t>(i)) + int64_t{head} * layer.key_width;
-      float& lse = layer.lse(static_cast<int64_t>(i), head);
+      float* query = layer.queries.data() + static_cast<int64_t>(i) * layer.query_floats() +
+                     int64_t{head} * layer.key_width;
+      float& lse = layer.lse[i * static_cast<size_t>(layer.n_heads) + static_cast<size_t>(head)];
       if (std::isfinite(lse) && is_usable(query, layer.key_width)) continue;
       std::fill_n(query, layer.key_width, 0.0f);
       lse = kInf;
@@ -117,7 +106,10 @@ void RowCoverage::fold_pending(int32_t layer_index) {
     const auto n = static_cast<int64_t>(plans_[static_cast<size_t>(plan)].rows.size());
     fold_tile(layer, plan, begin, std::min(n, begin + kTileRows), workers_[static_cast<size_t>(worker)]);
   });
+  layer.queries.clear();
+  layer.lse.clear();
   layer.pos.clear();
+  layer.has_checked_rows = true;
 }
 
 void RowCoverage::fold_tile(const Layer& layer, int64_t plan_index, int64_t begin, int64_t end, Worker& w) {
@@ -128,13 +120,13 @@ void RowCoverage::fold_tile(const Layer& layer, int64_t plan_index, int64_t begi
   const auto n_queries = static_cast<int64_t>(layer.pos.size());
   w.products.resize(static_cast<size_t>(kPendingTokens * kTileRows));
   w.best.assign(static_cast<size_t>(n_rows), -kInf);
-  for (int64_t g = 0; g < group; ++g) {
+  for (int64_t g = 0; g < group && n_queries > 0; ++g) {
     const int64_t head = plan.head * group + g;
     executor_.kernels().gemm_nt({.m = n_queries,
                                  .n = n_rows,
                                  .k = layer.key_width,
-                                 .a = layer.queries.data.data() + head * layer.key_width,
-                                 .a_stride = layer.queries.cols,
+                                 .a = layer.queries.data() + head * layer.key_width,
+                                 .a_stride = layer.query_floats(),
                                  .b = w.keys.data.data(),
                                  .b_stride = w.keys.cols,
                                  .c = w.products.data(),
@@ -145,7 +137,7 @@ void RowCoverage::fold_tile(const Layer& layer, int64_t plan_index, int64_t begi
       const auto seen_end = std::upper_bound(w.pos.begin(), w.pos.end(), pos);
       auto seen_begin = w.pos.begin();
       if (layer.window > 0) seen_begin = std::upper_bound(w.pos.begin(), seen_end, pos - layer.window);
-      const float lse = layer.lse(i, static_cast<int32_t>(head));
+      const float lse = layer.lse[static_cast<size_t>(i * layer.n_heads + head)];
       const float* products = w.products.data() + i * n_rows;
       for (int64_t row = seen_begin - w.pos.begin(), last = seen_end - w.pos.begin(); row < last; ++row)
         w.best[static_cast<size_t>(row)] = std::max(w.best[static_cast<size_t>(row)], products[row] - lse);
@@ -154,6 +146,12 @@ void RowCoverage::fold_tile(const Layer& layer, int64_t plan_index, int64_t begi
   float* best = best_.data() + first_[static_cast<size_t>(plan_index)] + begin;
   for (int64_t row = 0; row < n_rows; ++row)
     best[row] = std::max(best[row], w.best[static_cast<size_t>(row)] + w.bias[static_cast<size_t>(row)]);
+  if (layer.has_checked_rows) return;
+  // With the first queries, while the rows are decoded anyway.
+  for (int64_t row = 0; row < n_rows; ++row)
+    if (!is_usable(w.keys.row(row), w.keys.cols) || !is_usable(w.values.row(row), w.values.cols) ||
+        !std::isfinite(w.bias[static_cast<size_t>(row)]))
+      best[row] = kInf;
 }
 
 void RowCoverage::flush() {

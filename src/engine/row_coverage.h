@@ -14,10 +14,13 @@ namespace sh::engine {
 /// For every row of a region the highest share of attention that any query gave it: compaction's score "max" under
 /// weighting "attention_share". A query is folded in when it passes and none is kept, so a fact that one
 /// conversation asked for stays in the scores however far the capture of queries is thinned.
+/// Memory: a float a row, and of each layer 128 tokens' queries.
 class RowCoverage {
  public:
   /// Borrows all. `plans` and the rows of `sequence` that they name must not change meanwhile.
   RowCoverage(Executor& executor, const kv::SequenceCache& sequence, std::span<const HeadPlan> plans);
+  /// Whether scores() are what this method scores rows by.
+  static bool holds_scores_of(const compaction::CompactionMethod& method);
 
   /// Queries of a forward at one layer, as an AttentionTap sees them: row i at position pos[i], of a sequence that
   /// continues `sequence` (or a part of it).
@@ -41,9 +44,12 @@ class RowCoverage {
   struct Layer {
     int32_t n_heads = 0, n_kv_heads = 0, key_width = 0, window = 0;
     float scale = 1.0f;
-    std::vector<int64_t> plans;  // that are of this layer
-    Mat<float> queries, lse;     // [room for pending tokens, ...]
+    bool has_checked_rows = false;  // rows that are not finite are known
+    std::vector<int64_t> plans;     // that are of this layer
+    std::vector<float> queries;  // [pending, n_heads * key_width]
+    std::vector<float> lse;      // [pending, n_heads]
     std::vector<int32_t> pos;    // [pending]
+    int64_t query_floats() const { return int64_t{n_heads} * key_width; }
   };
   struct Worker {
     Mat<float> keys, values;

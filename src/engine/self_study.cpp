@@ -30,6 +30,10 @@ constexpr const char* kStudyPrompts[] = {
 // different part, and more than a conversation has tokens.
 constexpr int64_t kLabelsEach = 16411;
 constexpr int32_t kMaxTurnTokens = 4096;
+// A round has round_conversations for every so many rows of a head, at least once. A fact needs about as many rows
+// in a long text as in a short one, so that the same number of conversations changes a smaller share of its rows:
+// with rounds of one size a long text would seem to be covered long before it is.
+constexpr int64_t kRoundRows = 2048;
 
 Result<void> check_study(const SelfStudyOptions& options) {
   const auto check = [](const char* name, int64_t value, int64_t lowest, int64_t highest) -> Result<void> {
@@ -83,6 +87,10 @@ class Study {
         options_(options),
         context_(context),
         capture_(engine_.model(), engine_.kv_layout(), context.max_query_bytes) {
+    const auto n_rows = static_cast<int64_t>(base.usage().n_physical);
+    round_size_ = std::min<int64_t>(options.n_conversations,
+                                    options.round_conversations *
+                                        std::max<int64_t>(1, (n_rows + kRoundRows / 2) / kRoundRows));
     for (const char* prompt : kStudyPrompts)
       if (options.uses_prompts) prompts_.push_back(encode_text(engine_, prompt));
   }
@@ -90,7 +98,7 @@ class Study {
   /// Rounds until there is nothing more to learn, or a limit is reached.
   Result<void> run(const Stopwatch& watch, Replay* replay) {
     while (n_started_ < options_.n_conversations) {
-      const int32_t n_end = std::min(options_.n_conversations, n_started_ + options_.round_conversations);
+      const auto n_end = static_cast<int32_t>(std::min<int64_t>(options_.n_conversations, n_started_ + round_size_));
       while (n_started_ < n_end) {
         SH_RETURN_IF_ERROR(run_wave(n_end - n_started_, replay));
         report_progress(static_cast<double>(n_started_) / options_.n_conversations);
@@ -253,6 +261,7 @@ class Study {
   QueryCapture capture_;
   std::vector<std::vector<int32_t>> prompts_;
   std::set<std::vector<int32_t>> asked_;
+  int64_t round_size_ = 0;
   int32_t n_started_ = 0;
   StudyStats stats_;
 };

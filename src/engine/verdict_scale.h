@@ -19,12 +19,12 @@ struct VerdictScale {
   double kl_q4 = std::numeric_limits<double>::quiet_NaN();
 };
 
-/// Measures the scale on the first 512 of `ids`: they are read into a cache of their own (f16, outside the
-/// engine's pool), 256 of them repeated behind the repeat instruction (without a chat template that allows it:
+/// Measures the scale on the first 256 of `ids`: they are read into a cache of their own (f16, outside the
+/// engine's pool), 128 of them repeated behind the repeat instruction (without a chat template that allows it:
 /// what follows them predicted), once as it is and once with its rows rounded to each format and back, in blocks
 /// of 32 elements of a row (the last one shorter where a head is narrow). Errors: cancelled, out_of_memory. Fewer
-/// than 64 ids give NaN, no error. Cost:   forwards of some 1600 tokens; two caches of 512 tokens; logits of 256
-/// tokens, 256 MiB at most.
+/// than 64 ids give NaN, no error. Cost:   forwards of some 800 tokens; two caches of 256 tokens; the memory of a
+/// ReplayReference of 128 tokens.
 Result<VerdictScale> measure_verdict_scale(Executor& executor, std::span<const int32_t> ids,
                                            const std::atomic<bool>* cancel = nullptr);
 

@@ -108,13 +108,20 @@ class RandomFile {
     set("rope.freq_base", shape_.rope_base);
   }
 
-  /// SentencePiece with a token for every byte, so that any text can be read; the rest is never met.
+  /// SentencePiece with a token for every byte, so that any text can be read, and tokens of the ChatML template and
+  /// of the instruction that compactions repeat a text with, so that these are as long as with a real vocabulary (15
+  /// tokens, not 101 bytes); the rest is never met.
   void set_vocabulary() {
-    constexpr int64_t kNormal = 1, kUnknown = 2, kControl = 3, kByte = 6;  // tokenizer.ggml.token_type
+    constexpr int64_t kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kByte = 6;  // tokenizer.ggml.token_type
     std::vector<std::string> pieces = {"<unk>", "<s>", "</s>"};
     std::vector<int64_t> kinds = {kUnknown, kControl, kControl};
     for (int byte = 0; byte < 256; ++byte) pieces.push_back(fmt::format("<0x{:02X}>", byte));
     kinds.resize(pieces.size(), kByte);
+    for (const char* marker : {"<|im_start|>", "<|im_end|>"}) pieces.push_back(marker);
+    kinds.resize(pieces.size(), kControl);
+    for (const char* word : {"user", "assistant", "system", "Repeat", " the", " text", " above", "\n"})
+      pieces.push_back(word);
+    kinds.resize(pieces.size(), kUserDefined);
     while (static_cast<int32_t>(pieces.size()) < shape_.n_vocab)
       pieces.push_back(fmt::format("\xE2\x96\x81unused{}", pieces.size()));
     kinds.resize(pieces.size(), kNormal);

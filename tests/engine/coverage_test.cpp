@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "compaction/score.h"
 #include "engine/compact_sequence.h"
@@ -134,6 +135,53 @@ TEST_F(Coverage, OnlyRowsOfTheRegionCount) {
   const auto sets = study(&coverage, kStudy);
   ASSERT_TRUE(sets.ok());
   EXPECT_LT(worst_difference(coverage.scores(), scores_of(*sets)), kTolerance);
+}
+
+// What is gathered for a method that scores by it brings the scores along, and keeps the rows that scoring the
+// captured queries would keep.
+TEST_F(Coverage, GatheredScoresKeepTheSameRows) {
+  for (const char* method : {"select", "context_prefill", "self_study"}) {
+    SCOPED_TRACE(method);
+    CompactionRequest request{.method = method, .ratio = 8, .self_study = kStudy};
+    request.fit = compaction::Fit::none;
+    auto queries = gather_reference_queries(engine_->executor(), *sequence_, ids_, nullptr, request);
+    ASSERT_TRUE(queries.ok()) << queries.error().message;
+    ASSERT_TRUE(queries->scored.has_value());
+    EXPECT_LT(worst_difference(queries->scored->scores, scores_of(queries->sets)), kTolerance);
+    const auto rows_of = [&](const ReferenceQueries& from) {
+      kv::SequenceCache fork = sequence_->fork();
+      EXPECT_TRUE(compact_sequence(engine_->executor(), fork, from, request).ok());
+      std::set<std::pair<int64_t, int64_t>> rows;  // (head, position)
+      for (int32_t l = 0; l < 5; ++l)
+        for (int32_t h = 0; h < 2; ++h)
+          for (const kv::Pos pos : fork.positions(l, h)) rows.emplace(2 * l + h, pos.value);
+      return rows;
+    };
+    const auto brought = rows_of(*queries);
+    queries->scored.reset();
+    const auto scored = rows_of(*queries);
+    ASSERT_EQ(brought.size(), scored.size());
+    size_t n_same = 0;
+    for (const auto& row : brought) n_same += scored.count(row);
+    // Rows whose scores are equal to the last digits of a float may change places.
+    EXPECT_GE(n_same, brought.size() - brought.size() / 200);
+  }
+}
+
+// Scores of other rows, or of a method that scores otherwise, are not taken.
+TEST_F(Coverage, GatheredScoresServeTheirOwnRegionOnly) {
+  CompactionRequest request{.method = "select", .ratio = 4};
+  const auto queries = gather_reference_queries(engine_->executor(), *sequence_, ids_, nullptr, request);
+  ASSERT_TRUE(queries.ok());
+  request.n_protected_prefix = 50;
+  kv::SequenceCache fork = sequence_->fork();
+  const auto other_region = compact_sequence(engine_->executor(), fork, *queries, request);
+  ASSERT_TRUE(other_region.ok()) << other_region.error().message;
+  EXPECT_EQ(other_region->n_region, static_cast<int64_t>(ids_.size()) - 50 - 4);
+  const auto kvzip =
+      gather_reference_queries(engine_->executor(), *sequence_, ids_, nullptr, {.method = "kvzip", .ratio = 4});
+  ASSERT_TRUE(kvzip.ok());
+  EXPECT_FALSE(kvzip->scored.has_value()) << "weights within the region are no shares of attention";
 }
 
 // ---- rounds, with made-up queries ----

@@ -203,6 +203,39 @@ TEST_F(ReplayCheckTest, NearlyFullPoolComparesPartAfterPart) {
   EXPECT_EQ(engine_->block_pool().stats().bytes_used, used) << "forks of the comparison were left behind";
 }
 
+// Gathering keeps the logits that a recording would find.
+TEST_F(ReplayCheckTest, LogitsKeptWhileGatheringAreThoseOfARecording) {
+  const CompactionRequest request{.method = "solver", .ratio = 4};
+  const auto queries = gather_reference_queries(executor(), *full_, ids_, nullptr, request);
+  ASSERT_TRUE(queries.ok());
+  ASSERT_TRUE(queries->reference.has_value());
+  EXPECT_EQ(queries->reference->n_tokens(), 32);
+  const ReplayCheck kept = queries->reference->compare(executor(), *truncated_).value();
+  const ReplayCheck recorded = record(queries->replay, 32).compare(executor(), *truncated_).value();
+  EXPECT_EQ(kept.n_tokens, recorded.n_tokens);
+  EXPECT_GT(kept.kl_mean, 0.1);
+  EXPECT_NEAR(kept.kl_mean, recorded.kl_mean, 1e-4 * recorded.kl_mean);
+  EXPECT_LT(queries->reference->compare(executor(), *full_).value().kl_mean, 1e-9);
+  const auto unchecked = gather_reference_queries(executor(), *full_, ids_, nullptr, {.method = "select"});
+  ASSERT_TRUE(unchecked.ok());
+  EXPECT_FALSE(unchecked->reference.has_value()) << "nobody asked for a check";
+}
+
+TEST_F(ReplayCheckTest, AsManyTokensAsAMethodCanAfford) {
+  const auto n = [](const CompactionRequest& request, int64_t n_text) {
+    return n_replay_tokens(method_of(request).value(), request, n_text);
+  };
+  EXPECT_EQ(n({.method = "select"}, 10000), 0);
+  EXPECT_EQ(n({.method = "select", .validates = true}, 10000), 100);
+  EXPECT_EQ(n({.method = "solver"}, 500), 32);
+  EXPECT_EQ(n({.method = "solver"}, 8192), 81);
+  EXPECT_EQ(n({.method = "solver"}, 100000), kMaxReplayTokens);
+  EXPECT_EQ(n({.method = "solver", .validates = false}, 8192), 0);
+  EXPECT_EQ(n({.method = "solver", .max_kl = 0.1}, 500), kMaxReplayTokens);
+  EXPECT_EQ(n({.method = "select", .target = {.kl = 0.1}}, 500), kMaxReplayTokens);
+  EXPECT_EQ(n({.method = "self_study"}, 500), kMaxReplayTokens);
+}
+
 TEST_F(ReplayCheckTest, StopsWhenCancelled) {
   const ReplayReference reference = record(replay_);
   const std::atomic<bool> cancel = true;
