@@ -85,7 +85,7 @@ class Compaction {
     const auto& scored = queries_.scored;
     if (scored && RowCoverage::holds_scores_of(method_) && scored->region == region_ &&
         scored->has_window_layers == request_.compacts_window_layers) {
-      scores_ = scored->scores;
+      scores_ = {.rows = scored->scores};
     } else {
       SH_ASSIGN(scores_, compaction::score_heads(method_, *problems_, request_.solve, solve_context()));
     }

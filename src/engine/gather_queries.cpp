@@ -109,9 +109,10 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
   SH_ASSIGN(const Region region, plan_region(sequence, method, request));
   const Stopwatch watch;
   std::vector<HeadPlan> plans;
-  std::optional<RowCoverage> coverage;  // decides when a study ends, and spares scoring the captured queries
-  const bool scores = RowCoverage::holds_scores_of(method);
-  if (scores || method.queries.has(QuerySource::self_study)) {
+  // Decides when a study ends, and spares scoring its many queries again. The few of other sources are scored in
+  // the same pass that prepares their fit (compaction::HeadScores).
+  std::optional<RowCoverage> coverage;
+  if (method.queries.has(QuerySource::self_study)) {
     plans = plan_heads(sequence, region, request.compacts_window_layers);
     coverage.emplace(executor, sequence, plans);
   }
@@ -125,7 +126,7 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
                               .n_compared = n_replay_tokens(method, request, region.n_tokens())};
   Gatherer gatherer(executor, sequence, ids, method, request, context);
   SH_ASSIGN(ReferenceQueries queries, gatherer.run(captured));
-  if (scores && gatherer.was_all_covered())
+  if (coverage && RowCoverage::holds_scores_of(method) && gatherer.was_all_covered())
     queries.scored = {region, request.compacts_window_layers, coverage->scores()};
   queries.seconds = watch.seconds();
   return queries;

@@ -140,7 +140,7 @@ TEST_F(Coverage, OnlyRowsOfTheRegionCount) {
 // What is gathered for a method that scores by it brings the scores along, and keeps the rows that scoring the
 // captured queries would keep.
 TEST_F(Coverage, GatheredScoresKeepTheSameRows) {
-  for (const char* method : {"select", "context_prefill", "self_study"}) {
+  for (const char* method : {"self_study", "chunked_self_study"}) {
     SCOPED_TRACE(method);
     CompactionRequest request{.method = method, .ratio = 8, .self_study = kStudy};
     request.fit = compaction::Fit::none;
@@ -170,18 +170,19 @@ TEST_F(Coverage, GatheredScoresKeepTheSameRows) {
 
 // Scores of other rows, or of a method that scores otherwise, are not taken.
 TEST_F(Coverage, GatheredScoresServeTheirOwnRegionOnly) {
-  CompactionRequest request{.method = "select", .ratio = 4};
+  CompactionRequest request{.method = "self_study", .ratio = 4, .self_study = kStudy};
   const auto queries = gather_reference_queries(engine_->executor(), *sequence_, ids_, nullptr, request);
   ASSERT_TRUE(queries.ok());
+  ASSERT_TRUE(queries->scored.has_value());
   request.n_protected_prefix = 50;
   kv::SequenceCache fork = sequence_->fork();
   const auto other_region = compact_sequence(engine_->executor(), fork, *queries, request);
   ASSERT_TRUE(other_region.ok()) << other_region.error().message;
   EXPECT_EQ(other_region->n_region, static_cast<int64_t>(ids_.size()) - 50 - 4);
-  const auto kvzip =
-      gather_reference_queries(engine_->executor(), *sequence_, ids_, nullptr, {.method = "kvzip", .ratio = 4});
-  ASSERT_TRUE(kvzip.ok());
-  EXPECT_FALSE(kvzip->scored.has_value()) << "weights within the region are no shares of attention";
+  request.weighting = compaction::Weighting::none;
+  const auto unweighted = gather_reference_queries(engine_->executor(), *sequence_, ids_, nullptr, request);
+  ASSERT_TRUE(unweighted.ok());
+  EXPECT_FALSE(unweighted->scored.has_value()) << "weights within the region are no shares of attention";
 }
 
 // ---- rounds, with made-up queries ----
