@@ -89,7 +89,7 @@ Result<Axis> parse_axis(std::string_view text);  // RowScore, Weighting, Selecti
 /// Of orthogonal matching pursuit (compaction/omp.h).
 /// On clustered synthetic heads (T/10 rows, mean of six) one key a step and eight steps a refit end within 0.3 %
 /// of the residual of a refit after every key, four keys and two steps at 3 to 4 % more, for the same number of
-/// refits.
+/// refits. The default is the latter, of which a step also looks for its keys less often.
 struct OmpOptions {
   int32_t keys_per_step = 4;       // picked by the same correlations
   int32_t steps_per_refit = 2;     // between two refits of all weights (the paper's fast variant)
