@@ -41,8 +41,8 @@ double cpu_seconds() {
   return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
 }
 
-// Processor time between two reports of progress belongs to the later one's stage: it tells what is done. A check is
-// told of when it begins.
+// Processor time between two reports of progress belongs to the later one's stage: it tells what is done. A check
+// is told of when it begins.
 class StageClock {
  public:
   void report(std::string stage, double fraction) {
@@ -106,9 +106,9 @@ int main(int argc, char** argv) {
         stages.skip();
         const double cpu_begin = cpu_seconds();
         const Stopwatch watch;
-        const auto report = engine::compact_sequence(
-            engine.executor(), fork, ids, nullptr, request, nullptr,
-            [&](const char* stage, double fraction) { stages.report(stage, fraction); });
+        const auto report =
+            engine::compact_sequence(engine.executor(), fork, ids, nullptr, request, nullptr,
+                                     [&](const char* stage, double fraction) { stages.report(stage, fraction); });
         if (!report.ok()) fail(report.error().message);
         seconds.push_back(watch.seconds());
         cpu += (cpu_seconds() - cpu_begin) / n_repeats;
@@ -119,13 +119,15 @@ int main(int argc, char** argv) {
         real_ratio = report->real_ratio;
         peak_bytes = std::max(peak_bytes, static_cast<double>(peak_resident_bytes()) - rss);
       }
-      fmt::print("{{\"tokens\": {}, \"method\": \"{}\", \"ratio\": {}, \"real_ratio\": {:.3f}, \"repeats\": {}, "
-                 "\"prefill_seconds\": {:.4f}, \"seconds\": {:.4f}, \"share\": {:.5f}, \"capture\": {:.4f}, \"select\": "
-                 "{:.4f}, \"fit\": {:.4f}, \"check\": {:.4f}, \"prefill_cpu\": {:.3f}, \"cpu_share\": {:.5f}, \"cpu\": {{{}}}, "
-                 "\"peak_extra_bytes\": {:.0f}, \"cache_bytes\": {}}}\n",
-                 n_tokens, spec, ratio, real_ratio, n_repeats, prefill_seconds, median(seconds),
-                 median(seconds) / prefill_seconds, median(capture), median(select), median(fit), median(check),
-                 prefill_cpu, cpu / prefill_cpu, stages.json(n_repeats), peak_bytes, sequence.usage().bytes);
+      fmt::print(
+          "{{\"tokens\": {}, \"method\": \"{}\", \"ratio\": {}, \"real_ratio\": {:.3f}, \"repeats\": {}, "
+          "\"prefill_seconds\": {:.4f}, \"seconds\": {:.4f}, \"share\": {:.5f}, \"capture\": {:.4f}, \"select\": "
+          "{:.4f}, \"fit\": {:.4f}, \"check\": {:.4f}, \"prefill_cpu\": {:.3f}, \"cpu_share\": {:.5f}, \"cpu\": "
+          "{{{}}}, "
+          "\"peak_extra_bytes\": {:.0f}, \"cache_bytes\": {}}}\n",
+          n_tokens, spec, ratio, real_ratio, n_repeats, prefill_seconds, median(seconds),
+          median(seconds) / prefill_seconds, median(capture), median(select), median(fit), median(check),
+          prefill_cpu, cpu / prefill_cpu, stages.json(n_repeats), peak_bytes, sequence.usage().bytes);
       std::fflush(stdout);
     }
   }

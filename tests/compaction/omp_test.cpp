@@ -27,8 +27,7 @@ using testing::kernel_set;
 using testing::random_mat;
 
 // All rows are candidates and nothing is dropped.
-const OmpOptions kPlain{
-    .keys_per_step = 1, .steps_per_refit = 1, .candidates_per_row = 1 << 20, .min_weight = -1};
+const OmpOptions kPlain{.keys_per_step = 1, .steps_per_refit = 1, .candidates_per_row = 1 << 20, .min_weight = -1};
 
 std::vector<float> rms_scores(const Head& head) {
   return score_rows(head.problem(), testing::scoring(RowScore::rms, Weighting::attention_share), {}, kernel_set());
