@@ -80,8 +80,7 @@ void fit(benchmark::State& state) {
   HeadStorage storage;
   const HeadProblem kept = gather_rows(head.problem, rows, storage);
   FitReport report;
-  for (auto _ : state)
-    report = fit_kept_rows(kept, rows, scores, region, Fit::both, {}, kernel_set()).report;
+  for (auto _ : state) report = fit_kept_rows(kept, rows, scores, region, Fit::both, {}, kernel_set()).report;
   state.counters["sweeps"] = report.n_nnls_sweeps;
   state.counters["bias_ridge"] = report.bias_ridge;
   state.counters["value_ridge"] = report.value_ridge;
@@ -91,8 +90,8 @@ void omp(benchmark::State& state) {
   const Head head = head_of(state);
   const auto scores = score_rows(head.problem, **find_method("omp"), {}, kernel_set());
   for (auto _ : state)
-    benchmark::DoNotOptimize(select_omp(head.problem, scores, state.range(0) / 8, Weighting::attention_share, {}, {},
-                                        nullptr, kernel_set()));
+    benchmark::DoNotOptimize(select_omp(head.problem, scores, state.range(0) / 8, Weighting::attention_share, {},
+                                        {}, nullptr, kernel_set()));
 }
 
 void sizes(benchmark::internal::Benchmark* b) {

@@ -64,7 +64,8 @@ constexpr int64_t kMaxSummaryPart = 16;
 // The queries that a later fit of the same rows will read, or none.
 std::vector<int64_t> queries_to_summarise(const CompactionMethod& method, const HeadProblem& problem,
                                           const SolveOptions& options) {
-  if (method.schedule != Schedule::one_shot || method.score == RowScore::recency || method.score == RowScore::random)
+  if (method.schedule != Schedule::one_shot || method.score == RowScore::recency ||
+      method.score == RowScore::random)
     return {};
   if (method.queries.has(QuerySource::cache_keys)) return {};  // they change with the rows that are loaded
   // Thinned queries of a score need not be those of a fit.
@@ -88,8 +89,8 @@ class Phase {
   template <typename Cost, typename Work>
   Result<void> run(Cost&& cost, Work&& work) {
     return run_on(
-        cost,
-        [&](size_t head, HeadStorage& storage) { return source_.load(static_cast<int64_t>(head), storage); }, work);
+        cost, [&](size_t head, HeadStorage& storage) { return source_.load(static_cast<int64_t>(head), storage); },
+        work);
   }
   /// The same with problems that load(head, storage) gives.
   template <typename Cost, typename Load, typename Work>
@@ -208,10 +209,10 @@ Result<std::vector<CompactHead>> fit_heads(const CompactionMethod& method, const
         return has_summary(head) ? source.load_rows(index, rows[head], storage) : source.load(index, storage);
       },
       [&](size_t head, const HeadProblem& problem) {
-        heads[head] = has_summary(head) ? fit_kept_rows(problem, rows[head], scores[head], regions[head],
-                                                        method.fit, options, *context.kernels)
-                                        : fit(problem, rows[head], scores[head], method.fit, options,
-                                              *context.kernels);
+        heads[head] = has_summary(head)
+                          ? fit_kept_rows(problem, rows[head], scores[head], regions[head], method.fit, options,
+                                          *context.kernels)
+                          : fit(problem, rows[head], scores[head], method.fit, options, *context.kernels);
       }));
   return heads;
 }

@@ -32,9 +32,9 @@ struct SolveContext {
 /// How much every region row of every head is wanted.
 struct HeadScores {
   std::vector<std::vector<float>> rows;  // [n_heads][T_h]
-  /// [n_heads] What the pass over the rows leaves for fit_heads(), so that it need not make another. Without queries
-  /// where there is none: for scores that read no keys, schedules that fit to other queries or other rows, more
-  /// queries than one fit takes, and where it would be larger than a sixteenth of the head's rows in 16 bits.
+  /// [n_heads] What the pass over the rows leaves for fit_heads(), so that it need not make another. Without
+  /// queries where there is none: for scores that read no keys, schedules that fit to other queries or other rows,
+  /// more queries than one fit takes, and where it would be larger than a sixteenth of the head's rows in 16 bits.
   std::vector<RegionSummary> regions;
 };
 /// Memory:  beyond the scores and summaries, one decoded head and 1 MiB of scores a thread.

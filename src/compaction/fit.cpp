@@ -20,9 +20,9 @@
 namespace sh::compaction {
 namespace {
 
-// Ridge strengths as multiples of the mean eigenvalue, from strong to weak. From kWeakStrength on the held-out error
-// must still fall by more than kLeastGain for a weaker one to be tried: with few queries it goes on falling in the
-// fourth digit.
+// Ridge strengths as multiples of the mean eigenvalue, from strong to weak. From kWeakStrength on the held-out
+// error must still fall by more than kLeastGain for a weaker one to be tried: with few queries it goes on falling
+// in the fourth digit.
 constexpr double kStrengths[] = {10.0, 3.0, 1.0, 0.3, 1e-1, 1e-2, 1e-3, 1e-5};
 constexpr double kWeakStrength = 0.1, kLeastGain = 0.005;
 bool is_worth_going_on(double strength, double before, double now) {
@@ -321,7 +321,8 @@ CompactHead fit_kept_rows(const HeadProblem& kept, std::span<const int32_t> rows
   Mat<float> values(static_cast<int64_t>(fitted.size()), kept.values.cols);
   for (int64_t j = 0; j < values.rows; ++j)
     std::copy_n(softmax.values().row(fitted[static_cast<size_t>(j)]), values.cols, values.row(j));
-  HeadFitter fitter(targets, std::as_const(values).view(), kMaxValueStep * region.longest_value, options, kernels, report);
+  HeadFitter fitter(targets, std::as_const(values).view(), kMaxValueStep * region.longest_value, options, kernels,
+                    report);
   if (const std::optional<Candidate> best = fitter.run(fit)) apply(*best, fitted, kept, options, head);
   return head;
 }

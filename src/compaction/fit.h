@@ -31,7 +31,8 @@ CompactHead fit_head(const HeadProblem& problem, std::span<const int32_t> rows, 
                      Fit fit, const SolveOptions& options, const kernels::KernelSet& kernels);
 
 /// The same from what a pass over the whole region left behind: reads the kept rows only.
-/// Shapes:  `kept` is the problem with its `rows` only; `rows` and `scores` as above; `region` summarises the whole
+/// Shapes:  `kept` is the problem with its `rows` only; `rows` and `scores` as above; `region` summarises the
+/// whole
 ///          problem for the queries of queries_of_fit(), or more.
 /// Cost:    O(n·t·(d + dv)) and a Cholesky factor of min(n, t)³/6 products a strength tried; memory 2·n·t floats.
 CompactHead fit_kept_rows(const HeadProblem& kept, std::span<const int32_t> rows, std::span<const float> scores,

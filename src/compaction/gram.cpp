@@ -12,8 +12,8 @@ constexpr int64_t kStripeColumns = 64;  // a stripe of the upper triangle; narro
 
 // sums [width, b.cols - first_b] = columns [first_a, first_a + width) of A, transposed, times those of B from
 // first_b on. False if stopped.
-bool multiply_stripe(MatView<const float> a, int64_t first_a, int64_t width, MatView<const float> b, int64_t first_b,
-                     const std::function<bool()>& should_stop, const kernels::KernelSet& kernels,
+bool multiply_stripe(MatView<const float> a, int64_t first_a, int64_t width, MatView<const float> b,
+                     int64_t first_b, const std::function<bool()>& should_stop, const kernels::KernelSet& kernels,
                      std::vector<float>& product, std::vector<double>& sums) {
   const int64_t n_right = b.cols - first_b;
   product.resize(static_cast<size_t>(kStripeColumns * b.cols));

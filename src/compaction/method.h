@@ -89,7 +89,7 @@ Result<Axis> parse_axis(std::string_view text);  // RowScore, Weighting, Selecti
 /// Of orthogonal matching pursuit (compaction/omp.h).
 /// On clustered synthetic heads (T/10 rows, mean of six) one key a step and eight steps a refit end within 0.3 %
 /// of the residual of a refit after every key, four keys and two steps at 3 to 4 % more, for the same number of
-/// refits.
+/// refits. The default is the latter, of which a step also looks for its keys less often.
 struct OmpOptions {
   int32_t keys_per_step = 4;       // picked by the same correlations
   int32_t steps_per_refit = 2;     // between two refits of all weights (the paper's fast variant)
@@ -104,12 +104,13 @@ struct OmpOptions {
 struct SolveOptions {
   int32_t max_queries_per_head = 4096;  // of a fit, pooled over the group; more are thinned evenly
   int32_t max_score_queries_per_head = 32768;  // of row scores: a fact may be asked for by one query of many thousands
-  // Without a fit the report's error is measured on so many: 16 queries of each of hundreds of heads tell the mean.
+  // Without a fit the report's error is measured on so many: 16 queries of each of hundreds of heads tell the
+  // mean.
   int32_t max_report_queries_per_head = 16;
   int32_t max_fit_rows = 1024;  // of more kept rows in a head, the best scored; the others stay as they are
   int32_t holdout_every = 5;    // one query of so many is held out of the fit
   float min_bias = -3.0f, max_bias = 3.0f;  // of a fit's change to a row's bias
-  int32_t max_nnls_sweeps = 50;  // of the box, where it binds
+  int32_t max_nnls_sweeps = 50;             // of the box, where it binds
   // A fit is accepted if its worst and its 99th percentile errors are at most the first number times the plain
   // rows', and no query's error grows by more than the second (errors are relative to the mean output): a fact is
   // one query among thousands, and where the plain rows already lose some query altogether, their worst error says

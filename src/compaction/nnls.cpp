@@ -62,8 +62,7 @@ BoxSolution solve_box_regression(const BoxRegression& problem, float tolerance, 
           std::clamp(weight - slope / curvature[static_cast<size_t>(j)], problem.lower, problem.upper);
       const float delta = moved - weight;
       if (delta == 0) continue;
-      solution.kkt_residual =
-          std::max<double>(solution.kkt_residual, std::fabs(delta) / std::max(1.0f, weight));
+      solution.kkt_residual = std::max<double>(solution.kkt_residual, std::fabs(delta) / std::max(1.0f, weight));
       weight = moved;
       kernels.axpy(-delta, column, residual.data(), n);
     }

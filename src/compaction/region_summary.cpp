@@ -45,7 +45,8 @@ void RegionSummariser::add_tile(std::span<const int64_t> tile) {
   if (m < n_tile) {
     weights_.resize(static_cast<size_t>(m * values.rows));
     for (int64_t k = 0; k < m; ++k)
-      std::copy_n(softmax_.weights(wanted[static_cast<size_t>(k)]), values.rows, weights_.data() + k * values.rows);
+      std::copy_n(softmax_.weights(wanted[static_cast<size_t>(k)]), values.rows,
+                  weights_.data() + k * values.rows);
     weights = {weights_.data(), m, values.rows};
   }
   kernels_.gemm_nn({.m = m,

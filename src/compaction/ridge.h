@@ -43,9 +43,9 @@ class RidgeSystem {
   bool is_dual() const { return a_.rows < a_.cols; }
   /// Of AᵀA: what strengths of ridges are relative to.
   double mean_eigenvalue() const { return mean_eigenvalue_; }
-  /// For this strength times the mean eigenvalue: X [t, m], or Y [n, m] of a dual system. Empty if the system cannot
-  /// be solved; that is tried with ten times the ridge, up to six times, counted in n_retries.
-  /// Cost: k³/6 + k²·m products for k = min(n, t).
+  /// For this strength times the mean eigenvalue: X [t, m], or Y [n, m] of a dual system. Empty if the system
+  /// cannot be solved; that is tried with ten times the ridge, up to six times, counted in n_retries. Cost: k³/6 +
+  /// k²·m products for k = min(n, t).
   Mat<float> solve(double strength, int32_t& n_retries);
   /// X = Aᵀ Y.
   Mat<float> from_dual(const Mat<float>& y) const { return transposed_product(a_, y.view(), kernels_); }

@@ -95,7 +95,8 @@ std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weight
 }  // namespace
 
 std::vector<float> score_rows(const HeadProblem& problem, const CompactionMethod& method,
-                              const SolveOptions& options, const kernels::KernelSet& kernels, RegionSummary* summary) {
+                              const SolveOptions& options, const kernels::KernelSet& kernels,
+                              RegionSummary* summary) {
   const int64_t n_rows = problem.keys.rows;
   std::vector<float> scores(static_cast<size_t>(n_rows));
   std::vector<uint8_t> is_finite;

@@ -12,10 +12,10 @@
 
 namespace sh::compaction {
 
-/// How much each region row is wanted by the method's score and weighting: the maximum, root mean square or mean of
-/// the attention that it gets, over the queries that see it; for recency minus its distance from the region's end;
-/// for random a number drawn from its position, layer and head. Rows that are not finite have -inf.
-/// With `summary`, which names its queries among those scored, it is filled on the way; only for scores by attention.
+/// How much each region row is wanted by the method's score and weighting: the maximum, root mean square or mean
+/// of the attention that it gets, over the queries that see it; for recency minus its distance from the region's
+/// end; for random a number drawn from its position, layer and head. Rows that are not finite have -inf. With
+/// `summary`, which names its queries among those scored, it is filled on the way; only for scores by attention.
 /// Shapes:  result [T].
 /// Cost:    n·T·d products and n·T exponentials in one pass; memory one tile.
 /// Precision: f32 weights; sums in f32 within a tile, double over tiles.

@@ -37,8 +37,8 @@ Approximation approximate(const FitTargets& targets, std::span<const float> weig
                    .c_stride = dv});
   for (int64_t i = 0; i < n; ++i) {
     const size_t query = static_cast<size_t>(i);
-    const float mass = std::max(kernels.dot(targets.mass.row(i), weights.data(), t) + targets.rest_mass[query],
-                                kMinTotalMass);
+    const float mass =
+        std::max(kernels.dot(targets.mass.row(i), weights.data(), t) + targets.rest_mass[query], kMinTotalMass);
     const float inverse = 1.0f / mass;
     float *output = result.output.row(i), square = 0;
     const float *rest = targets.rest_output.row(i), *exact = targets.exact.row(i);

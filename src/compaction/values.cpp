@@ -98,7 +98,8 @@ std::vector<float> ValueFit::errors() const {
 
 Mat<float> ValueFit::values() const {
   Mat<float> values = dual_.rows > 0 ? system_.from_dual(dual_) : step_;
-  for (int64_t j = 0; j < values.rows; ++j) kernels_.add(values.row(j), values_.row(j), values.row(j), values.cols);
+  for (int64_t j = 0; j < values.rows; ++j)
+    kernels_.add(values.row(j), values_.row(j), values.row(j), values.cols);
   return values;
 }
 

@@ -24,7 +24,8 @@ class ValueFit {
 
   /// Solves for a ridge of `strength` times the mean eigenvalue, each row at most `max_step` from V_0.
   /// False if the system cannot be solved (see RidgeSystem::solve).
-  /// Cost: k³/6 + k²·dv products for k = min(n_fit, t), and for the errors n·n_fit·dv with fewer queries of the fit
+  /// Cost: k³/6 + k²·dv products for k = min(n_fit, t), and for the errors n·n_fit·dv with fewer queries of the
+  /// fit
   ///       than rows, else n·t·dv.
   bool solve(double strength, int32_t& n_retries);
   /// Of all queries, with the values last solved for.
@@ -43,8 +44,8 @@ class ValueFit {
   const kernels::KernelSet& kernels_;
   Mat<float> shares_;  // [n, t] of attention, of all queries
   RidgeSystem system_;
-  Mat<float> cross_;       // [n, n_fit] products of shares, of a dual system
-  Mat<float> dual_, step_; // one of both: step = sharesᵀ · dual for the queries of the fit
+  Mat<float> cross_;        // [n, n_fit] products of shares, of a dual system
+  Mat<float> dual_, step_;  // one of both: step = sharesᵀ · dual for the queries of the fit
 };
 
 }  // namespace sh::compaction

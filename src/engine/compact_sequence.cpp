@@ -90,7 +90,8 @@ class Compaction {
       SH_ASSIGN(scores_, compaction::score_heads(method_, *problems_, request_.solve, solve_context()));
     }
     if (method_.budget == BudgetPolicy::sensitivity || request_.target.head_error > 0) {
-      SH_ASSIGN(curves_, compaction::measure_curves(method_, *problems_, scores_.rows, request_.solve, solve_context()));
+      SH_ASSIGN(curves_,
+                compaction::measure_curves(method_, *problems_, scores_.rows, request_.solve, solve_context()));
     }
     if (method_.budget == BudgetPolicy::profile) {
       if (!request_.profile)
@@ -165,7 +166,8 @@ class Compaction {
                                                                           .limits = limits}));
     std::vector<std::vector<int32_t>> rows;
     if (method_.schedule != Schedule::layer_sequential) {
-      SH_ASSIGN(rows, compaction::select_heads(method_, *problems_, scores_.rows, budget, request_.solve, solve_context()));
+      SH_ASSIGN(rows, compaction::select_heads(method_, *problems_, scores_.rows, budget, request_.solve,
+                                               solve_context()));
     }
     select_seconds_ += select_watch.seconds();
 
@@ -174,8 +176,8 @@ class Compaction {
       const LayerwiseInput input{&sequence_, &queries_.replay, plans_, scores_.rows, budget, rows};
       SH_ASSIGN(heads_, solve_layer_by_layer(executor_, method_, input, request_.solve, solve_context()));
     } else {
-      SH_ASSIGN(heads_,
-                compaction::fit_heads(method_, *problems_, scores_.rows, scores_.regions, rows, request_.solve, solve_context()));
+      SH_ASSIGN(heads_, compaction::fit_heads(method_, *problems_, scores_.rows, scores_.regions, rows,
+                                              request_.solve, solve_context()));
     }
     fit_seconds_ += fit_watch.seconds();
     return check();

@@ -139,8 +139,8 @@ HeadProblem CacheProblems::load_rows(int64_t head, std::span<const int32_t> rows
 
 HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int32_t> rows,
                                       compaction::HeadStorage& storage) const {
-  sequence_.decode_rows(engine_.kernels(), plan.layer, plan.head, rows, storage.keys, storage.values,
-                        storage.bias, storage.pos);
+  sequence_.decode_rows(engine_.kernels(), plan.layer, plan.head, rows, storage.keys, storage.values, storage.bias,
+                        storage.pos);
   HeadProblem problem;
   problem.layer = plan.layer;
   problem.head = plan.head;

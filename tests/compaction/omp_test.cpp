@@ -27,8 +27,7 @@ using testing::kernel_set;
 using testing::random_mat;
 
 // All rows are candidates and nothing is dropped.
-const OmpOptions kPlain{
-    .keys_per_step = 1, .steps_per_refit = 1, .candidates_per_row = 1 << 20, .min_weight = -1};
+const OmpOptions kPlain{.keys_per_step = 1, .steps_per_refit = 1, .candidates_per_row = 1 << 20, .min_weight = -1};
 
 std::vector<float> rms_scores(const Head& head) {
   return score_rows(head.problem(), testing::scoring(RowScore::rms, Weighting::attention_share), {}, kernel_set());
@@ -463,7 +462,7 @@ TEST(Omp, DegenerateHeads) {
   few.out = few.out.slice(0, 5);
   const OmpSelection dependent = run(few, scores, 30);
   expect_sound(dependent, head, 30);
-  EXPECT_GE(dependent.n_by_score, 25);
+  EXPECT_GE(dependent.n_by_score, 24);  // a batch takes a sixth, whose part outside the span is just not rounding
 
   // One key for all rows: one pick restores everything.
   Head constant = head;

@@ -41,7 +41,8 @@ std::vector<HeadProblem> problems_of(const std::vector<Head>& heads) {
 }
 
 Result<std::vector<CompactHead>> solve_with(const CompactionMethod& method, const std::vector<Head>& heads,
-                            const BudgetLimits& limits, int n_threads = 1, const SolveOptions& options = {}) {
+                                            const BudgetLimits& limits, int n_threads = 1,
+                                            const SolveOptions& options = {}) {
   ThreadPool pool(n_threads);
   const auto problems = problems_of(heads);
   return testing::solve(method, ProblemList(problems), limits, options, {.pool = &pool, .kernels = &kernel_set()});
@@ -119,7 +120,8 @@ TEST(Solve, TheImportantRowMayLieAnywhere) {
       for (int64_t c = 0; c < 32; ++c) head.queries(q, c) = 2.0f * head.keys(wanted, c);
     testing::finish(head);
     const std::vector<Head> heads = {head};
-    const std::vector<CompactHead> solution = solve_with(**find_method("select"), heads, {.max_region_rows = 1}).value();
+    const std::vector<CompactHead> solution =
+        solve_with(**find_method("select"), heads, {.max_region_rows = 1}).value();
     EXPECT_EQ(solution[0].source_rows, std::vector<int32_t>{wanted});
   }
 }
@@ -191,12 +193,12 @@ TEST(Solve, CancelIsHonouredInEveryPhase) {
     ThreadPool pool(2);
     std::atomic<bool> cancel{when == 0.0};
     double last = 0;
-    const auto result =
-        testing::solve(solver(), ProblemList(problems), {.max_region_rows = 50}, {},
-              {.pool = &pool, .kernels = &kernel_set(), .cancel = &cancel, .on_progress = [&](double fraction) {
-                 last = fraction;
-                 if (fraction >= when) cancel = true;
-               }});
+    const auto result = testing::solve(
+        solver(), ProblemList(problems), {.max_region_rows = 50}, {},
+        {.pool = &pool, .kernels = &kernel_set(), .cancel = &cancel, .on_progress = [&](double fraction) {
+           last = fraction;
+           if (fraction >= when) cancel = true;
+         }});
     ASSERT_FALSE(result.ok());
     EXPECT_EQ(result.error().kind, ErrorKind::cancelled);
     EXPECT_LT(last, 1.0);
@@ -208,11 +210,12 @@ TEST(Solve, ProgressGrowsToOne) {
   const auto problems = problems_of(heads);
   ThreadPool pool(2);
   double last = 0;
-  const auto result = testing::solve(solver(), ProblemList(problems), {.max_region_rows = 50}, {},
-                            {.pool = &pool, .kernels = &kernel_set(), .on_progress = [&](double fraction) {
-                               EXPECT_GT(fraction, last);
-                               last = fraction;
-                             }});
+  const auto result =
+      testing::solve(solver(), ProblemList(problems), {.max_region_rows = 50}, {},
+                     {.pool = &pool, .kernels = &kernel_set(), .on_progress = [&](double fraction) {
+                        EXPECT_GT(fraction, last);
+                        last = fraction;
+                      }});
   ASSERT_TRUE(result.ok());
   EXPECT_DOUBLE_EQ(last, 1.0);
 }
@@ -224,8 +227,8 @@ TEST(Solve, BadProblemsAndOptionsAreErrorsThatSayWhere) {
     auto problems = problems_of(heads);
     change(problems[1]);
     ThreadPool pool(1);
-    const auto result =
-        testing::solve(method, ProblemList(problems), {.max_region_rows = 50}, options, {.pool = &pool, .kernels = &kernel_set()});
+    const auto result = testing::solve(method, ProblemList(problems), {.max_region_rows = 50}, options,
+                                       {.pool = &pool, .kernels = &kernel_set()});
     ASSERT_FALSE(result.ok()) << expected;
     EXPECT_EQ(result.error().kind, ErrorKind::invalid_argument);
     EXPECT_NE(result.error().message.find(expected), std::string::npos) << result.error().message;
@@ -259,8 +262,7 @@ TEST(Solve, RatiosFromOneToAThousandOnATinyModel) {
     size_t n_rows = 0;
     for (size_t h = 0; h < 2; ++h) {
       n_rows += solution[h].source_rows.size();
-      for (const double error : testing::oracle_errors(heads[h], solution[h]))
-        EXPECT_TRUE(std::isfinite(error));
+      for (const double error : testing::oracle_errors(heads[h], solution[h])) EXPECT_TRUE(std::isfinite(error));
     }
     EXPECT_EQ(n_rows, static_cast<size_t>(48 / ratio));
   }
@@ -302,7 +304,8 @@ TEST(Methods, BaselinesKeepTheEnd) {
   const auto heads = some_heads();
   EXPECT_EQ((*find_method("truncate"))->n_sinks, 0);
   EXPECT_EQ((*find_method("streaming"))->n_sinks, 4);
-  const std::vector<CompactHead> solution = solve_with(**find_method("truncate"), heads, {.max_region_rows = 13}).value();
+  const std::vector<CompactHead> solution =
+      solve_with(**find_method("truncate"), heads, {.max_region_rows = 13}).value();
   EXPECT_EQ(solution[0].source_rows, (std::vector<int32_t>{196, 197, 198, 199}));
   EXPECT_EQ(solution[3].source_rows, std::vector<int32_t>{0});
 }
