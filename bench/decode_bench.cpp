@@ -30,7 +30,7 @@ namespace {
 using namespace sh;
 using namespace sh::bench;
 
-constexpr int64_t kWarmUpTokens = 2;  // after a fork, whose first token copies every head's tail block
+constexpr int64_t kWarmUpTokens = 1;  // after a fork, whose first token copies every head's tail block
 constexpr int64_t kPiece = 1024;      // rows written at a time
 constexpr int kResamples = 10'000;
 
@@ -122,7 +122,7 @@ Json with_interval(const std::vector<double>& ratios) {
 /// A B A B ...: the ratio of each pair takes the mean of the A before and the A after.
 Json compare(engine::Engine& engine, const kv::SequenceCache& full, const kv::SequenceCache& compacted,
              int64_t n_repeats, int64_t n_tokens) {
-  std::vector<double> wall_ratios, cpu_ratios, before, after;
+  std::vector<double> wall_ratios, cpu_ratios, before, after, cpu_before, cpu_after;
   Cost last = decode(engine, full, n_tokens);
   for (int64_t repeat = 0; repeat < n_repeats; ++repeat) {
     const Cost b = decode(engine, compacted, n_tokens);
@@ -131,6 +131,8 @@ Json compare(engine::Engine& engine, const kv::SequenceCache& full, const kv::Se
     cpu_ratios.push_back((last.cpu + next.cpu) / 2 / b.cpu);
     before.push_back(1 / next.wall);
     after.push_back(1 / b.wall);
+    cpu_before.push_back(next.cpu);
+    cpu_after.push_back(b.cpu);
     last = next;
   }
   const auto weights = static_cast<double>(engine::weight_cost(engine.file()).bytes);
@@ -146,6 +148,8 @@ Json compare(engine::Engine& engine, const kv::SequenceCache& full, const kv::Se
   };
   return {{"tps_before", median(before)},
           {"tps_after", median(after)},
+          {"cpu_seconds_before", median(cpu_before)},
+          {"cpu_seconds_after", median(cpu_after)},
           {"speedup", with_interval(wall_ratios)},
           {"speedup_cpu", with_interval(cpu_ratios)},
           {"weight_bytes", weights},
