@@ -119,45 +119,64 @@ Json with_interval(const std::vector<double>& ratios) {
   return {{"median", median(ratios)}, {"ci", {at(0.025), at(0.975)}}};
 }
 
-/// A B A B ...: the ratio of each pair takes the mean of the A before and the A after.
+/// Seconds a token of each decode, in the order of the repeats.
+struct Series {
+  std::vector<double> full, compacted, none;
+};
+
+/// The speed-up of each repeat, against the mean of the full decodes before and after it.
+std::vector<double> speedups(const Series& series) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < series.compacted.size(); ++i)
+    ratios.push_back((series.full[i] + series.full[i + 1]) / 2 / series.compacted[i]);
+  return ratios;
+}
+
+Json summary(const Series& series, double predicted, double saved_bytes_share) {
+  const double full = median(series.full), compacted = median(series.compacted), none = median(series.none);
+  const Json speedup = with_interval(speedups(series));
+  Json out{{"seconds_before", full},
+           {"seconds_after", compacted},
+           {"seconds_without_rows", none},
+           {"speedup", speedup}};
+  // Below a hundredth there is no gain to take a share of.
+  out["share_of_predicted"] =
+      predicted > 1.01 ? Json((speedup["median"].get<double>() - 1) / (predicted - 1)) : Json(nullptr);
+  out["attention_saved_share"] =
+      full > none ? Json((full - compacted) / (full - none) / saved_bytes_share) : Json(nullptr);
+  return out;
+}
+
+/// Full, compacted, (nearly) empty, full, compacted, ...
 Json compare(engine::Engine& engine, const kv::SequenceCache& full, const kv::SequenceCache& compacted,
              int64_t n_repeats, int64_t n_tokens) {
-  std::vector<double> wall_ratios, cpu_ratios, before, after, cpu_before, cpu_after;
-  Cost last = decode(engine, full, n_tokens);
+  const kv::SequenceCache none(engine.block_pool());
+  Series wall, cpu;
+  const auto add = [&](const kv::SequenceCache& cache, std::vector<double> Series::*field) {
+    const Cost cost = decode(engine, cache, n_tokens);
+    (wall.*field).push_back(cost.wall);
+    (cpu.*field).push_back(cost.cpu);
+  };
+  add(full, &Series::full);
   for (int64_t repeat = 0; repeat < n_repeats; ++repeat) {
-    const Cost b = decode(engine, compacted, n_tokens);
-    const Cost next = decode(engine, full, n_tokens);
-    wall_ratios.push_back((last.wall + next.wall) / 2 / b.wall);
-    cpu_ratios.push_back((last.cpu + next.cpu) / 2 / b.cpu);
-    before.push_back(1 / next.wall);
-    after.push_back(1 / b.wall);
-    cpu_before.push_back(next.cpu);
-    cpu_after.push_back(b.cpu);
-    last = next;
+    add(compacted, &Series::compacted);
+    add(none, &Series::none);
+    add(full, &Series::full);
   }
-  const auto weights = static_cast<double>(engine::weight_cost(engine.file()).bytes);
   // As the token in the middle of those that are decoded reads them.
   const int64_t n_behind = kWarmUpTokens + (n_tokens + 1) / 2;
   const auto grown = static_cast<double>(n_behind * engine.kv_layout().bytes_per_token());
+  const auto weights = static_cast<double>(engine::weight_cost(engine.file()).bytes);
   const double kv_before = static_cast<double>(engine::kv_bytes_read(full)) + grown;
   const double kv_after = static_cast<double>(engine::kv_bytes_read(compacted)) + grown;
   const double predicted = (weights + kv_before) / (weights + kv_after);
-  // Below a hundredth there is no gain to take a share of.
-  const auto share = [&](const std::vector<double>& ratios) {
-    return predicted > 1.01 ? Json((median(ratios) - 1) / (predicted - 1)) : Json(nullptr);
-  };
-  return {{"tps_before", median(before)},
-          {"tps_after", median(after)},
-          {"cpu_seconds_before", median(cpu_before)},
-          {"cpu_seconds_after", median(cpu_after)},
-          {"speedup", with_interval(wall_ratios)},
-          {"speedup_cpu", with_interval(cpu_ratios)},
-          {"weight_bytes", weights},
+  const double saved_share = (kv_before - kv_after) / (kv_before - grown);
+  return {{"weight_bytes", weights},
           {"kv_bytes_before", kv_before},
           {"kv_bytes_after", kv_after},
           {"predicted", predicted},
-          {"share_of_predicted", share(wall_ratios)},
-          {"share_of_predicted_cpu", share(cpu_ratios)}};
+          {"wall", summary(wall, predicted, saved_share)},
+          {"cpu", summary(cpu, predicted, saved_share)}};
 }
 
 std::vector<int64_t> rows_of_heads(const kv::SequenceCache& cache) {

@@ -25,7 +25,8 @@ def label(row):
     count = options.pop("conversations", None)
     options.pop("coverage", None)
     rest = "".join(f", {name}={value}" for name, value in options.items())
-    return queries + (f", {count} conversations" if count else ", until coverage" if "self_study" in queries else "") + rest
+    ends = f", {count} conversations" if count else ", until coverage" if "self_study" in queries else ""
+    return queries + ends + rest
 
 
 def percent(value):

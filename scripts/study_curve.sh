@@ -6,8 +6,8 @@
 # a context whose .json is there is not measured again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-usage="usage: study_curve.sh [--docs N] [--contexts 1024,2048] [--out bench/results/$(date +%F)-study-curve] [--model models/scribe.gguf]"
 docs=12 contexts=1024 out=bench/results/$(date +%F)-study-curve model=models/scribe.gguf
+usage="usage: study_curve.sh [--docs $docs] [--contexts $contexts] [--out $out] [--model $model]"
 while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || { echo "$usage" >&2; exit 1; }
   case $1 in
