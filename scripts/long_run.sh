@@ -6,7 +6,8 @@
 # Needs a build with -DSHORTHAND_BENCH=ON in $BUILD (build/release).
 # What is read is the first document of FILE, then the texts of models/prose over and over. Every method (full: a
 # cache that holds all) runs in a process of its own at niceness 15: PREFIX-METHOD.jsonl has its checkpoints (each
-# half a cache), PREFIX-METHOD.log how far it is, with the time of day. A method that has ended is not run again: a
+# half a cache; with a conversation of up to 32768 tokens also those of the full cache, and KL against it),
+# PREFIX-METHOD.log how far it is, with the time of day. A method that has ended is not run again: a
 # run that was stopped goes on with the method it was at, from that method's start. At the end PREFIX.jsonl has all
 # checkpoints and PREFIX.svg the plot. A cache longer than the model's context (scribe: 8192) cannot be answered from,
 # compacted or not; with --rope-base B the model is a copy whose RoPE base is B and whose context is N rows
@@ -55,7 +56,8 @@ for method in ${methods//,/ }; do
     > "$done_file.part"
   mv "$done_file.part" "$done_file"
 done
-: > "$out.jsonl"
-for method in ${methods//,/ }; do cat "$out-$method.jsonl" >> "$out.jsonl"; done
+# Of a short run every process begins with the full cache, for the KL: once is enough.
+for method in ${methods//,/ }; do cat "$out-$method.jsonl"; done |
+  awk '{ point = substr($0, 1, index($0, "\"next_pos\"")) } !seen[point]++' > "$out.jsonl"
 python3 scripts/plot_long.py "$out.jsonl" > "$out.svg"
 echo "$out.svg" >&2
