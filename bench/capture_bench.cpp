@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/rng.h"
 #include "engine/engine.h"
 #include "engine/reference_queries.h"
 #include "program.h"
@@ -49,10 +48,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "error: {}\n", engine.error().message);
     return 1;
   }
-  Rng rng(1);
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < n_tokens; ++i)
-    ids.push_back(static_cast<int32_t>(rng.next_below(static_cast<uint64_t>((*engine)->model().info().n_vocab))));
+  const std::vector<int32_t> ids = bench::random_ids(n_tokens, (*engine)->model().info().n_vocab);
   std::vector<double> plain, captured, ratios;
   int64_t n_kept = 0;
   for (int64_t repeat = 0; repeat <= n_repeats; ++repeat) {

@@ -3,13 +3,13 @@
 // and questions about its first part are asked again and again, next to a cache that holds everything.
 //   long_bench MODEL.gguf RECALL.jsonl TEXT.txt METHOD[,METHOD...] N_ROWS N_LOGICAL [RATIO=2] [THRESHOLD=0.9] [REBASE=0]
 // What is read is the first document of RECALL.jsonl and then TEXT.txt, from its front again when it ends; the
-// questions are those of the document. Prints one JSON object a checkpoint and method, METHOD "full" included
-// unless N_LOGICAL is above 32768; KL is of the full cache's own answers, teacher-forced.
+// questions are those of the document. Prints one JSON object a checkpoint and method; KL is of the full cache's own
+// answers, teacher-forced. METHOD "full" holds everything; it comes first, and by itself unless N_LOGICAL is above
+// 32768. How far a method is goes to stderr every 4096 tokens.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -34,6 +34,7 @@ using engine::Engine;
 
 constexpr int64_t kLongestFull = 32768;
 constexpr int64_t kPiece = 64;           // tokens read between two looks at the cache
+constexpr int64_t kProgress = 4096;      // tokens between two lines on stderr
 constexpr int64_t kMaxAnswerTokens = 16;
 
 struct Question {
@@ -170,9 +171,11 @@ int main(int argc, char** argv) {
                        "[THRESHOLD] [REBASE]\n");
     return 1;
   }
-  const int64_t n_rows = std::atoll(argv[5]), n_logical = std::atoll(argv[6]);
-  const double ratio = argc > 7 ? std::atof(argv[7]) : 2, threshold = argc > 8 ? std::atof(argv[8]) : 0.9;
-  const bool rebases = argc > 9 && std::atoi(argv[9]) != 0;
+  const auto n_rows = number_argument<int64_t>("N_ROWS", argv[5], 64);
+  const auto n_logical = number_argument<int64_t>("N_LOGICAL", argv[6], 64);
+  const double ratio = argc > 7 ? number_argument("RATIO", argv[7], 1.0) : 2;
+  const double threshold = argc > 8 ? number_argument("THRESHOLD", argv[8], 0.0) : 0.9;
+  const bool rebases = argc > 9 && number_argument("REBASE", argv[9], 0) != 0;
   const int64_t n_between = std::max<int64_t>(kPiece, n_rows / 2 / kPiece * kPiece);
 
   std::vector<std::vector<Reference>> references;  // a checkpoint
@@ -182,7 +185,6 @@ int main(int argc, char** argv) {
     Conversation conversation(*engine, false);
     const Stopwatch watch;
     double compaction_seconds = 0;
-    std::vector<double> pool_shares;
     for (int64_t at = 0, i = 0; at < n_logical; at += kPiece) {
       const auto n = static_cast<size_t>(std::min(kPiece, n_logical - at));
       if (conversation.wants_compaction() || (label != "full" && conversation.rows_left() < kPiece)) {
@@ -192,7 +194,12 @@ int main(int argc, char** argv) {
       }
       const auto read = conversation.append(std::span(material.ids).subspan(static_cast<size_t>(at), n), {});
       if (!read.ok()) fail(read.error().message);
-      const bool is_checkpoint = at + kPiece >= material.n_first && ((at + kPiece) % n_between == 0 || at + kPiece >= n_logical);
+      if ((at + kPiece) % kProgress == 0)
+        fmt::print(stderr, "{}: {} of {} tokens, {:.0f} rows a head, {} compactions in {:.0f} s, {:.0f} s in all\n",
+                   label, at + kPiece, n_logical, conversation.n_physical(), conversation.n_compactions(),
+                   compaction_seconds, watch.seconds());
+      const bool is_checkpoint = at + kPiece >= material.n_first &&
+                                 ((at + kPiece) % n_between == 0 || at + kPiece >= n_logical);
       if (!is_checkpoint) continue;
       const auto* full = static_cast<size_t>(i) < references.size() && label != "full"
                              ? &references[static_cast<size_t>(i)]
@@ -222,8 +229,11 @@ int main(int argc, char** argv) {
       std::fflush(stdout);
     }
   };
-  if (n_logical <= kLongestFull) run("full", {.model_path = argv[1], .n_ctx = n_logical + 256});
-  for (const std::string& method : split(argv[4], ',')) {
+  const std::vector<std::string> methods = split(argv[4], ',');
+  if (n_logical <= kLongestFull || std::find(methods.begin(), methods.end(), "full") != methods.end())
+    run("full", {.model_path = argv[1], .n_ctx = n_logical + 256});
+  for (const std::string& method : methods) {
+    if (method == "full") continue;
     engine::EngineOptions options{.model_path = argv[1], .n_ctx = n_rows};
     options.compact_threshold = threshold;
     options.compact_ratio = ratio;

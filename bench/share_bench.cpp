@@ -14,31 +14,17 @@
 
 #include "base/clock.h"
 #include "base/machine.h"
-#include "base/rng.h"
 #include "engine/compact_sequence.h"
 #include "engine/engine.h"
 #include "program.h"
 
-namespace {
-
 using namespace sh;
 using namespace sh::bench;
 
+namespace {
+
 double cpu_seconds() {
   return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
-}
-
-engine::CompactionRequest request_of(const std::string& spec, double ratio) {
-  const std::vector<std::string> parts = split(spec, ':');
-  engine::CompactionRequest request;
-  request.method = parts[0];
-  request.ratio = ratio;
-  for (size_t i = 1; i < parts.size(); ++i) {
-    const size_t equals = parts[i].find('=');
-    const auto set = engine::set_option(request, parts[i].substr(0, equals), parts[i].substr(equals + 1));
-    if (!set.ok()) fail(set.error().message);
-  }
-  return request;
 }
 
 }  // namespace
@@ -57,10 +43,7 @@ int main(int argc, char** argv) {
   engine::Engine& engine = **opened;
   for (const std::string& n_text : split(argv[3], ',')) {
     const int64_t n_tokens = std::atoll(n_text.c_str());
-    Rng rng(1);
-    std::vector<int32_t> ids;
-    for (int64_t i = 0; i < n_tokens; ++i)
-      ids.push_back(static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(engine.model().info().n_vocab))));
+    const std::vector<int32_t> ids = random_ids(n_tokens, engine.model().info().n_vocab);
     kv::SequenceCache sequence(engine.block_pool());
     const Stopwatch prefill_watch;
     const double cpu_before = cpu_seconds();

@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Copies a GGUF with another RoPE base and context length, so that a model reads far beyond what it was trained for.
+
+    scripts/stretch_rope.py MODEL.gguf COPY.gguf BASE CONTEXT
+
+A higher base turns the slow pairs more slowly: positions that were never seen come to look like those that were
+("NTK-aware" scaling). Only the two numbers change; the file keeps its size.
+"""
+import struct
+import sys
+
+TYPE_U32, TYPE_F32 = 4, 6  # of GGUF values
+
+
+def patch(data, suffix, wanted_type, form, value):
+    """Overwrites the value of the key ARCH.suffix."""
+    for arch in (b"llama", b"qwen2", b"qwen3"):
+        key = arch + b"." + suffix
+        at = data.find(struct.pack("<Q", len(key)) + key)
+        if at >= 0:
+            break
+    else:
+        sys.exit(f"{sys.argv[1]}: no key that ends in .{suffix.decode()}")
+    at += 8 + len(key)
+    (found_type,) = struct.unpack_from("<I", data, at)
+    if found_type != wanted_type:
+        sys.exit(f"{sys.argv[1]}: {key.decode()} has type {found_type}, expected {wanted_type}")
+    struct.pack_into(form, data, at + 4, value)
+
+
+def main():
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
+    with open(sys.argv[1], "rb") as file:
+        data = bytearray(file.read())
+    patch(data, b"rope.freq_base", TYPE_F32, "<f", float(sys.argv[3]))
+    patch(data, b"context_length", TYPE_U32, "<I", int(sys.argv[4]))
+    with open(sys.argv[2], "wb") as file:
+        file.write(data)
+
+
+if __name__ == "__main__":
+    main()
