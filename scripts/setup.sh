@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config python3 git libboost1.81-dev nlohmann-json3-dev libfmt-dev libpcre2-dev
-          libutf8proc-dev libxxhash-dev libgtest-dev libbenchmark-dev)
+          libutf8proc-dev libeigen3-dev libxxhash-dev libgtest-dev libbenchmark-dev)
 if [[ "${1:-}" == fuzz ]]; then
   packages+=(clang libclang-rt-14-dev)
 fi

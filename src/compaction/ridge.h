@@ -10,27 +10,6 @@
 
 namespace sh::compaction {
 
-/// L Lᵀ of a symmetric positive definite matrix.
-class BlockCholesky {
- public:
-  explicit BlockCholesky(const kernels::KernelSet& kernels) : kernels_(kernels) {}
-
-  /// Factors gram + ridge · I. False if that is not positive definite in f32.
-  /// Cost: n³/6 products, all but 1/n of them in matrix products.
-  /// Precision: f32; diagonal blocks of 32 in double.
-  bool factor(MatView<const float> gram, float ridge);
-  /// Solves in place. Shapes: x [n, m].  Cost: n²·m products.
-  void solve(Mat<float>& x) const;
-
- private:
-  bool factor_diagonal(int64_t begin, int64_t width);
-
-  const kernels::KernelSet& kernels_;
-  Mat<float> lower_;                 // [n, n] below the diagonal blocks
-  std::vector<float> inverses_;      // [n blocks, 32, 32] of the diagonal blocks
-  std::vector<float> column_scale_;  // [n] the diagonal before
-};
-
 /// Solves min ‖A X - B‖² + ridge · ‖X‖² for one A [n, t] and several ridges. With fewer rows than columns through
 /// the n×n matrix A Aᵀ: X = Aᵀ Y with (A Aᵀ + ridge) Y = B, else through AᵀA.
 /// Precision: f32 products; sums over many rows as gram_of_columns(). A ridge below 1e-5 of the mean eigenvalue
@@ -46,7 +25,7 @@ class RidgeSystem {
   /// For this strength times the mean eigenvalue: X [t, m], or Y [n, m] of a dual system. Empty if the system
   /// cannot be solved; that is tried with ten times the ridge, up to six times, counted in n_retries. Cost: k³/6 +
   /// k²·m products for k = min(n, t).
-  Mat<float> solve(double strength, int32_t& n_retries);
+  Mat<float> solve(double strength, int32_t& n_retries) const;
   /// X = Aᵀ Y.
   Mat<float> from_dual(const Mat<float>& y) const { return transposed_product(a_, y.view(), kernels_); }
 
@@ -56,7 +35,6 @@ class RidgeSystem {
   Mat<float> gram_;  // A Aᵀ or AᵀA
   Mat<float> rhs_;   // B or AᵀB
   double mean_eigenvalue_ = 0;
-  BlockCholesky cholesky_;
 };
 
 }  // namespace sh::compaction

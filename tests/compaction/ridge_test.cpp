@@ -40,7 +40,7 @@ double normal_residual(const Mat<float>& a, const Mat<float>& b, double ridge, c
   return worst / largest;
 }
 
-TEST(RidgeSystem, SolvesFewAndManyRowsForSizesAroundTheBlocks) {
+TEST(RidgeSystem, SolvesFewAndManyRows) {
   Rng rng(5);
   for (const int64_t n : {1, 31, 32, 33, 100})
     for (const int64_t t : {1, 32, 65, 99, 100}) {
@@ -73,16 +73,6 @@ TEST(RidgeSystem, EqualColumnsShareAndNothingIsNoSystem) {
   overflow(3, 1) = std::numeric_limits<float>::infinity();
   EXPECT_EQ(RidgeSystem(std::as_const(nothing).view(), b, kernel_set()).solve(1, n_retries).rows, 0);
   EXPECT_EQ(RidgeSystem(std::as_const(overflow).view(), b, kernel_set()).solve(1, n_retries).rows, 0);
-}
-
-TEST(BlockCholesky, RefusesWhatIsNotPositiveDefinite) {
-  Mat<float> gram(40, 40);
-  for (int64_t i = 0; i < 40; ++i) gram(i, i) = 1;
-  BlockCholesky cholesky(kernel_set());
-  EXPECT_TRUE(cholesky.factor(std::as_const(gram).view(), 0.0f));
-  gram(35, 0) = gram(0, 35) = 2;
-  EXPECT_FALSE(cholesky.factor(std::as_const(gram).view(), 0.0f));
-  EXPECT_TRUE(cholesky.factor(std::as_const(gram).view(), 1.5f));
 }
 
 TEST(BoxRegression, MeetsTheOptimalityConditionsWithinTheBox) {
