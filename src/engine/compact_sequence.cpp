@@ -36,6 +36,18 @@ constexpr int64_t kMaxCheckTokens = 256, kMaxCheckBytes = int64_t{128} << 20;
 constexpr double kFirstTrialRatio = 8, kLowestTrialRatio = 1.25, kHighestTrialRatio = 1024;
 constexpr int kBracketHalvings = 3;
 
+/// The profile that a request with budget=profile is served by, its own before the engine's; null for other
+/// budgets. Errors: invalid_argument when there is none.
+Result<const compaction::HeadProfile*> profile_for(const Engine& engine, const CompactionMethod& method,
+                                                   const CompactionRequest& request) {
+  if (method.budget != BudgetPolicy::profile) return nullptr;
+  if (request.profile) return &*request.profile;
+  if (engine.head_profile()) return &*engine.head_profile();
+  return Error{ErrorKind::invalid_argument,
+               "budget=profile needs a head profile of this model, and none is loaded: measure one with 'shorthand "
+               "profile' and start with --compact-profile FILE, or use another budget"};
+}
+
 /// One compaction from plan to swap. Nothing changes before the swap.
 class Compaction {
  public:
@@ -88,14 +100,11 @@ class Compaction {
     if (method_.budget == BudgetPolicy::sensitivity || request_.target.head_error > 0) {
       SH_ASSIGN(curves_, compaction::measure_curves(method_, *problems_, scores_, request_.solve, solve_context()));
     }
-    if (method_.budget == BudgetPolicy::profile) {
-      if (!request_.profile)
-        return Error{ErrorKind::invalid_argument,
-                     "budget=profile needs a head profile of this model in the request, and there is none; use "
-                     "another budget"};
+    SH_ASSIGN(const compaction::HeadProfile* profile, profile_for(engine_, method_, request_));
+    if (profile != nullptr) {
       std::vector<compaction::HeadId> heads;
       for (const HeadPlan& plan : plans_) heads.push_back({plan.layer, plan.head});
-      SH_ASSIGN(shares_, compaction::shares_for(*request_.profile, profile_key(engine_), heads));
+      SH_ASSIGN(shares_, compaction::shares_for(*profile, profile_key(engine_), heads));
     }
     select_seconds_ += watch.seconds();
     return {};
@@ -381,6 +390,8 @@ class Compaction {
 Result<CompactionReport> compact_sequence(Executor& executor, SequenceCache& sequence, std::span<const int32_t> ids,
                                           const QueryCapture* captured, const CompactionRequest& request,
                                           const std::atomic<bool>* cancel, const CompactionProgress& on_progress) {
+  SH_ASSIGN(const CompactionMethod method, method_of(request));
+  SH_RETURN_IF_ERROR(profile_for(executor.engine(), method, request));  // before the long part
   SH_ASSIGN(const ReferenceQueries queries,
             gather_reference_queries(executor, sequence, ids, captured, request, cancel, on_progress));
   return Compaction(executor, sequence, queries, request, cancel, on_progress).run();
