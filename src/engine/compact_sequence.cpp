@@ -133,6 +133,10 @@ class Compaction {
     auto reference =
         ReplayReference::record(executor_, sequence_, *replay, kMaxCheckTokens, kMaxCheckBytes, cancel_);
     if (!reference.ok()) return refused(reference.error());
+    if (must && reference->n_tokens() == 0)
+      return Error{ErrorKind::unsupported,
+                   "target kl and max_kl: no token could be replayed, so that nothing is known of the quality; the "
+                   "cache is unchanged"};
     const auto scale = engine_.verdict_scales().get(executor_, queries_.ids, cancel_);
     if (!scale.ok()) return refused(scale.error());
     scale_ = *scale;
