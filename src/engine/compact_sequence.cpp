@@ -324,12 +324,17 @@ class Compaction {
     return report;
   }
 
-  /// What is not condensed now and was not before: tokens outside the region of which every head has a row.
+  /// What is not condensed now and was not before: tokens outside the region of which every head has a row that no
+  /// earlier fit has moved. (A row of a fit without biases cannot be told from one that was never touched.)
   std::vector<Span> verbatim_spans() const {
     std::vector<int64_t> n_rows(static_cast<size_t>(sequence_.next_pos().value), 0);
     for (const HeadPlan& plan : plans_)
-      for (const Pos pos : sequence_.positions(plan.layer, plan.head))
-        if (!region_.contains(pos)) ++n_rows[static_cast<size_t>(pos.value)];
+      for (const kv::BlockEntry& entry : sequence_.head(plan.layer, plan.head).blocks)
+        for (int32_t row = 0; row < entry.n_rows; ++row) {
+          const Pos pos = entry.is_annotated ? Pos(sequence_.pool().pos(entry.block)[row]) : entry.first_pos + row;
+          const bool is_moved = entry.is_annotated && sequence_.pool().bias(entry.block)[row] != 0.0f;
+          if (!is_moved && !region_.contains(pos)) ++n_rows[static_cast<size_t>(pos.value)];
+        }
     std::vector<Span> spans;
     for (int64_t pos = 0; pos < static_cast<int64_t>(n_rows.size()); ++pos) {
       if (n_rows[static_cast<size_t>(pos)] < static_cast<int64_t>(plans_.size())) continue;
