@@ -117,11 +117,24 @@ TEST_F(RepeatedCompaction, RowsBeforeThePrefixAndBehindTheSuffixStayBitForBit) {
 // What a report calls verbatim is, although all heads happened to keep a token when it was condensed before.
 TEST_F(RepeatedCompaction, WhatIsSaidToBeKeptVerbatimIs) {
   SequenceCache sequence = base_->fork();
-  const CompactionReport first = compact(sequence, request_of("self_study", 1.2));
+  CompactionRequest even = request_of("self_study", 1.2);
+  even.budget = compaction::BudgetPolicy::uniform;
+  const CompactionReport first = compact(sequence, even);
   ASSERT_EQ(first.kept_verbatim.size(), 2u) << "sinks and the newest";
   CompactionRequest request = request_of("self_study", 2);
   request.n_protected_prefix = 200;
   const CompactionReport second = compact(sequence, request);
+  std::vector<int> n_heads(200, 0);  // that kept a token of the prefix when it was condensed
+  int n_moved = 0;
+  for_each_head([&](int32_t l, int32_t h) {
+    const HeadRows rows = sequence.copy_head(l, h);
+    for (size_t i = 0; i < rows.pos.size() && rows.pos[i] < Pos(200); ++i) {
+      ++n_heads[static_cast<size_t>(rows.pos[i].value)];
+      n_moved += rows.bias[i] != 0.0f;
+    }
+  });
+  ASSERT_GT(std::count(n_heads.begin() + 4, n_heads.end(), 10), 10) << "no token could be mistaken";
+  ASSERT_GT(n_moved, 100);
   ASSERT_FALSE(second.kept_verbatim.empty());
   EXPECT_EQ(second.kept_verbatim.front().begin, 0);
   EXPECT_EQ(second.kept_verbatim.back().end, n());
