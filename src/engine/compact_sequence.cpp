@@ -34,6 +34,18 @@ using kv::SequenceCache;
 constexpr double kFirstTrialRatio = 8, kLowestTrialRatio = 1.25, kHighestTrialRatio = 1024;
 constexpr int kBracketHalvings = 3;
 
+/// The profile that a request with budget=profile is served by, its own before the engine's; null for other
+/// budgets. Errors: invalid_argument when there is none.
+Result<const compaction::HeadProfile*> profile_for(const Engine& engine, const CompactionMethod& method,
+                                                   const CompactionRequest& request) {
+  if (method.budget != BudgetPolicy::profile) return nullptr;
+  if (request.profile) return &*request.profile;
+  if (engine.head_profile()) return &*engine.head_profile();
+  return Error{ErrorKind::invalid_argument,
+               "budget=profile needs a head profile of this model, and none is loaded: measure one with 'shorthand "
+               "profile' and start with --compact-profile FILE, or use another budget"};
+}
+
 /// One compaction from plan to swap. Nothing changes before the swap.
 class Compaction {
  public:
@@ -93,14 +105,11 @@ class Compaction {
       SH_ASSIGN(curves_,
                 compaction::measure_curves(method_, *problems_, scores_.rows, request_.solve, solve_context()));
     }
-    if (method_.budget == BudgetPolicy::profile) {
-      if (!request_.profile)
-        return Error{ErrorKind::invalid_argument,
-                     "budget=profile needs a head profile of this model in the request, and there is none; use "
-                     "another budget"};
+    SH_ASSIGN(const compaction::HeadProfile* profile, profile_for(engine_, method_, request_));
+    if (profile != nullptr) {
       std::vector<compaction::HeadId> heads;
       for (const HeadPlan& plan : plans_) heads.push_back({plan.layer, plan.head});
-      SH_ASSIGN(shares_, compaction::shares_for(*request_.profile, profile_key(engine_), heads));
+      SH_ASSIGN(shares_, compaction::shares_for(*profile, profile_key(engine_), heads));
     }
     select_seconds_ += watch.seconds();
     return {};
@@ -134,6 +143,10 @@ class Compaction {
       if (!recorded.ok()) return refused(recorded.error());
       reference_ = &own_reference_.emplace(std::move(*recorded));
     }
+    if (must_check() && reference_->n_tokens() == 0)
+      return Error{ErrorKind::unsupported,
+                   "target kl and max_kl: no token could be replayed, so that nothing is known of the quality; the "
+                   "cache is unchanged"};
     const Stopwatch scale_watch;
     const auto scale = engine_.verdict_scales().get(executor_, queries_.ids, cancel_);
     scale_seconds_ = scale_watch.seconds();
@@ -327,12 +340,17 @@ class Compaction {
     return report;
   }
 
-  /// What is not condensed now and was not before: tokens outside the region of which every head has a row.
+  /// What is not condensed now and was not before: tokens outside the region of which every head has a row that no
+  /// earlier fit has moved. (A row of a fit without biases cannot be told from one that was never touched.)
   std::vector<Span> verbatim_spans() const {
     std::vector<int64_t> n_rows(static_cast<size_t>(sequence_.next_pos().value), 0);
     for (const HeadPlan& plan : plans_)
-      for (const Pos pos : sequence_.positions(plan.layer, plan.head))
-        if (!region_.contains(pos)) ++n_rows[static_cast<size_t>(pos.value)];
+      for (const kv::BlockEntry& entry : sequence_.head(plan.layer, plan.head).blocks)
+        for (int32_t row = 0; row < entry.n_rows; ++row) {
+          const Pos pos = entry.is_annotated ? Pos(sequence_.pool().pos(entry.block)[row]) : entry.first_pos + row;
+          const bool is_moved = entry.is_annotated && sequence_.pool().bias(entry.block)[row] != 0.0f;
+          if (!is_moved && !region_.contains(pos)) ++n_rows[static_cast<size_t>(pos.value)];
+        }
     std::vector<Span> spans;
     for (int64_t pos = 0; pos < static_cast<int64_t>(n_rows.size()); ++pos) {
       if (n_rows[static_cast<size_t>(pos)] < static_cast<int64_t>(plans_.size())) continue;
@@ -398,6 +416,8 @@ class Compaction {
 Result<CompactionReport> compact_sequence(Executor& executor, SequenceCache& sequence, std::span<const int32_t> ids,
                                           const QueryCapture* captured, const CompactionRequest& request,
                                           const std::atomic<bool>* cancel, const CompactionProgress& on_progress) {
+  SH_ASSIGN(const CompactionMethod method, method_of(request));
+  SH_RETURN_IF_ERROR(profile_for(executor.engine(), method, request));  // before the long part
   SH_ASSIGN(const ReferenceQueries queries,
             gather_reference_queries(executor, sequence, ids, captured, request, cancel, on_progress));
   return Compaction(executor, sequence, queries, request, cancel, on_progress).run();

@@ -54,7 +54,7 @@ struct CompactionRequest {
   std::optional<double> reread_fraction;
   compaction::SolveOptions solve;
   SelfStudyOptions self_study;
-  std::optional<compaction::HeadProfile> profile;  // for budget=profile
+  std::optional<compaction::HeadProfile> profile;  // for budget=profile; else the engine's
   int64_t n_recent_queries = 64;                   // tokens of queries=recent
   int64_t max_query_bytes = int64_t{512} << 20;
 

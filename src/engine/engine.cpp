@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "base/env.h"
+#include "engine/measure_profile.h"
 #include "engine/vocabulary.h"
 
 namespace sh::engine {
@@ -55,6 +56,9 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
   for (const auto& [name, value] : options.compact_options)
     if (const auto set = set_option(scratch, name, value); !set.ok())
       return Error{set.error().kind, fmt::format("--compact-options: {}", set.error().message)};
+  if (scratch.budget == compaction::BudgetPolicy::profile && options.compact_profile.empty())
+    return Error{ErrorKind::invalid_argument,
+                 "--compact-options: budget=profile needs --compact-profile FILE; 'shorthand profile' measures one"};
   for (const DType dtype : {options.type_k, options.type_v})
     if (!kernels::is_kv_dtype(dtype))
       return Error{ErrorKind::unsupported, fmt::format("-ctk/-ctv: {} cannot hold a KV cache; use f32, f16, bf16, q8_0 or q4_0", tensor_format(dtype).name)};
@@ -89,6 +93,9 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
   const int64_t budget_tokens = e.n_ctx_ + options.n_parallel * kv::kBlockRows + study_headroom_tokens(e.n_ctx_);
   SH_ASSIGN(e.block_pool_, kv::BlockPool::create(layout, budget_tokens * layout.bytes_per_token()));
 
+  if (!options.compact_profile.empty()) {
+    SH_ASSIGN(e.head_profile_, load_profile(e, options.compact_profile));
+  }
   e.alias_ = options.model_alias.empty() ? std::filesystem::path(options.model_path).filename().string() : options.model_alias;
   e.options_ = std::move(options);
   return engine;

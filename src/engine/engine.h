@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/result.h"
 #include "chat/chat_template.h"
+#include "compaction/head_profile.h"
 #include "compaction/method.h"
 #include "engine/compaction_report.h"
 #include "engine/executor.h"
@@ -44,6 +46,7 @@ struct EngineOptions {
   double compact_max_kl = 0;           // > 0: a compaction with a larger mean KL in its replay is refused
   double compact_target_kl = 0;        // > 0: this quality instead of a size
   std::vector<std::pair<std::string, std::string>> compact_options;  // name, value: see set_option()
+  std::string compact_profile;         // file of `shorthand profile`, for budget=profile; "": none
   bool compact_rebase = false;         // positions are given anew when they near the end of the trained range
   bool compact_delay = false;          // a turn is compacted when the next one's prompt can ask for it
   int64_t capture_bytes = 0;           // memory for queries captured while a conversation is read, each; 0: none are captured
@@ -69,6 +72,8 @@ class Engine {
   kv::BlockPool& block_pool() { return *block_pool_; }
   const kv::KvLayout& kv_layout() const { return block_pool_->layout(); }
   const std::string& alias() const { return alias_; }
+  /// What budget=profile shares out by when a request brings no profile of its own; may be empty.
+  const std::optional<compaction::HeadProfile>& head_profile() const { return head_profile_; }
   /// What a KL means on this model: measured with the first compaction that is validated.
   VerdictScales& verdict_scales() { return verdict_scales_; }
 
@@ -107,6 +112,7 @@ class Engine {
   std::unique_ptr<kv::BlockPool> block_pool_;
   std::unique_ptr<Executor> executor_;
   VerdictScales verdict_scales_;
+  std::optional<compaction::HeadProfile> head_profile_;
   int64_t n_ctx_ = 0, n_ctx_slot_ = 0, n_ctx_logical_ = 0;
 };
 

@@ -19,7 +19,7 @@ struct CommandName {
 constexpr CommandName kCommandNames[] = {{kServe, "serve"}, {kComplete, "complete"}, {kChat, "chat"},
                                          {kBench, "bench"}, {kEval, "compact-eval"}, {kTokenize, "tokenize"},
                                          {kInspect, "inspect"}, {kLogits, "logits"}, {kMakeModel, "make-model"},
-                                         {kMakeRecall, "make-recall"}};
+                                         {kMakeRecall, "make-recall"}, {kProfile, "profile"}};
 
 /// A spelling of a flag and what it sets.
 struct Spelling {

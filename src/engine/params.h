@@ -28,7 +28,8 @@ enum Command : uint32_t {
   kLogits = 128,
   kMakeModel = 256,
   kMakeRecall = 512,
-  kAllCommands = 1023,
+  kProfile = 1024,
+  kAllCommands = 2047,
 };
 std::string_view name_of(Command command);
 
@@ -79,6 +80,15 @@ struct RecallParams {
   bool has_instruction = true;
 };
 
+/// What profile measures.
+struct ProfileParams {
+  std::vector<std::string> text_files, recall_files;  // both empty: what lies beside the model
+  std::string method = "self_study";
+  double ratio = 8;
+  int64_t n_documents = 5;              // of each recall file, and of all texts together
+  int64_t n_tokens = 1024;              // of a piece of text
+};
+
 /// What bench runs: every combination of the lists. An empty list stands for the default that the table shows.
 struct BenchParams {
   std::vector<std::string> model_paths;
@@ -114,6 +124,7 @@ struct ProgramParams {
   ChatParams chat;
   EvalParams eval;
   RecallParams recall;
+  ProfileParams profile;
   BenchParams bench;
   ToolParams tool;
   bool displays_prompt = false;         // complete: the prompt before the answer

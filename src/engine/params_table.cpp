@@ -207,7 +207,7 @@ Result<void> set_verbosity(P& params, const std::string& value) {
 
 constexpr uint32_t kGenerates = kServe | kComplete | kChat;
 constexpr uint32_t kInteractive = kComplete | kChat;
-constexpr uint32_t kRuns = kGenerates | kEval | kLogits;  // run a model with one setting each; bench has lists of its own
+constexpr uint32_t kRuns = kGenerates | kEval | kLogits | kProfile;  // run a model with one setting each; bench has lists of its own
 
 /// Bounds of what a list of numbers may be, so that a slip of the pen does not become a billion runs.
 constexpr size_t kMaxListItems = 10'000;
@@ -424,6 +424,9 @@ std::vector<Flag> make_table() {
                      [](P& p) -> auto& { return p.engine.compact_target_kl; }, 0, 1e6));
   t.push_back(custom(g, {"--compact-options"}, "LLAMA_ARG_COMPACT_OPTIONS", "LIST", kGenerates,
                      "name=value,... : choices of automatic compaction that differ from its method's, as in compact-eval's --methods", add_compact_options, {}, true));
+  t.push_back(text(g, {"--compact-profile"}, "LLAMA_ARG_COMPACT_PROFILE", "FILE", kGenerates | kEval,
+                   "shares of the heads that budget=profile goes by, as 'shorthand profile' writes them",
+                   [](P& p) -> auto& { return p.engine.compact_profile; }));
   t.push_back(on_off(g, {"--compact-rebase"}, {"--no-compact-rebase"}, "LLAMA_ARG_COMPACT_REBASE", kGenerates,
                      "number positions anew when they near the end of what the model was trained for, so that a conversation never ends",
                      [](P& p) -> auto& { return p.engine.compact_rebase; }));
@@ -504,6 +507,17 @@ std::vector<Flag> make_table() {
   t.push_back(on_off(g, {"--instruction"}, {"--no-instruction"}, nullptr, kMakeRecall, "put a standing instruction (end every reply with a word) at the start of each document",
                      [](P& p) -> auto& { return p.recall.has_instruction; }));
 
+  g = "profile";
+  t.push_back(list(g, {"--recall"}, "FILE", kProfile, "documents as compact-eval reads them, JSON lines; may be given more than once; default: files beside the model",
+                   [](P& p) -> auto& { return p.profile.recall_files; }));
+  t.push_back(list(g, {"--text"}, "FILE", kProfile, "plain text, cut into pieces; may be given more than once", [](P& p) -> auto& { return p.profile.text_files; }));
+  t.push_back(number(g, {"--tokens"}, nullptr, "N", kProfile, "tokens of a piece of text", [](P& p) -> auto& { return p.profile.n_tokens; }, 32, 1 << 24));
+  t.push_back(number(g, {"--docs"}, nullptr, "N", kProfile, "documents of each recall file, and pieces of all texts together, at most",
+                     [](P& p) -> auto& { return p.profile.n_documents; }, 1, 10000));
+  t.push_back(text(g, {"--method"}, nullptr, "NAME", kProfile, "what the heads are asked with: a method[:option=value...] whose budget is global or sensitivity",
+                   [](P& p) -> auto& { return p.profile.method; }));
+  t.push_back(number(g, {"--ratio"}, nullptr, "F", kProfile, "ratio that the shares are measured at", [](P& p) -> auto& { return p.profile.ratio; }, 1, 1e6));
+
   g = "bench";
   t.push_back(list(g, {"-m", "--model"}, "FILES", kBench, "model files (GGUF)", [](P& p) -> auto& { return p.bench.model_paths; }));
   t.push_back(number_list(g, {"-p", "--n-prompt"}, "LIST", "prompt tokens; lists like 128,512 and ranges like 128-1024*2; 0: no such test", "512", &BenchParams::n_prompt, 0));
@@ -532,7 +546,7 @@ std::vector<Flag> make_table() {
   t.push_back(on_off(g, {"--stdin"}, {}, nullptr, kTokenize, "read the text from the standard input", [](P& p) -> auto& { return p.tool.reads_stdin; }));
   t.push_back(on_off(g, {"--json"}, {}, nullptr, kInspect, "print JSON", [](P& p) -> auto& { return p.tool.prints_json; }));
   t.push_back(custom(g, {"--ids"}, nullptr, "LIST", kLogits, "token ids, comma separated", set_token_ids, {}, true));
-  t.push_back(text(g, {"-o", "--output"}, nullptr, "FILE", kLogits | kMakeModel | kMakeRecall, "file to write", [](P& p) -> auto& { return p.tool.output_path; }));
+  t.push_back(text(g, {"-o", "--output"}, nullptr, "FILE", kLogits | kMakeModel | kMakeRecall | kProfile, "file to write", [](P& p) -> auto& { return p.tool.output_path; }));
   t.push_back(text(g, {"--arch"}, nullptr, "NAME", kMakeModel, "architecture of the file: llama, qwen2, qwen3", [](P& p) -> auto& { return p.tool.arch; }));
   t.push_back(text(g, {"--shape"}, nullptr, "NAME", kMakeModel, "size of the model that it has the shape of: 0.5B, 0.6B, 1B, ...", [](P& p) -> auto& { return p.tool.shape; }));
   t.push_back(custom(g, {"--type"}, nullptr, "TYPE", kMakeModel, "format of the matrices: f16, q8_0, q4_0, q4_K, ...",

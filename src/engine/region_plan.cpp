@@ -108,17 +108,48 @@ std::vector<HeadPlan> plan_heads(const SequenceCache& sequence, const Region& re
   const auto& layers = sequence.pool().layout().layers;
   for (size_t l = 0; l < layers.size(); ++l) {
     if (layers[l].window > 0 && !with_window_layers) continue;
+    Pos first = region.begin;
+    if (layers[l].window > 0)
+      first = std::max(first, sequence.next_pos() + (kWindowHorizon - layers[l].window));
     for (int32_t h = 0; h < layers[l].n_heads; ++h) {
       HeadPlan plan{.layer = static_cast<int32_t>(l), .head = h};
       const std::vector<Pos> pos = sequence.positions(plan.layer, h);
       for (size_t row = 0; row < pos.size(); ++row)
-        if (region.contains(pos[row])) plan.rows.push_back(static_cast<int32_t>(row));
+        if (pos[row] >= first && region.contains(pos[row])) plan.rows.push_back(static_cast<int32_t>(row));
       plan.n_fixed = static_cast<int64_t>(pos.size() - plan.rows.size());
       plans.push_back(std::move(plan));
     }
   }
   return plans;
 }
+
+namespace {
+
+/// Keeps the queries before position `end`: the others no longer see every row.
+void leave_out_blind_queries(int32_t end, HeadProblem& problem, compaction::HeadStorage& storage) {
+  std::vector<int64_t> seeing;
+  for (int64_t i = 0; i < problem.queries.rows; ++i)
+    if (problem.query_pos[static_cast<size_t>(i)] < end) seeing.push_back(i);
+  if (std::ssize(seeing) == problem.queries.rows) return;
+  const int64_t n = std::ssize(seeing);
+  storage.queries = Mat<float>(n, problem.queries.cols);
+  storage.out = Mat<float>(n, problem.out.cols);
+  storage.lse.clear();
+  storage.query_pos.clear();
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t from = seeing[static_cast<size_t>(i)];
+    std::copy_n(problem.queries.row(from), problem.queries.cols, storage.queries.row(i));
+    std::copy_n(problem.out.row(from), problem.out.cols, storage.out.row(i));
+    storage.lse.push_back(problem.lse[static_cast<size_t>(from)]);
+    storage.query_pos.push_back(problem.query_pos[static_cast<size_t>(from)]);
+  }
+  problem.queries = storage.queries.view();
+  problem.out = storage.out.view();
+  problem.lse = storage.lse;
+  problem.query_pos = storage.query_pos;
+}
+
+}  // namespace
 
 CacheProblems::CacheProblems(const Engine& engine, const SequenceCache& sequence, std::span<const HeadPlan> plans,
                              const QuerySets& sets, bool cache_keys)
@@ -157,6 +188,13 @@ HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int3
     problem.query_pos = set.pos;
     problem.lse = set.lse;
     problem.out = set.out.view();
+    const int32_t window = sequence_.pool().layout().layers[static_cast<size_t>(plan.layer)].window;
+    if (window > 0 && !plan.rows.empty()) {
+      // Of the whole region, whichever of its rows are loaded: the queries of a head stay the same.
+      const std::vector<Pos> pos = sequence_.positions(plan.layer, plan.head);
+      const auto first = static_cast<size_t>(plan.rows.front());
+      leave_out_blind_queries(static_cast<int32_t>(pos[first].value) + window, problem, storage);
+    }
   } else if (cache_keys_ && storage.keys.rows > 0) {
     const int64_t n = std::min(storage.keys.rows, kMaxSurrogateQueries);
     storage.queries = Mat<float>(n, storage.keys.cols);

@@ -39,11 +39,17 @@ struct HeadPlan {
   std::vector<int32_t> rows;  // of the region: indices into the head, increasing
   int64_t n_fixed = 0;        // other rows
 };
-/// Heads whose rows may be replaced, layer-major. Window layers are small already and left out unless asked for.
+/// Rows of a window layer are condensed only if every token of the next so many still sees them all: a fit promises
+/// that the kept rows stand for the others, which is wrong once some of those have left the window. Enough for a
+/// question and an answer of a self-study.
+inline constexpr int32_t kWindowHorizon = 192;
+/// Heads whose rows may be replaced, layer-major. Window layers are small already and left out unless asked for;
+/// then rows that leave the window within kWindowHorizon tokens stay as they are.
 std::vector<HeadPlan> plan_heads(const kv::SequenceCache& sequence, const Region& region,
                                  bool with_window_layers);
 
-/// Problems over a cache that does not change meanwhile; a head is decoded when it is asked for.
+/// Problems over a cache that does not change meanwhile; a head is decoded when it is asked for. In a window layer
+/// queries that do not see all of a problem's rows are left out.
 class CacheProblems final : public compaction::ProblemSource {
  public:
   /// Borrows all. `sets` [layer][head] may have empty sets; with `cache_keys` the region's own keys are the queries.

@@ -125,6 +125,10 @@ Result<ParsedCompaction> parse_compaction(const Json& body, int32_t n_slots) {
   fields.read("nnls_iters", n_sweeps, -1);
   if (n_sweeps > 0) request.solve.max_nnls_sweeps = n_sweeps;
   read_study(fields, request.self_study);
+  std::string budget;
+  fields.read("budget", budget);
+  if (fields.find("budget") != nullptr)
+    if (const auto set = engine::set_option(request, "budget", budget); !set.ok()) fields.fail(set.error());
   read_options(fields, request);
   bool reclaims = true;
   fields.read("reclaim", reclaims);

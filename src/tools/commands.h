@@ -22,6 +22,7 @@ int logits_command(Arguments arguments);
 int make_model_command(Arguments arguments);
 int make_recall_command(Arguments arguments);
 int compact_eval_command(Arguments arguments);
+int profile_command(Arguments arguments);
 int serve_command(Arguments arguments);
 
 /// Reads a command's arguments into `params` and sets the log up. Gives the exit status if there is nothing more to do: 0 after --help or

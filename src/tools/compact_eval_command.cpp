@@ -23,16 +23,14 @@ namespace sh::tools {
 
 namespace {
 
-/// Recall files and prose beside the model, for a call that names none: models/recall/*.jsonl, models/prose/*.txt.
 void use_data_beside_model(engine::ProgramParams& params) {
   engine::EvalParams& eval = params.eval;
-  const std::string folder = std::filesystem::path(params.engine.model_path).parent_path().string();
-  const std::string root = folder.empty() ? "." : folder;
   if (!eval.recall_files.empty() || !eval.prose_files.empty() || !eval.quality_files.empty() ||
       !eval.longhealth_files.empty())
     return;
-  eval.recall_files = files_in(root + "/recall", ".jsonl");
-  eval.prose_files = files_in(root + "/prose", ".txt");
+  DataFiles found = data_beside(params.engine.model_path);
+  eval.recall_files = std::move(found.recall);
+  eval.prose_files = std::move(found.prose);
 }
 
 template <typename T>
@@ -120,6 +118,11 @@ Result<EvalOptions> eval_options(engine::ProgramParams& params) {
     const auto is_same = [&](const MethodSpec& spec) { return spec.label == text; };
     if (std::any_of(options.methods.begin(), options.methods.end(), is_same)) continue;
     SH_ASSIGN(MethodSpec spec, parse_method_spec(text));
+    if (spec.request.budget == compaction::BudgetPolicy::profile && params.engine.compact_profile.empty())
+      return Error{ErrorKind::invalid_argument,
+                   fmt::format("method '{}': budget=profile needs --compact-profile FILE; 'shorthand profile' "
+                               "measures one",
+                               text)};
     spec.request.self_study.seed = options.seed;
     options.methods.push_back(std::move(spec));
   }

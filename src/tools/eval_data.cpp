@@ -112,4 +112,10 @@ std::vector<std::string> files_in(const std::string& folder, const std::string& 
   return files;
 }
 
+DataFiles data_beside(const std::string& model_path) {
+  const std::string folder = std::filesystem::path(model_path).parent_path().string();
+  const std::string root = folder.empty() ? "." : folder;
+  return {files_in(root + "/recall", ".jsonl"), files_in(root + "/prose", ".txt")};
+}
+
 }  // namespace sh::tools

@@ -37,4 +37,10 @@ std::string label_of(const std::string& path);
 /// is no such folder.
 std::vector<std::string> files_in(const std::string& folder, const std::string& ending);
 
+/// The data beside a model, for a call that names none: recall/*.jsonl and prose/*.txt.
+struct DataFiles {
+  std::vector<std::string> recall, prose;
+};
+DataFiles data_beside(const std::string& model_path);
+
 }  // namespace sh::tools

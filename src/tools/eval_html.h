@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "base/json.h"
 
@@ -15,9 +14,5 @@ namespace sh::tools {
 /// `heads[]` of {context, method, ratio, layer, head, rows, error}, `depths[]` of {context, method, ratio, depth,
 /// n, recall} and `kinds[]` of {context, method, ratio, kind, n, recall}.
 std::string eval_html(const Json& result);
-
-/// Adds `depths` (in tenths of the context, `depth` is the middle of one) and `kinds` to a result, counted from
-/// the lines of items.
-void add_breakdowns(Json& result, const std::vector<Json>& items);
 
 }  // namespace sh::tools

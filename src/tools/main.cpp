@@ -27,6 +27,7 @@ constexpr Subcommand kCommands[] = {
     {"make-model", "write a model file of a known shape with random weights, to measure speed with", make_model_command},
     {"make-recall", "put facts and questions about them into your own text, for compact-eval", make_recall_command},
     {"compact-eval", "measure what a compacted cache still knows", compact_eval_command},
+    {"profile", "measure how a model's heads share a compacted cache, for budget=profile", profile_command},
     {"help", "this text; `help --markdown` prints docs/flags.md", help_command},
 };
 

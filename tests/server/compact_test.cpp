@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Compaction over HTTP: the request, what clients see of it, and the conversation that goes on.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <thread>
 
 #include "base/rng.h"
+#include "compaction/head_profile.h"
+#include "engine/region_plan.h"
 #include "server/running_server.h"
 
 namespace sh::server {
@@ -124,6 +127,10 @@ TEST_F(Compact, BadRequestsAreRefusedWithReasons) {
       {R"({"options": {"magic": 1}})", "magic"},
       {R"({"compact_window_layers": 2})", "window"},
       {R"({"n_generate": -2})", "n_generate"},
+      {R"({"budget": "magic"})", "uniform, global, sensitivity, profile"},
+      {R"({"budget": ""})", "budget"},
+      {R"({"budget": 5})", "budget"},
+      {R"({"budget": "profile"})", "--compact-profile"},
       {R"({"n_on_policy_passes": "x"})", "passes"},
       {R"([])", ""},
       {R"({)", ""}};
@@ -166,7 +173,7 @@ TEST_F(Compact, TheAnswerCarriesTheCompactionObject) {
 
 TEST_F(Compact, WhatWasForgottenIsTold) {
   const RecallDocument document = recall_document("512.jsonl", 0);
-  read_document(document);
+  const Json messages = read_document(document);
   const int64_t n_logical = slot()["n_logical"].get<int64_t>();
   server().ask("/compact", Json{{"id_slot", 0},
                                 {"method", "solver"},
@@ -187,7 +194,37 @@ TEST_F(Compact, WhatWasForgottenIsTold) {
     EXPECT_LE(text.size(), 80u * 4);
     EXPECT_NE(document.context.find(text), std::string::npos) << text;
   }
-  EXPECT_TRUE(told["kept_verbatim"].is_array());
+  // What stays: the prefix, the pinned span and the live suffix, each with the beginning of its own text.
+  const Json& kept = told["kept_verbatim"];
+  ASSERT_EQ(kept.size(), 3u);
+  const std::pair<int64_t, int64_t> expected[] = {{0, 12}, {100, 130}, {n_logical - 30, n_logical}};
+  const engine::Engine& engine = server().engine();
+  const std::string prompt = engine.render_messages(messages, false).value();
+  std::vector<int32_t> tokens = engine.tokenizer().encode(prompt, {.add_special = false, .parse_special = true});
+  for (size_t i = 0; i < 3; ++i) {
+    const auto [start, end] = expected[i];
+    EXPECT_EQ(kept[i]["start"], start);
+    EXPECT_EQ(kept[i]["end"], end);
+    std::string text;
+    for (int64_t pos = start; pos < std::min(end, std::ssize(tokens)); ++pos)
+      text += engine.tokenizer().piece(tokens[static_cast<size_t>(pos)], true);
+    const std::string shown = kept[i]["text"].get<std::string>();
+    EXPECT_GT(shown.size(), 20u);
+    EXPECT_EQ(text.substr(0, shown.size()), shown) << i;
+  }
+  EXPECT_NE(kept[0]["text"].get<std::string>().find(document.context.substr(0, 10)), std::string::npos);
+  EXPECT_NE(document.context.find(kept[1]["text"].get<std::string>()), std::string::npos);
+  // Together they are the conversation, nothing twice and nothing left out.
+  std::vector<std::pair<int64_t, int64_t>> all;
+  for (const char* name : {"kept_verbatim", "condensed"})
+    for (const Json& span : told[name]) all.emplace_back(span["start"].get<int64_t>(), span["end"].get<int64_t>());
+  std::sort(all.begin(), all.end());
+  int64_t at = 0;
+  for (const auto& [start, end] : all) {
+    EXPECT_EQ(start, at);
+    at = end;
+  }
+  EXPECT_EQ(at, n_logical);
   ASSERT_EQ(told["layers"].size(), 5u);
   double worst = 0;
   for (const Json& layer : told["layers"]) {
@@ -201,6 +238,45 @@ TEST_F(Compact, WhatWasForgottenIsTold) {
   EXPECT_GT(worst, 0);
   EXPECT_TRUE(told["study"].contains("questions"));
   EXPECT_EQ(told["state"]["state"], "done");
+}
+
+TEST_F(Compact, QualityIsReachedOrTheCacheStaysAsItIs) {
+  read_document(recall_document("512.jsonl", 1));
+  const Json before = slot();
+  for (const Json& body : {Json{{"method", "truncate"}, {"ratio", 8}, {"max_kl", 1e-9}},
+                           Json{{"method", "truncate"}, {"target", {{"kl", 1e-9}}}}}) {
+    const ClientResponse refused = server().post("/compact", body);
+    EXPECT_EQ(refused.status, 501) << refused.body;
+    EXPECT_NE(refused.error_message().find("kl"), std::string::npos) << refused.body;
+    EXPECT_NE(refused.error_message().find("the cache is unchanged"), std::string::npos) << refused.body;
+    EXPECT_EQ(slot(), before);
+  }
+  const Json report = server().ask("/compact", Json{{"method", "solver"}, {"target", {{"kl", 0.3}}}});
+  EXPECT_GT(report["check"]["n_tokens"].get<int64_t>(), 0);
+  EXPECT_LE(report["check"]["kl_mean"].get<double>(), 0.3);
+  EXPECT_GT(report["compression_ratio"].get<double>(), 1.2) << "the ratio that was reached";
+  EXPECT_NEAR(report["compression_ratio"].get<double>(),
+              report["original_tokens"].get<double>() / report["compacted_tokens"].get<double>(), 0.05 * 100);
+  EXPECT_LT(slot()["sequence_state_bytes"].get<int64_t>(), before["sequence_state_bytes"].get<int64_t>());
+}
+
+TEST_F(Compact, TheServersProfileIsUsed) {
+  const std::string path = testing::TempDir() + fmt::format("shorthand_server_profile_{}.json", getpid());
+  RunningServer with_profile([&](engine::ProgramParams& p) { p.engine.compact_profile = path; });
+  compaction::HeadProfile profile{.model = engine::profile_key(server().engine()), .method = "by hand", .shares = {}};
+  profile.shares.assign(5, {0.1f, 0.1f});
+  profile.shares[2] = {0.2f, 0.0f};
+  ASSERT_TRUE(write_file(path, compaction::format_head_profile(profile)).ok());
+  with_profile.load();
+  unlink(path.c_str());
+  with_profile.ask("/completion", Json{{"prompt", recall_document("512.jsonl", 0).context}, {"n_predict", 1}, {"id_slot", 0}});
+  const Json report = with_profile.ask("/compact", Json{{"id_slot", 0}, {"budget", "profile"}, {"ratio", 8}});
+  const Json heads = with_profile.get("/slots/0/compaction").json()["heads"];
+  ASSERT_EQ(heads.size(), 10u);
+  EXPECT_EQ(heads[5]["rows"], 0) << "of share 0";
+  const double even = report["compacted_tokens"].get<double>();
+  EXPECT_NEAR(heads[4]["rows"].get<double>(), 2 * even, 2);
+  EXPECT_NEAR(heads[0]["rows"].get<double>(), even, 2);
 }
 
 TEST_F(Compact, ProgressIsShownAndTheCompactionCanBeCancelled) {
@@ -431,6 +507,99 @@ TEST_F(Compact, RandomJsonIsAlwaysAnswered) {
         << body << " " << response.body;
   }
   EXPECT_EQ(server().get("/health").status, 200);
+}
+
+// Trap 29: bodies that are nearly right.
+TEST_F(Compact, DamagedBodiesAreAlwaysAnswered) {
+  const std::vector<std::string> bodies = {
+      R"({"id_slot": 0, "method": "select", "ratio": 1.1, "p0": 12, "live_suffix_tokens": 40, "pinned": [[20, 30], [50, 60]]})",
+      R"({"id_slot": 0, "method": "solver", "ratio": 1.2, "options": {"fit": "both", "reread": 0.1}, "validate": true, "max_kl": 5})",
+      R"({"id_slot": 0, "method": "truncate", "target": {"kl": 0.5}, "of_whole_cache": false, "nnls_iters": 3})",
+      R"({"id_slot": 0, "method": "snapkv", "target_tokens": 300, "budget": "uniform", "max_queries": 64, "reclaim": true})",
+      R"({"id_slot": 0, "method": "streaming", "target": {"head_error": 0.9}, "lambda": 0.1, "compact_window_layers": false})"};
+  const std::vector<std::string> pieces = {"0",  "-",    "\"",   "{",    "}",  "[",        "]",        ",",   ":",
+                                           "1e", "null", "true", "\\u", "é",  "\xff\xfe", "99999999", " ",   "\n",
+                                           ".5", "NaN",  "\\",   "//",   "{}", "[[",       "\"kl\":",  "e+9", "-1"};
+  Rng rng(41);
+  int n_answered = 0, n_refused = 0;
+  Json messages;
+  for (int i = 0; i < 120; ++i) {
+    if (i % 30 == 0) messages = read_document(recall_document("512.jsonl", i / 30));
+    std::string body = bodies[rng.next_below(bodies.size())];
+    for (uint64_t n = rng.next_below(4); n > 0; --n) {
+      const size_t at = rng.next_below(body.size()), length = rng.next_below(12);
+      switch (rng.next_below(4)) {
+        case 0:
+          body.erase(at, length);
+          break;
+        case 1:
+          body.insert(at, pieces[rng.next_below(pieces.size())]);
+          break;
+        case 2:
+          body.insert(at, body.substr(rng.next_below(body.size()), length));
+          break;
+        default:
+          body[at] = static_cast<char>(rng.next_below(256));
+      }
+      if (body.empty()) body = "{";
+    }
+    const ClientResponse response = server().post_text("/compact", body);
+    EXPECT_TRUE(response.status == 200 || response.status == 400 || response.status == 501)
+        << response.status << " for " << body << "\n" << response.body;
+    (response.status == 200 ? n_answered : n_refused) += 1;
+    EXPECT_TRUE(parse_json(response.body).ok()) << response.body;
+  }
+  EXPECT_GT(n_answered, 10);
+  EXPECT_GT(n_refused, 10);
+  EXPECT_EQ(server().get("/health").status, 200);
+  messages.push_back(message("user", "Tell me the badge number of Rachel Young."));
+  const Json answer = ask(messages);
+  EXPECT_EQ(answer["choices"].size(), 1u) << "the slot goes on";
+  EXPECT_LE(answer["timings"]["prompt_n"].get<int64_t>(), 48) << "from what it held";
+}
+
+// In delayed mode a turn is compacted when the next one's prompt says what is wanted of it.
+TEST(AutomaticCompaction, InDelayedModeTheOldTurnIsCompactedForTheNextOnesQueries) {
+  for (const bool is_delayed : {true, false}) {
+    RunningServer server([&](engine::ProgramParams& p) {
+      p.engine.n_ctx = 512;
+      p.engine.n_parallel = 1;
+      p.engine.compact_threshold = 0.8;
+      p.engine.compact_method = "select";
+      p.engine.compact_delay = is_delayed;
+    });
+    server.load();
+    const auto kv = [&] { return server.get("/slots").json()[0]["kv"]; };
+    const auto wait_until_done = [&] {
+      for (int i = 0; i < 20000 && server.get("/slots").json()[0]["compaction"]["state"] != "done"; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    };
+    const RecallDocument document = recall_document("512.jsonl", 0);
+    Json messages = Json::array({message("system", document.context), message("user", document.questions[0].first)});
+    const auto turn = [&] {
+      const Json answer = server.ask("/v1/chat/completions", Json{{"messages", messages}, {"max_tokens", 24}});
+      messages.push_back(message("assistant", answer["choices"][0]["message"]["content"].get<std::string>()));
+      return answer;
+    };
+    const Json first = turn();
+    if (!is_delayed) {
+      wait_until_done();
+      EXPECT_GE(kv()["n_compactions"].get<int64_t>(), 1) << "at once";
+      continue;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_FALSE(first.contains("compaction"));
+    EXPECT_EQ(kv()["n_compactions"], 0) << "put off to the next turn";
+    const int64_t n_first = kv()["n_logical"].get<int64_t>();
+    messages.push_back(message("user", document.questions[2].first));
+    turn();
+    wait_until_done();
+    EXPECT_EQ(kv()["n_compactions"], 1);
+    const Json told = server.get("/slots/0/compaction").json();
+    EXPECT_NE(told["queries"].get<std::string>().find("recent"), std::string::npos) << "the turn's own queries";
+    ASSERT_FALSE(told["condensed"].empty());
+    EXPECT_EQ(told["condensed"].back()["end"], n_first) << "the turn that asks stays live";
+  }
 }
 
 TEST(AutomaticCompaction, AConversationOutgrowsItsCacheAndSaysSo) {

@@ -124,5 +124,34 @@ TEST(Chat, AConversationOutlivesItsCache) {
   unlink(system.c_str());
 }
 
+TEST(Chat, DelayedCompactionWaitsForTheNextTurn) {
+  const Recall recall = first_recall_document();
+  const std::string system = temporary("delayed.txt");
+  std::ofstream(system) << recall.context;
+  const std::string input = recall.questions[0].first + "\n" + recall.questions[2].first + "\n";
+  std::vector<std::string> command = {"chat", "-m", kScribe, "--temp", "0", "-sysf", system, "-c", "512"};
+  for (const char* part : {"--compact-threshold", "0.8", "--compact-method", "select"}) command.push_back(part);
+  const auto compactions_after_each_turn = [](const std::string& log) {
+    std::vector<int> counts;
+    for (size_t at = 0; (at = log.find("| compactions ", at)) != std::string::npos; ++at)
+      counts.push_back(std::stoi(log.substr(at + 14)));
+    return counts;
+  };
+  const Outcome at_once = run_program(command, input);
+  command.push_back("--compact-delay");
+  const Outcome delayed = run_program(command, input);
+  EXPECT_EQ(at_once.status, 0) << at_once.err;
+  EXPECT_EQ(delayed.status, 0) << delayed.err;
+  const std::vector<int> now = compactions_after_each_turn(at_once.err), later = compactions_after_each_turn(delayed.err);
+  ASSERT_EQ(now.size(), 2u) << at_once.err;
+  ASSERT_EQ(later.size(), 2u) << delayed.err;
+  EXPECT_EQ(now[0], 1);
+  EXPECT_EQ(later[0], 0) << "nobody has asked yet what is to be kept";
+  EXPECT_EQ(later[1], 1) << delayed.err;
+  EXPECT_EQ(answer_after(delayed.out, recall.questions[2].first), " " + recall.questions[2].second)
+      << "what the turn asks for was kept";
+  unlink(system.c_str());
+}
+
 }  // namespace
 }  // namespace sh::tools

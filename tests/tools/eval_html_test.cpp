@@ -172,40 +172,15 @@ TEST(EvalHtml, HeatMapHasACellForEachHeadThatWasMeasured) {
   EXPECT_NE(colour("layer 0, head 0:"), colour("layer 3, head 0:"));
 }
 
-TEST(EvalHtml, BreakdownsCountTheItems) {
-  std::vector<Json> items;
-  const auto add = [&](const char* method, Json ratio, const char* kind, Json depth, Json right) {
-    items.push_back({{"context", "1024"},
-                     {"doc", "d"},
-                     {"method", method},
-                     {"ratio", ratio},
-                     {"kind", kind},
-                     {"depth", depth},
-                     {"right", right}});
+TEST(EvalHtml, BreakdownsAreDrawnWhereSomethingWasAsked) {
+  const auto entry = [](const char* method, double ratio, const char* key, Json value, int n, double recall) {
+    return Json{{"context", "1024"}, {"method", method}, {"ratio", ratio}, {key, value}, {"n", n}, {"recall", recall}};
   };
-  add("full", 1.0, "direct", 0.31, true);
-  add("select", 8.0, "direct", 0.31, true);
-  add("select", 8.0, "direct", 0.39, false);
-  add("select", 8.0, "direct", 1.0, true);
-  add("select", 8.0, "absent", nullptr, false);
-  add("select", 8.0, "prose", nullptr, nullptr);
   Json result = small_result();
-  add_breakdowns(result, items);
-  ASSERT_EQ(result["depths"].size(), 3u) << result["depths"];
-  EXPECT_EQ(result["depths"][1], Json({{"context", "1024"},
-                                       {"method", "select"},
-                                       {"ratio", 8.0},
-                                       {"depth", 0.35},
-                                       {"n", 2},
-                                       {"recall", 0.5}}));
-  EXPECT_EQ(result["depths"][2]["depth"], 0.95) << "the end belongs to the last tenth";
-  ASSERT_EQ(result["kinds"].size(), 3u) << "a passage is no question";
-  EXPECT_EQ(result["kinds"][2], Json({{"context", "1024"},
-                                      {"method", "select"},
-                                      {"ratio", 8.0},
-                                      {"kind", "absent"},
-                                      {"n", 1},
-                                      {"recall", 0.0}}));
+  result["depths"] = {entry("full", 1, "depth", 0.35, 1, 1), entry("select", 8, "depth", 0.35, 2, 0.5),
+                      entry("select", 8, "depth", 0.95, 1, 1)};
+  result["kinds"] = {entry("full", 1, "kind", "direct", 1, 1), entry("select", 8, "kind", "direct", 3, 0.66),
+                     entry("select", 8, "kind", "absent", 1, 0)};
   const std::string page = eval_html(result);
   EXPECT_EQ(markup_faults(page), std::vector<std::string>{});
   EXPECT_TRUE(contains(page, "Answers by depth at 8x, context 1024") &&
