@@ -76,13 +76,15 @@ int main(int argc, char** argv) {
         n_fed = report->study.n_tokens;
         peak_bytes = std::max(peak_bytes, static_cast<double>(peak_resident_bytes()) - rss);
       }
-      fmt::print("{{\"tokens\": {}, \"method\": \"{}\", \"ratio\": {}, \"real_ratio\": {:.3f}, \"repeats\": {}, "
-                 "\"prefill_seconds\": {:.4f}, \"seconds\": {:.4f}, \"share\": {:.5f}, \"cpu_share\": {:.5f}, "
-                 "\"capture\": {:.4f}, \"select\": {:.4f}, \"fit\": {:.4f}, \"check\": {:.4f}, \"scale\": {:.4f}, \"fed_tokens\": {}, "
-                 "\"peak_extra_bytes\": {:.0f}, \"cache_bytes\": {}}}\n",
-                 n_tokens, spec, ratio, real_ratio, n_repeats, prefill_seconds, median(seconds),
-                 median(seconds) / prefill_seconds, median(cpu) / prefill_cpu, median(capture), median(select),
-                 median(fit), median(check), scale_seconds, n_fed, peak_bytes, sequence.usage().bytes);
+      fmt::print(
+          "{{\"tokens\": {}, \"method\": \"{}\", \"ratio\": {}, \"real_ratio\": {:.3f}, \"repeats\": {}, "
+          "\"prefill_seconds\": {:.4f}, \"seconds\": {:.4f}, \"share\": {:.5f}, \"cpu_share\": {:.5f}, "
+          "\"capture\": {:.4f}, \"select\": {:.4f}, \"fit\": {:.4f}, \"check\": {:.4f}, \"scale\": {:.4f}, "
+          "\"fed_tokens\": {}, "
+          "\"peak_extra_bytes\": {:.0f}, \"cache_bytes\": {}}}\n",
+          n_tokens, spec, ratio, real_ratio, n_repeats, prefill_seconds, median(seconds),
+          median(seconds) / prefill_seconds, median(cpu) / prefill_cpu, median(capture), median(select),
+          median(fit), median(check), scale_seconds, n_fed, peak_bytes, sequence.usage().bytes);
       std::fflush(stdout);
     }
   }

@@ -138,8 +138,7 @@ class Compaction {
         text = std::move(*made);
         replay = &text;
       }
-      auto recorded =
-          ReplayReference::record(executor_, sequence_, *replay, n_compared, kMaxReplayBytes, cancel_);
+      auto recorded = ReplayReference::record(executor_, sequence_, *replay, n_compared, kMaxReplayBytes, cancel_);
       if (!recorded.ok()) return refused(recorded.error());
       reference_ = &own_reference_.emplace(std::move(*recorded));
     }

@@ -21,7 +21,11 @@ class Gatherer {
  public:
   Gatherer(Executor& executor, const SequenceCache& sequence, std::span<const int32_t> ids,
            const CompactionMethod& method, const CompactionRequest& request, GatherContext context)
-      : executor_(executor), sequence_(sequence), ids_(ids), method_(method), request_(request),
+      : executor_(executor),
+        sequence_(sequence),
+        ids_(ids),
+        method_(method),
+        request_(request),
         context_(std::move(context)) {
     context_.reference = &out_.reference;
   }

@@ -193,17 +193,23 @@ std::vector<QuerySet> pool_groups(const kv::LayerLayout& layer, int32_t n_query_
   std::vector<QuerySet> sets(static_cast<size_t>(layer.n_heads));
   if (layer.n_heads == 0) return sets;
   const int32_t group = n_query_heads / layer.n_heads;
+  const auto n_queries = static_cast<size_t>(n_tokens * group);
   for (QuerySet& set : sets) {
-    set.queries = Mat<float>(n_tokens * group, layer.key_width);
-    set.out = Mat<float>(n_tokens * group, layer.value_width);
+    // Filled row after row below, not zeroed first: this is as much memory as the capture itself.
+    set.queries.rows = set.out.rows = n_tokens * group;
+    set.queries.cols = layer.key_width;
+    set.out.cols = layer.value_width;
+    set.queries.data.reserve(n_queries * static_cast<size_t>(layer.key_width));
+    set.out.data.reserve(n_queries * static_cast<size_t>(layer.value_width));
   }
   for (int64_t token = 0; token < n_tokens; ++token) {
     const TokenQueries from = queries_of(token);
     for (int64_t head = 0; head < n_query_heads; ++head) {
       QuerySet& set = sets[static_cast<size_t>(head / group)];
-      const int64_t to = token * group + head % group;
-      std::copy_n(from.queries + head * layer.key_width, layer.key_width, set.queries.row(to));
-      std::copy_n(from.out + head * layer.value_width, layer.value_width, set.out.row(to));
+      const float* query = from.queries + head * layer.key_width;
+      const float* out = from.out + head * layer.value_width;
+      set.queries.data.insert(set.queries.data.end(), query, query + layer.key_width);
+      set.out.data.insert(set.out.data.end(), out, out + layer.value_width);
       set.lse.push_back(from.lse[head]);
       set.pos.push_back(from.pos);
     }

@@ -84,7 +84,8 @@ Result<QuerySets> repeat_prefill(Executor& executor, const SequenceCache& sequen
   for (const Replay::Part& part : repeated.parts) stretches.push_back({part.ids});
   std::optional<ReplayReference> reference;
   if (context.n_compared > 0) {
-    reference = ReplayReference::plan(repeated, engine.model().info().n_vocab, context.n_compared, kMaxReplayBytes);
+    reference =
+        ReplayReference::plan(repeated, engine.model().info().n_vocab, context.n_compared, kMaxReplayBytes);
     for (size_t i = 0; i < stretches.size(); ++i)
       std::tie(stretches[i].first_logit, stretches[i].end_logit) = reference->compared_of(i);
     options.room = [&](int64_t first, int64_t n) { return reference->room(first, n); };

@@ -24,7 +24,8 @@ class RowCoverage;
 struct GatherContext {
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(double fraction)> on_progress;
-  int64_t max_query_bytes = int64_t{512} << 20;  // of captured queries; more are thinned evenly
+  int64_t max_query_bytes = int64_t{512} << 20;  // of captured queries; more are thinned evenly. Twice that while
+                                                 // they are handed over
   // Sees every query of every source, also those that the capture thins out. Its rows decide when self-study has
   // asked enough, and its scores spare the caller scoring the captured queries. Null: nothing is measured.
   RowCoverage* coverage = nullptr;
@@ -50,7 +51,9 @@ struct Replay {
 /// goes on changing more rows, and more are asked.
 struct SelfStudyOptions {
   int32_t n_conversations = 384;     // at most, over all rounds
-  int32_t round_conversations = 24;  // decoded side by side, as far as memory and n_ubatch allow
+  // Of a round: decoded side by side, as far as memory and n_ubatch allow. Longer texts have longer rounds, see
+  // study_round().
+  int32_t round_conversations = 24;
   int32_t max_question_tokens = 48;
   int32_t max_answer_tokens = 32;
   // Openings with known questions in the first round: repeat a stretch, summarise, list, restructure, ask and
@@ -70,6 +73,12 @@ struct SelfStudyOptions {
   double coverage_tolerance = 0.05;
   int64_t coverage_rows = 0;  // rows that would be kept, over all heads; 0: an eighth of all
 };
+/// Conversations of a round over a cache of so many rows a head: round_conversations for every 4096 rows (to the
+/// nearest), at least once, at most n_conversations. A fact needs about as many rows in a long text as in a short
+/// one, so that a round of the same size changes a smaller share of a long text's rows and ends the study too
+/// early. On 12 documents of 8192 tokens (scribe, unfitted, 8x and 16x alike) rounds of 24 keep 57 of 61 answers,
+/// with a mean KL of 0.07; 48 and 96 keep 60, with 0.014 and 0.013.
+int32_t study_round(const SelfStudyOptions& options, int64_t n_rows);
 struct StudyStats {
   int32_t n_conversations = 0, n_rounds = 0;
   int32_t n_repeated = 0;  // questions that had been asked before: not answered again

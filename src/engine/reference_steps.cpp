@@ -251,8 +251,9 @@ Result<void> feed_stretches(Executor& executor, std::span<const Stretch> stretch
   return Feeder(executor, fed, fork_of, options).run();
 }
 
-Result<int64_t> feed_behind(Executor& executor, const kv::SequenceCache& sequence, std::span<const int32_t> opening,
-                            std::span<const Stretch> stretches, const FeedOptions& options) {
+Result<int64_t> feed_behind(Executor& executor, const kv::SequenceCache& sequence,
+                            std::span<const int32_t> opening, std::span<const Stretch> stretches,
+                            const FeedOptions& options) {
   const auto n_opening = static_cast<int64_t>(opening.size());
   const bool feeds_again = n_opening * (static_cast<int64_t>(stretches.size()) - 1) <= kOpeningsAgain;
   kv::SequenceCache base = sequence.fork();
@@ -272,8 +273,8 @@ Result<int64_t> feed_behind(Executor& executor, const kv::SequenceCache& sequenc
     }
     n_fed += static_cast<int64_t>(fed.back().stretch.ids.size());
   }
-  SH_RETURN_IF_ERROR(Feeder(executor, fed, [&](size_t) -> Result<kv::SequenceCache> { return base.fork(); },
-                            options)
+  SH_RETURN_IF_ERROR(Feeder(
+                         executor, fed, [&](size_t) -> Result<kv::SequenceCache> { return base.fork(); }, options)
                          .run());
   return n_fed;
 }

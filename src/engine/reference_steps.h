@@ -54,12 +54,12 @@ struct Stretch {
   int64_t first_logit = 0, end_logit = 0;  // of these of its tokens the logits are wanted
 };
 struct FeedOptions {
-  QueryCapture* capture = nullptr;    // sees the queries of all stretches, as does the coverage
+  QueryCapture* capture = nullptr;  // sees the queries of all stretches, as does the coverage
   RowCoverage* coverage = nullptr;
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(double fraction)> on_progress;
-  // Wanted logits, counted over all stretches in their order. `room` gives a place for those of one forward (it may
-  // be the same every time), `use` is told that they are there. Both may be empty when none are wanted.
+  // Wanted logits, counted over all stretches in their order. `room` gives a place for those of one forward (it
+  // may be the same every time), `use` is told that they are there. Both may be empty when none are wanted.
   std::function<MatView<float>(int64_t first, int64_t n)> room;
   std::function<void(int64_t first, MatView<const float> logits)> use;
   int64_t max_logits = 0;  // of one forward; 0: no bound
@@ -74,7 +74,8 @@ Result<void> feed_stretches(Executor& executor, std::span<const Stretch> stretch
                             const FeedOptions& options);
 /// The same behind an opening that all stretches share, from forks of `sequence`; its queries are not shown.
 /// Returns the tokens fed.
-Result<int64_t> feed_behind(Executor& executor, const kv::SequenceCache& sequence, std::span<const int32_t> opening,
-                            std::span<const Stretch> stretches, const FeedOptions& options);
+Result<int64_t> feed_behind(Executor& executor, const kv::SequenceCache& sequence,
+                            std::span<const int32_t> opening, std::span<const Stretch> stretches,
+                            const FeedOptions& options);
 
 }  // namespace sh::engine

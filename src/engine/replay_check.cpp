@@ -9,8 +9,8 @@
 #include <numeric>
 
 #include "base/clock.h"
-#include "engine/logit_compare.h"
 #include "engine/engine.h"
+#include "engine/logit_compare.h"
 #include "engine/reference_steps.h"
 
 namespace sh::engine {
@@ -92,7 +92,8 @@ int64_t n_replay_tokens(const compaction::CompactionMethod& method, const Compac
   return std::clamp(n_text / kTextPerReplayToken, kLeastReplayTokens, kMaxReplayTokens);
 }
 
-ReplayReference ReplayReference::plan(const Replay& replay, int64_t n_vocab, int64_t max_tokens, int64_t max_bytes) {
+ReplayReference ReplayReference::plan(const Replay& replay, int64_t n_vocab, int64_t max_tokens,
+                                      int64_t max_bytes) {
   const int64_t bytes_a_token = n_vocab * static_cast<int64_t>(sizeof(float));
   const int64_t n_most = std::max<int64_t>(0, std::min(max_tokens, max_bytes / bytes_a_token));
   ReplayReference reference;

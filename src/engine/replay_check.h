@@ -29,7 +29,8 @@ int64_t n_replay_tokens(const compaction::CompactionMethod& method, const Compac
 
 /// What an uncompacted cache predicts on a replay: recorded once, compared with any number of compacted forks.
 /// Threads: const members may run in parallel, each with an executor of its own.
-/// Memory:  the logits of the compared tokens, n_vocab floats each; compare() holds another 64 MiB of them at most.
+/// Memory:  the logits of the compared tokens, n_vocab floats each; compare() holds another 64 MiB of them at
+/// most.
 class ReplayReference {
  public:
   /// Feeds the replay to forks of `full` and keeps the logits that predict answer tokens (those after a part's

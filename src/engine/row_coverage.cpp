@@ -89,8 +89,8 @@ void RowCoverage::fold_pending(int32_t layer_index) {
   // A query that is not finite asks for nothing: no row has a finite product with it.
   for (size_t i = 0; i < layer.pos.size(); ++i)
     for (int32_t head = 0; head < layer.n_heads; ++head) {
-      float* query = layer.queries.data() + static_cast<int64_t>(i) * layer.query_floats() +
-                     int64_t{head} * layer.key_width;
+      float* query =
+          layer.queries.data() + static_cast<int64_t>(i) * layer.query_floats() + int64_t{head} * layer.key_width;
       float& lse = layer.lse[i * static_cast<size_t>(layer.n_heads) + static_cast<size_t>(head)];
       if (std::isfinite(lse) && is_usable(query, layer.key_width)) continue;
       std::fill_n(query, layer.key_width, 0.0f);

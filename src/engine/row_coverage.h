@@ -46,8 +46,8 @@ class RowCoverage {
     float scale = 1.0f;
     bool has_checked_rows = false;  // rows that are not finite are known
     std::vector<int64_t> plans;     // that are of this layer
-    std::vector<float> queries;  // [pending, n_heads * key_width]
-    std::vector<float> lse;      // [pending, n_heads]
+    std::vector<float> queries;     // [pending, n_heads * key_width]
+    std::vector<float> lse;         // [pending, n_heads]
     std::vector<int32_t> pos;    // [pending]
     int64_t query_floats() const { return int64_t{n_heads} * key_width; }
   };

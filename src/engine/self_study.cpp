@@ -30,10 +30,6 @@ constexpr const char* kStudyPrompts[] = {
 // different part, and more than a conversation has tokens.
 constexpr int64_t kLabelsEach = 16411;
 constexpr int32_t kMaxTurnTokens = 4096;
-// A round has round_conversations for every so many rows of a head, at least once. A fact needs about as many rows
-// in a long text as in a short one, so that the same number of conversations changes a smaller share of its rows:
-// with rounds of one size a long text would seem to be covered long before it is.
-constexpr int64_t kRoundRows = 2048;
 
 Result<void> check_study(const SelfStudyOptions& options) {
   const auto check = [](const char* name, int64_t value, int64_t lowest, int64_t highest) -> Result<void> {
@@ -86,11 +82,8 @@ class Study {
         turn_(turn),
         options_(options),
         context_(context),
-        capture_(engine_.model(), engine_.kv_layout(), context.max_query_bytes) {
-    const auto n_rows = static_cast<int64_t>(base.usage().n_physical);
-    round_size_ = std::min<int64_t>(options.n_conversations,
-                                    options.round_conversations *
-                                        std::max<int64_t>(1, (n_rows + kRoundRows / 2) / kRoundRows));
+        capture_(engine_.model(), engine_.kv_layout(), context.max_query_bytes),
+        round_size_(study_round(options, static_cast<int64_t>(base.usage().n_physical))) {
     for (const char* prompt : kStudyPrompts)
       if (options.uses_prompts) prompts_.push_back(encode_text(engine_, prompt));
   }
@@ -98,7 +91,7 @@ class Study {
   /// Rounds until there is nothing more to learn, or a limit is reached.
   Result<void> run(const Stopwatch& watch, Replay* replay) {
     while (n_started_ < options_.n_conversations) {
-      const auto n_end = static_cast<int32_t>(std::min<int64_t>(options_.n_conversations, n_started_ + round_size_));
+      const int32_t n_end = std::min(options_.n_conversations, n_started_ + round_size_);
       while (n_started_ < n_end) {
         SH_RETURN_IF_ERROR(run_wave(n_end - n_started_, replay));
         report_progress(static_cast<double>(n_started_) / options_.n_conversations);
@@ -261,12 +254,18 @@ class Study {
   QueryCapture capture_;
   std::vector<std::vector<int32_t>> prompts_;
   std::set<std::vector<int32_t>> asked_;
-  int64_t round_size_ = 0;
+  int32_t round_size_;
   int32_t n_started_ = 0;
   StudyStats stats_;
 };
 
 }  // namespace
+
+int32_t study_round(const SelfStudyOptions& options, int64_t n_rows) {
+  constexpr int64_t kRoundRows = 4096;
+  const int64_t n_times = std::max<int64_t>(1, (n_rows + kRoundRows / 2) / kRoundRows);
+  return static_cast<int32_t>(std::min<int64_t>(options.n_conversations, options.round_conversations * n_times));
+}
 
 Result<QuerySets> self_study(Executor& executor, const SequenceCache& sequence, std::span<const int32_t> ids,
                              const SelfStudyOptions& options, const GatherContext& context, Replay* replay,

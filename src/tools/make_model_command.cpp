@@ -108,11 +108,12 @@ class RandomFile {
     set("rope.freq_base", shape_.rope_base);
   }
 
-  /// SentencePiece with a token for every byte, so that any text can be read, and tokens of the ChatML template and
-  /// of the instruction that compactions repeat a text with, so that these are as long as with a real vocabulary (15
-  /// tokens, not 101 bytes); the rest is never met.
+  /// SentencePiece with a token for every byte, so that any text can be read, and tokens of the ChatML template
+  /// and of the instruction that compactions repeat a text with, so that these are as long as with a real
+  /// vocabulary (15 tokens, not 101 bytes); the rest is never met.
   void set_vocabulary() {
-    constexpr int64_t kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kByte = 6;  // tokenizer.ggml.token_type
+    constexpr int64_t kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4,
+                      kByte = 6;  // tokenizer.ggml.token_type
     std::vector<std::string> pieces = {"<unk>", "<s>", "</s>"};
     std::vector<int64_t> kinds = {kUnknown, kControl, kControl};
     for (int byte = 0; byte < 256; ++byte) pieces.push_back(fmt::format("<0x{:02X}>", byte));

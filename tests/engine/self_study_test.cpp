@@ -201,6 +201,13 @@ TEST_F(SelfStudy, EveryRoundAsksOtherQuestions) {
   EXPECT_LT(stats.n_repeated, 4);
 }
 
+TEST_F(SelfStudy, ARoundIsLongerForALongerText) {
+  const SelfStudyOptions options{.n_conversations = 100, .round_conversations = 24};
+  for (const auto& [n_rows, expected] :
+       {std::pair{0, 24}, {512, 24}, {6143, 24}, {6144, 48}, {8192, 48}, {16384, 96}, {100000, 100}})
+    EXPECT_EQ(study_round(options, n_rows), expected) << n_rows;
+}
+
 TEST_F(SelfStudy, RepeatedQuestionsAreNotAnswered) {
   SelfStudyOptions options = kOptions;
   options.temperature = 0.001f;  // the same question every time
