@@ -83,6 +83,12 @@ TEST_F(WindowLayers, ProblemsHoldRowsThatAllTheirQueriesSee) {
     ++n_window_heads;
     ASSERT_GT(problem.keys.rows, 40) << "rows that are worth a compaction";
     for (const int32_t query_pos : problem.query_pos) EXPECT_LT(query_pos - problem.pos[0], kWindow);
+    // Some of the rows alone, as a fit loads them: the queries are the same.
+    compaction::HeadStorage part_storage;
+    const std::vector<int32_t> last_rows = {static_cast<int32_t>(plans[head].rows.size()) - 1};
+    const compaction::HeadProblem part = problems.load_rows(static_cast<int64_t>(head), last_rows, part_storage);
+    EXPECT_EQ(part.keys.rows, 1);
+    EXPECT_TRUE(std::ranges::equal(part.query_pos, problem.query_pos)) << head;
     // Then the region's part of what a query saw is at most all of it.
     const Mat<float> whole =
         compaction::mixed_output(problem, problem.keys, problem.bias, problem.values, problem.pos);
