@@ -13,7 +13,6 @@
 #include "engine/on_policy.h"
 #include "engine/region_plan.h"
 #include "engine/replay_check.h"
-#include "engine/row_coverage.h"
 #include "engine/verdict_scale.h"
 
 namespace sh::engine {
@@ -94,13 +93,7 @@ class Compaction {
 
   Result<void> score() {
     const Stopwatch watch;
-    const auto& scored = queries_.scored;
-    if (scored && RowCoverage::holds_scores_of(method_) && scored->region == region_ &&
-        scored->has_window_layers == request_.compacts_window_layers) {
-      scores_ = {.rows = scored->scores};
-    } else {
-      SH_ASSIGN(scores_, compaction::score_heads(method_, *problems_, request_.solve, solve_context()));
-    }
+    SH_ASSIGN(scores_, compaction::score_heads(method_, *problems_, request_.solve, solve_context()));
     if (method_.budget == BudgetPolicy::sensitivity || request_.target.head_error > 0) {
       SH_ASSIGN(curves_,
                 compaction::measure_curves(method_, *problems_, scores_.rows, request_.solve, solve_context()));

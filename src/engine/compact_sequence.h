@@ -21,13 +21,6 @@ struct ReferenceQueries {
   compaction::QuerySources source = compaction::QuerySource::none;  // what was really used
   std::vector<int32_t> ids;  // tokens of the conversation that they were gathered from
   QuerySets sets;
-  /// Row scores of all queries, also of those that the sets were thinned of.
-  struct Scored {
-    Region region;
-    bool has_window_layers = false;          // with `region`: whose rows these are
-    std::vector<std::vector<float>> scores;  // [heads of the region][rows]
-  };
-  std::optional<Scored> scored;  // when RowCoverage saw them all and holds what the method scores by
   Replay replay;
   std::optional<ReplayReference> reference;  // of the replay, when its logits were kept on the way
   StudyStats study;

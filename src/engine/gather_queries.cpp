@@ -48,7 +48,6 @@ class Gatherer {
     if (wants(QuerySource::prefill)) {
       if (has_captured) {
         sets_.push_back(captured->take());
-        was_all_covered_ = false;
         used = used | QuerySource::prefill;
       } else if (compacted == Pos(0)) {
         SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, Pos(0), end, method_.reread_fraction, context_,
@@ -76,9 +75,6 @@ class Gatherer {
     return std::move(out_);
   }
 
-  /// Whether the context's coverage saw all queries, and there were some.
-  bool was_all_covered() const { return was_all_covered_ && has_gathered_; }
-
  private:
   /// Tokens by position, true for live rows: the positions of compacted ones may have been given anew.
   std::span<const int32_t> live_ids() const {
@@ -86,7 +82,6 @@ class Gatherer {
   }
   Result<void> add(Result<QuerySets> sets) {
     if (!sets.ok()) return sets.error();
-    has_gathered_ = true;
     sets_.push_back(std::move(*sets));
     return {};
   }
@@ -98,7 +93,6 @@ class Gatherer {
   const CompactionRequest& request_;
   GatherContext context_;
   std::vector<QuerySets> sets_;
-  bool was_all_covered_ = true, has_gathered_ = false;
   ReferenceQueries out_;
 };
 
@@ -113,9 +107,7 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
   SH_ASSIGN(const Region region, plan_region(sequence, method, request));
   const Stopwatch watch;
   std::vector<HeadPlan> plans;
-  // Decides when a study ends, and spares scoring its many queries again. The few of other sources are scored in
-  // the same pass that prepares their fit (compaction::HeadScores).
-  std::optional<RowCoverage> coverage;
+  std::optional<RowCoverage> coverage;  // decides when a study ends
   if (method.queries.has(QuerySource::self_study)) {
     plans = plan_heads(sequence, region, request.compacts_window_layers);
     coverage.emplace(executor, sequence, plans);
@@ -130,8 +122,6 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
                               .n_compared = n_replay_tokens(method, request, region.n_tokens())};
   Gatherer gatherer(executor, sequence, ids, method, request, context);
   SH_ASSIGN(ReferenceQueries queries, gatherer.run(captured));
-  if (coverage && RowCoverage::holds_scores_of(method) && gatherer.was_all_covered())
-    queries.scored = {region, request.compacts_window_layers, coverage->scores()};
   queries.seconds = watch.seconds();
   return queries;
 }

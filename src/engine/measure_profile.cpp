@@ -41,7 +41,7 @@ Result<HeadProfile> measure_profile(Executor& executor, const kv::SequenceCache&
   SH_ASSIGN(const auto scores, compaction::score_heads(method, problems, request.solve, context));
   std::vector<compaction::ErrorCurve> curves;
   if (method.budget == BudgetPolicy::sensitivity) {
-    SH_ASSIGN(curves, compaction::measure_curves(method, problems, scores, request.solve, context));
+    SH_ASSIGN(curves, compaction::measure_curves(method, problems, scores.rows, request.solve, context));
   }
   std::vector<int64_t> fixed_rows;
   std::vector<HeadId> heads;
@@ -51,7 +51,7 @@ Result<HeadProfile> measure_profile(Executor& executor, const kv::SequenceCache&
   }
   SH_ASSIGN(const std::vector<int64_t> kept,
             compaction::plan_budget({.policy = method.budget,
-                                     .scores = scores,
+                                     .scores = scores.rows,
                                      .fixed_rows = fixed_rows,
                                      .curves = curves,
                                      .limits = limits_of(engine, sequence, plans, request)}));

@@ -33,11 +33,6 @@ bool is_usable(const float* x, int64_t n) {
 
 }  // namespace
 
-bool RowCoverage::holds_scores_of(const compaction::CompactionMethod& method) {
-  return method.score == compaction::RowScore::max && method.weighting == compaction::Weighting::attention_share &&
-         method.score_pool <= 1;
-}
-
 RowCoverage::RowCoverage(Executor& executor, const kv::SequenceCache& sequence, std::span<const HeadPlan> plans)
     : executor_(executor),
       sequence_(sequence),

@@ -19,8 +19,6 @@ class RowCoverage {
  public:
   /// Borrows all. `plans` and the rows of `sequence` that they name must not change meanwhile.
   RowCoverage(Executor& executor, const kv::SequenceCache& sequence, std::span<const HeadPlan> plans);
-  /// Whether scores() are what this method scores rows by.
-  static bool holds_scores_of(const compaction::CompactionMethod& method);
 
   /// Queries of a forward at one layer, as an AttentionTap sees them: row i at position pos[i], of a sequence that
   /// continues `sequence` (or a part of it).

@@ -137,60 +137,6 @@ TEST_F(Coverage, OnlyRowsOfTheRegionCount) {
   EXPECT_LT(worst_difference(coverage.scores(), scores_of(*sets)), kTolerance);
 }
 
-// What is gathered for a method that scores by it brings the scores along, and rows are kept that are as good as
-// those that scoring the captured queries would keep.
-TEST_F(Coverage, GatheredScoresKeepRowsAsGood) {
-  for (const char* method : {"self_study", "chunked_self_study"}) {
-    SCOPED_TRACE(method);
-    CompactionRequest request{.method = method, .ratio = 8, .self_study = kStudy};
-    request.fit = compaction::Fit::none;
-    auto queries = gather_reference_queries(engine_->executor(), *sequence_, ids_, nullptr, request);
-    ASSERT_TRUE(queries.ok()) << queries.error().message;
-    ASSERT_TRUE(queries->scored.has_value());
-    const auto scores = scores_of(queries->sets);
-    EXPECT_LT(worst_difference(queries->scored->scores, scores), kTolerance);
-    // Scores of the rows kept, from the highest to the lowest. Not the rows: where a head gives nearly all of its
-    // attention to the row it is at, many have the same score but for the last digits.
-    const auto kept_scores = [&](const ReferenceQueries& from) {
-      kv::SequenceCache fork = sequence_->fork();
-      EXPECT_TRUE(compact_sequence(engine_->executor(), fork, from, request).ok());
-      std::vector<float> kept;
-      for (size_t i = 0; i < plans_.size(); ++i)
-        for (const kv::Pos pos : fork.positions(plans_[i].layer, plans_[i].head)) {
-          const auto& rows = plans_[i].rows;  // before the compaction row and position are the same
-          const auto row = std::lower_bound(rows.begin(), rows.end(), static_cast<int32_t>(pos.value));
-          if (row != rows.end() && *row == pos.value)
-            kept.push_back(scores[i][static_cast<size_t>(row - rows.begin())]);
-        }
-      std::sort(kept.rbegin(), kept.rend());
-      return kept;
-    };
-    const std::vector<float> brought = kept_scores(*queries);
-    queries->scored.reset();
-    const std::vector<float> scored = kept_scores(*queries);
-    ASSERT_EQ(brought.size(), scored.size());
-    ASSERT_GT(brought.size(), 300u);
-    EXPECT_LT(worst_difference({brought}, {scored}), 2 * kTolerance);
-  }
-}
-
-// Scores of other rows, or of a method that scores otherwise, are not taken.
-TEST_F(Coverage, GatheredScoresServeTheirOwnRegionOnly) {
-  CompactionRequest request{.method = "self_study", .ratio = 4, .self_study = kStudy};
-  const auto queries = gather_reference_queries(engine_->executor(), *sequence_, ids_, nullptr, request);
-  ASSERT_TRUE(queries.ok());
-  ASSERT_TRUE(queries->scored.has_value());
-  request.n_protected_prefix = 50;
-  kv::SequenceCache fork = sequence_->fork();
-  const auto other_region = compact_sequence(engine_->executor(), fork, *queries, request);
-  ASSERT_TRUE(other_region.ok()) << other_region.error().message;
-  EXPECT_EQ(other_region->n_region, static_cast<int64_t>(ids_.size()) - 50 - 4);
-  request.weighting = compaction::Weighting::none;
-  const auto unweighted = gather_reference_queries(engine_->executor(), *sequence_, ids_, nullptr, request);
-  ASSERT_TRUE(unweighted.ok());
-  EXPECT_FALSE(unweighted->scored.has_value()) << "weights within the region are no shares of attention";
-}
-
 // ---- rounds, with made-up queries ----
 
 /// Folds one query of head 0 of layer 0 that gives a row the share `share`.
