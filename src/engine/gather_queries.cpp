@@ -30,7 +30,7 @@ class Gatherer {
     context_.reference = &out_.reference;
   }
 
-  Result<ReferenceQueries> run(const QueryCapture* captured) {
+  Result<ReferenceQueries> run(const QueryCapture* captured, const Stopwatch& watch) {
     const bool has_captured = captured != nullptr && captured->n_tokens() > 0;
     const Pos compacted = sequence_.compacted_end(), end = sequence_.next_pos();
     const auto wants = [&](QuerySource source) { return method_.queries.has(source); };
@@ -72,6 +72,7 @@ class Gatherer {
     out_.sets = sets_.empty() ? QuerySets(executor_.engine().kv_layout().layers.size()) : merge(std::move(sets_));
     out_.ids.assign(ids_.begin(), ids_.end());
     out_.source = used;
+    out_.seconds = watch.seconds();
     return std::move(out_);
   }
 
@@ -120,10 +121,7 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
                               .max_query_bytes = request.max_query_bytes,
                               .coverage = coverage ? &*coverage : nullptr,
                               .n_compared = n_replay_tokens(method, request, region.n_tokens())};
-  Gatherer gatherer(executor, sequence, ids, method, request, context);
-  SH_ASSIGN(ReferenceQueries queries, gatherer.run(captured));
-  queries.seconds = watch.seconds();
-  return queries;
+  return Gatherer(executor, sequence, ids, method, request, context).run(captured, watch);
 }
 
 }  // namespace sh::engine
