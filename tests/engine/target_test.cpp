@@ -161,6 +161,7 @@ TEST_F(Target, ALimitOnTheKlDropsFitsAndThenRefuses) {
   request.validates = true;
   request.solve.accept_worst_factor = 1e6f;
   request.solve.accept_max_regret = 1e6f;
+  request.max_kl = 1e6;  // does not bind, but as many tokens are replayed as under one that does
   const auto gathered = gather_reference_queries(engine_->executor(), *base_, ids_, nullptr, request);
   ASSERT_TRUE(gathered.ok());
   const ReferenceQueries& queries = *gathered;
