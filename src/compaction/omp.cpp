@@ -470,8 +470,10 @@ OmpSelection select_omp(const HeadProblem& problem, std::span<const float> score
   n_rows = std::clamp<int64_t>(n_rows, 0, n_usable);
   if (n_rows == 0) return selection;
 
+  // No more columns than queries are independent: that many rows are pursued at most.
+  const int64_t n_pursued = std::min(n_rows, std::max<int64_t>(problem.queries.rows, 1));
   const int64_t n_candidates =
-      std::min<int64_t>(n_rows * std::max(omp.candidates_per_row, 1), std::max(omp.max_candidates, 1));
+      std::min<int64_t>(n_pursued * std::max(omp.candidates_per_row, 1), std::max(omp.max_candidates, 1));
   const std::vector<int32_t> candidates = top_rows(usable_scores, n_candidates);
   std::vector<uint8_t> is_closed(scores.size(), 0);
   const MassDictionary dictionary = make_mass_dictionary(

@@ -464,6 +464,9 @@ TEST(Omp, DegenerateHeads) {
   const OmpSelection dependent = run(few, scores, 30);
   expect_sound(dependent, head, 30);
   EXPECT_GE(dependent.n_by_score, 24);  // a batch takes a sixth, whose part outside the span is just not rounding
+  const std::vector<int32_t> dictionary = top_rows(scores, 4 * 5);  // as many as queries ask for
+  for (size_t i = 0; i + static_cast<size_t>(dependent.n_by_score) < dependent.picks.size(); ++i)
+    EXPECT_TRUE(std::binary_search(dictionary.begin(), dictionary.end(), dependent.picks[i]));
 
   // One key for all rows: one pick restores everything.
   Head constant = head;
