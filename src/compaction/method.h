@@ -93,7 +93,8 @@ Result<Axis> parse_axis(std::string_view text);  // RowScore, Weighting, Selecti
 struct OmpOptions {
   int32_t keys_per_step = 4;       // picked by the same correlations
   int32_t steps_per_refit = 2;     // between two refits of all weights (the paper's fast variant)
-  int32_t candidates_per_row = 4;  // the dictionary is the best n_rows · this rows by score,
+  // The dictionary is the best rows by score: so many for each row to keep or each query, if they are fewer,
+  int32_t candidates_per_row = 4;
   int32_t max_candidates = 4096;   // at most so many: their Gram matrix is 64 MiB of f32 at 4096
   float max_weight = std::exp(7.0f);   // that one row may stand for
   float min_weight = std::exp(-7.0f);  // a row that ends at or under it is dropped for good and replaced

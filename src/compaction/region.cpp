@@ -105,7 +105,8 @@ RegionSoftmax::RegionSoftmax(const HeadProblem& problem, const kernels::KernelSe
     : problem_(problem),
       kernels_(kernels),
       n_rows_(problem.keys.rows),
-      max_tile_(std::clamp<int64_t>(kTileFloats / std::max<int64_t>(n_rows_, 1), 16, 256)),
+      max_tile_(std::min(std::clamp<int64_t>(kTileFloats / std::max<int64_t>(n_rows_, 1), 16, 256),
+                         std::max<int64_t>(problem.queries.rows, 1))),
       row_is_finite_(finite_rows(problem)) {
   n_finite_rows_ = std::count(row_is_finite_.begin(), row_is_finite_.end(), 1);
   if (n_finite_rows_ < n_rows_) {
