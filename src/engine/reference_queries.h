@@ -67,9 +67,10 @@ struct SelfStudyOptions {
   uint64_t seed = 1;
   double time_limit_seconds = 0;  // 0: none; looked at between rounds
   // Rounds go on while one still changes more than this share of the rows that would be kept; needs
-  // GatherContext::coverage. 0: all rounds. On scribe, answers kept at 8x unfitted: 0.1 ends after 84 to 104
-  // conversations, 117 of 119 (512 tokens), 117 of 119 (1024), 125 of 125 (2048), 37 of 38 (4096), 31 of 37 (8192);
-  // 0.05 after 120 to 148, 118, 117, 125, 37 and 34; 0.025 at 8192 after 236, 35.
+  // GatherContext::coverage. 0: all rounds. On scribe, answers kept at 8x unfitted, all with rounds of 24: 0.1 ends
+  // after 84 to 104 conversations, 117 of 119 (512 tokens), 117 of 119 (1024), 125 of 125 (2048), 37 of 38 (4096), 31
+  // of 37 (8192); 0.05 after 120 to 148, 118, 117, 125, 37 and 34; 0.025 at 8192 after 236, 35. With the longer rounds
+  // of study_round() 0.05 ends after 272 conversations at 8192, 60 of 61.
   double coverage_tolerance = 0.05;
   int64_t coverage_rows = 0;  // rows that would be kept, over all heads; 0: an eighth of all
 };
