@@ -71,17 +71,18 @@ struct SelfStudyOptions {
   uint64_t seed = 1;
   double time_limit_seconds = 0;  // 0: none; looked at between rounds
   // Rounds go on while one still changes more than this share of the rows that would be kept; needs
-  // GatherContext::coverage. 0: all rounds. On scribe, answers kept at 8x unfitted: 0.1 ends after 84 to 104
-  // conversations, 117 of 119 (512 tokens), 117 of 119 (1024), 125 of 125 (2048), 37 of 38 (4096), 31 of 37 (8192);
-  // 0.05 after 120 to 148, 118, 117, 125, 37 and 34; 0.025 at 8192 after 236, 35.
+  // GatherContext::coverage. 0: all rounds. On scribe, answers kept at 8x unfitted, all with rounds of 24:
+  // 0.1 ends after 84 to 104 conversations, 117 of 119 (512 tokens), 117 of 119 (1024), 125 of 125 (2048), 37
+  // of 38 (4096), 31 of 37 (8192); 0.05 after 120 to 148, 118, 117, 125, 37 and 34; 0.025 at 8192 after 236,
+  // 35. With the longer rounds of study_round() 0.05 ends after 272 conversations at 8192, 60 of 61.
   double coverage_tolerance = 0.05;
   int64_t coverage_rows = 0;  // rows that would be kept, over all heads; 0: an eighth of all
 };
 /// Conversations of a round over a cache of so many rows a head: round_conversations for every 4096 rows (to the
-/// nearest), at least once, at most n_conversations. A fact needs about as many rows in a long text as in a short
-/// one, so that a round of the same size changes a smaller share of a long text's rows and ends the study too
-/// early. On 12 documents of 8192 tokens (scribe, unfitted, 8x and 16x alike) rounds of 24 keep 57 of 61 answers,
-/// with a mean KL of 0.07; 48 and 96 keep 60, with 0.014 and 0.013.
+/// nearest), at least once, at most n_conversations. A fact needs about as many rows in a long text as in a
+/// short one, so that a round of the same size changes a smaller share of a long text's rows and ends the study
+/// too early. On 12 documents of 8192 tokens (scribe, unfitted, 8x and 16x alike) rounds of 24 keep 57 of 61
+/// answers, with a mean KL of 0.07; 48 and 96 keep 60, with 0.014 and 0.013.
 int32_t study_round(const SelfStudyOptions& options, int64_t n_rows);
 struct StudyStats {
   int32_t n_conversations = 0, n_rounds = 0;
