@@ -14,7 +14,7 @@ const CompactionMethod methods_solver = {
     .weighting = Weighting::attention_share,
     .fit = Fit::both,
     .budget = BudgetPolicy::global,
-    .reread_fraction = 0.01,
+    .reread_fraction = 0.005,
     .n_sinks = 4,
     .n_recent = 4,
 };
