@@ -287,9 +287,8 @@ class Compaction {
   void drop_fit(size_t i) {
     CompactHead& head = heads_[i];
     compaction::HeadStorage storage;
-    const compaction::HeadProblem problem = problems_->load(static_cast<int64_t>(i), storage);
-    for (size_t row = 0; row < head.source_rows.size(); ++row)
-      head.bias[row] = problem.bias[static_cast<size_t>(head.source_rows[row])];
+    const compaction::HeadProblem kept = problems_->load_rows(static_cast<int64_t>(i), head.source_rows, storage);
+    head.bias.assign(kept.bias.begin(), kept.bias.end());
     head.values = {};
     head.report.is_fit_accepted = false;
     head.report.heldout_fitted = head.report.heldout_plain;
