@@ -20,6 +20,8 @@ class Allocation {
 
   int64_t blocks_left() const { return blocks_left_; }  // negative if the fixed rows alone are too many
   bool has_rows_left() const { return rows_left_ > 0; }
+  /// No more rows than so many can be taken by all heads together.
+  int64_t n_most() const;
   int64_t spare(size_t head) const { return spare_[head]; }  // rows that fit into blocks already paid for
   bool is_full(size_t head) const { return kept_[head] == n_keepable_[head]; }
   int64_t n_keepable(size_t head) const { return n_keepable_[head]; }

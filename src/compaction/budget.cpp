@@ -4,11 +4,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
 #include <queue>
 
+#include "base/check.h"
 #include "compaction/allocation.h"
 
 namespace sh::compaction {
@@ -26,25 +28,43 @@ int64_t n_blocks(int64_t n_rows, int64_t block_rows) {
   return (n_rows + block_rows - 1) / block_rows;
 }
 
-struct Candidate {
-  float score;
-  int32_t head;
-  int32_t row;
-};
+/// A row, so that the better one is the smaller number: the score's bits turned round, then heads and rows in
+/// their order.
+using Candidate = uint64_t;
+Candidate candidate_of(float score, size_t index) {
+  const auto bits = std::bit_cast<uint32_t>(score + 0.0f);  // -0 is 0
+  const uint32_t ascending = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+  return (uint64_t{~ascending} << 32) | index;
+}
 
+/// Rows over all heads from the best score down. Only as many as can be taken are sorted: of a million of them an
+/// eighth.
 void share_by_score(std::span<const std::vector<float>> scores, Allocation& allocation) {
+  std::vector<size_t> first;  // [n_heads] candidates before the head's
+  size_t n_rows = 0;
+  for (const std::vector<float>& of_head : scores) {
+    first.push_back(n_rows);
+    n_rows += of_head.size();
+  }
+  SH_CHECK(n_rows <= std::numeric_limits<uint32_t>::max(), "rows over all heads are numbered in 32 bits");
   std::vector<Candidate> candidates;
+  candidates.reserve(n_rows);
   for (size_t head = 0; head < scores.size(); ++head)
     for (size_t row = 0; row < scores[head].size(); ++row)
-      if (can_be_kept(scores[head][row]))
-        candidates.push_back({scores[head][row], static_cast<int32_t>(head), static_cast<int32_t>(row)});
-  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
-    if (a.score != b.score) return a.score > b.score;
-    return a.head != b.head ? a.head < b.head : a.row < b.row;
-  });
-  for (const Candidate& candidate : candidates) {
-    if (!allocation.has_rows_left()) return;
-    allocation.take(static_cast<size_t>(candidate.head));
+      if (can_be_kept(scores[head][row])) candidates.push_back(candidate_of(scores[head][row], first[head] + row));
+  // Where blocks run out before rows, what is left goes to heads with room in theirs: ever longer stretches, as
+  // fewer and fewer candidates can still be taken.
+  int64_t n_stretch = 0;
+  for (auto begin = candidates.begin(); begin != candidates.end() && allocation.n_most() > 0;) {
+    n_stretch = std::min<int64_t>(std::max(2 * n_stretch, allocation.n_most()), candidates.end() - begin);
+    const auto end = begin + n_stretch;
+    std::nth_element(begin, end - 1, candidates.end());
+    std::sort(begin, end);
+    for (; begin != end && allocation.has_rows_left(); ++begin) {
+      const auto index = static_cast<size_t>(*begin & std::numeric_limits<uint32_t>::max());
+      const auto head = std::upper_bound(first.begin(), first.end(), index) - first.begin() - 1;
+      allocation.take(static_cast<size_t>(head));
+    }
   }
 }
 
@@ -177,6 +197,12 @@ Allocation::Allocation(const BudgetRequest& request)
     spare_.push_back(n_fixed_blocks * block_rows_ - n_fixed);
     blocks_left_ -= n_fixed_blocks;
   }
+}
+
+int64_t Allocation::n_most() const {
+  const int64_t n_spare = std::accumulate(spare_.begin(), spare_.end(), int64_t{0});
+  const int64_t most_blocks = (std::numeric_limits<int64_t>::max() - n_spare) / block_rows_;
+  return std::min(rows_left_, n_spare + std::min(blocks_left_, most_blocks) * block_rows_);
 }
 
 bool Allocation::take(size_t head) {

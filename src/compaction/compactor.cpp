@@ -99,7 +99,9 @@ class Phase {
     std::vector<size_t> order(n_heads);
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return cost(a) > cost(b); });
-    std::vector<HeadStorage> storage(static_cast<size_t>(context_.pool->n_threads()));
+    std::vector<HeadStorage> own_storage;
+    std::vector<HeadStorage>& storage = context_.storage != nullptr ? *context_.storage : own_storage;
+    storage.resize(static_cast<size_t>(context_.pool->n_threads()));
     std::vector<std::optional<Error>> errors(n_heads);
     context_.pool->run(static_cast<int64_t>(n_heads), [&](int64_t task, int worker) {
       if (is_cancelled(context_.cancel)) return;

@@ -25,6 +25,8 @@ struct SolveContext {
   const kernels::KernelSet* kernels;
   const std::atomic<bool>* cancel = nullptr;         // checked between heads and phases
   std::function<void(double fraction)> on_progress;  // called from the calling thread or workers, 0 to 1
+  /// [threads] Decoded heads, which the phases of one solve can share the memory of; null: each phase has its own.
+  std::vector<HeadStorage>* storage = nullptr;
 };
 
 // The phases of a solve. None depends on the number of threads.

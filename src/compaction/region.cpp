@@ -8,6 +8,8 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/rng.h"
 
@@ -27,6 +29,9 @@ bool all_usable(const float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) n_unusable += (std::bit_cast<int32_t>(x[i]) & kMagnitude) > kLimit ? 1 : 0;
   return n_unusable == 0;
 }
+
+// At most one: what a thread keeps when nothing is solved.
+thread_local std::vector<AlignedBuffer<float>> spare_buffers;
 
 bool is_query_finite(const HeadProblem& problem, int64_t query) {
   if (!all_usable(problem.queries.row(query), problem.queries.cols)) return false;
@@ -101,13 +106,26 @@ bool has_nonfinite_query(const HeadProblem& problem) {
   return false;
 }
 
+RegionSoftmax::Lease::Lease(size_t n) {
+  if (!spare_buffers.empty()) {
+    buffer_ = std::move(spare_buffers.back());
+    spare_buffers.pop_back();
+  }
+  buffer_.grow(n);
+}
+
+RegionSoftmax::Lease::~Lease() {
+  if (spare_buffers.empty()) spare_buffers.push_back(std::move(buffer_));
+}
+
 RegionSoftmax::RegionSoftmax(const HeadProblem& problem, const kernels::KernelSet& kernels)
     : problem_(problem),
       kernels_(kernels),
       n_rows_(problem.keys.rows),
       max_tile_(std::min(std::clamp<int64_t>(kTileFloats / std::max<int64_t>(n_rows_, 1), 16, 256),
                          std::max<int64_t>(problem.queries.rows, 1))),
-      row_is_finite_(finite_rows(problem)) {
+      row_is_finite_(finite_rows(problem)),
+      scores_(static_cast<size_t>(max_tile_ * n_rows_)) {
   n_finite_rows_ = std::count(row_is_finite_.begin(), row_is_finite_.end(), 1);
   if (n_finite_rows_ < n_rows_) {
     clean_values_ = Mat<float>(n_rows_, problem.values.cols);
@@ -116,7 +134,6 @@ RegionSoftmax::RegionSoftmax(const HeadProblem& problem, const kernels::KernelSe
         std::copy_n(problem.values.row(row), problem.values.cols, clean_values_.row(row));
   }
   queries_.resize(static_cast<size_t>(max_tile_ * problem.keys.cols));
-  scores_.resize(static_cast<size_t>(max_tile_ * n_rows_));
   sum_.resize(static_cast<size_t>(max_tile_));
   lse_.resize(static_cast<size_t>(max_tile_));
 }

@@ -58,17 +58,17 @@ bool ValueFit::may_exceed(const Mat<float>& y) const {
 }
 
 void ValueFit::set_step(Mat<float> step) {
-  step_ = std::move(step);
-  for (int64_t j = 0; j < step_.rows; ++j) {
-    float* row = step_.row(j);
-    const float length = std::sqrt(kernels_.dot(row, row, step_.cols));
+  for (int64_t j = 0; j < step.rows; ++j) {
+    float* row = step.row(j);
+    const float length = std::sqrt(kernels_.dot(row, row, step.cols));
     if (length > max_step_)
-      for (int64_t c = 0; c < step_.cols; ++c) row[c] *= max_step_ / length;
+      for (int64_t c = 0; c < step.cols; ++c) row[c] *= max_step_ / length;
   }
+  step_.direct = std::move(step);
 }
 
 bool ValueFit::solve(double strength, int32_t& n_retries) {
-  dual_ = step_ = {};
+  step_ = {};
   Mat<float> solved = system_.solve(strength, n_retries);
   if (solved.rows == 0) return false;
   if (!system_.is_dual())
@@ -76,13 +76,13 @@ bool ValueFit::solve(double strength, int32_t& n_retries) {
   else if (may_exceed(solved))
     set_step(system_.from_dual(solved));
   else
-    dual_ = std::move(solved);
+    step_.dual = std::move(solved);
   return true;
 }
 
 std::vector<float> ValueFit::errors() const {
-  const bool is_dual = dual_.rows > 0;
-  const Mat<float>&left = is_dual ? cross_ : shares_, &right = is_dual ? dual_ : step_;
+  const bool is_dual = step_.dual.rows > 0;
+  const Mat<float>&left = is_dual ? cross_ : shares_, &right = is_dual ? step_.dual : step_.direct;
   Mat<float> change(left.rows, right.cols);
   kernels_.gemm_nn({.m = left.rows,
                     .n = right.cols,
@@ -96,8 +96,8 @@ std::vector<float> ValueFit::errors() const {
   return errors_after(targets_, plain_.output, change);
 }
 
-Mat<float> ValueFit::values() const {
-  Mat<float> values = dual_.rows > 0 ? system_.from_dual(dual_) : step_;
+Mat<float> ValueFit::values(const Step& step) const {
+  Mat<float> values = step.dual.rows > 0 ? system_.from_dual(step.dual) : step.direct;
   for (int64_t j = 0; j < values.rows; ++j)
     kernels_.add(values.row(j), values_.row(j), values.row(j), values.cols);
   return values;

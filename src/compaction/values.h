@@ -30,8 +30,13 @@ class ValueFit {
   bool solve(double strength, int32_t& n_retries);
   /// Of all queries, with the values last solved for.
   std::vector<float> errors() const;
-  /// [t, dv] as last solved for.
-  Mat<float> values() const;
+  /// What was last solved for, in the smaller of its two forms.
+  struct Step {
+    Mat<float> dual, direct;  // one of both: direct [t, dv] = sharesᵀ · dual for the queries of the fit
+  };
+  const Step& step() const { return step_; }
+  /// [t, dv] with such a step. Cost: n_fit·t·dv products for a dual one, so not for every strength that is tried.
+  Mat<float> values(const Step& step) const;
 
  private:
   bool may_exceed(const Mat<float>& y) const;
@@ -44,8 +49,8 @@ class ValueFit {
   const kernels::KernelSet& kernels_;
   Mat<float> shares_;  // [n, t] of attention, of all queries
   RidgeSystem system_;
-  Mat<float> cross_;        // [n, n_fit] products of shares, of a dual system
-  Mat<float> dual_, step_;  // one of both: step = sharesᵀ · dual for the queries of the fit
+  Mat<float> cross_;  // [n, n_fit] products of shares, of a dual system
+  Step step_;
 };
 
 }  // namespace sh::compaction

@@ -77,7 +77,7 @@ class Compaction {
   }
   compaction::SolveContext solve_context() const {
     return {&executor_.thread_pool(), &executor_.kernels(), cancel_,
-            [this](double fraction) { progress("solve", fraction); }};
+            [this](double fraction) { progress("solve", fraction); }, &storage_};
   }
 
   Result<void> plan() {
@@ -188,20 +188,36 @@ class Compaction {
     return check();
   }
 
+  /// The heads of a layer, from the plan of its first on. Replaces `rows`.
+  void assemble_layer(size_t first_plan, std::vector<HeadRows>& rows) const {
+    const int32_t layer = plans_[first_plan].layer;
+    rows.resize(static_cast<size_t>(engine_.kv_layout().layers[static_cast<size_t>(layer)].n_heads));
+    executor_.thread_pool().run(std::ssize(rows), [&](int64_t head, int) {
+      const size_t i = first_plan + static_cast<size_t>(head);
+      assemble(engine_, sequence_, plans_[i], heads_[i], rows[static_cast<size_t>(head)]);
+    });
+  }
   std::vector<std::vector<HeadRows>> assemble_all() const {
     const auto& layers = engine_.kv_layout().layers;
     std::vector<std::vector<HeadRows>> rows(layers.size());
-    std::vector<bool> is_planned(layers.size(), false);
-    for (const HeadPlan& plan : plans_) is_planned[static_cast<size_t>(plan.layer)] = true;
+    for (size_t i = 0; i < plans_.size(); i += rows[static_cast<size_t>(plans_[i].layer)].size())
+      assemble_layer(i, rows[static_cast<size_t>(plans_[i].layer)]);
     for (size_t l = 0; l < layers.size(); ++l)
-      for (int32_t h = 0; h < layers[l].n_heads; ++h)
-        rows[l].push_back(is_planned[l] ? HeadRows{} : sequence_.copy_head(static_cast<int32_t>(l), h));
-    executor_.thread_pool().run(static_cast<int64_t>(plans_.size()), [&](int64_t i, int) {
-      const HeadPlan& plan = plans_[static_cast<size_t>(i)];
-      rows[static_cast<size_t>(plan.layer)][static_cast<size_t>(plan.head)] =
-          assemble(engine_, sequence_, plan, heads_[static_cast<size_t>(i)]);
-    });
+      while (std::ssize(rows[l]) < layers[l].n_heads)
+        rows[l].push_back(sequence_.copy_head(static_cast<int32_t>(l), static_cast<int32_t>(rows[l].size())));
     return rows;
+  }
+  /// The compacted cache beside the uncompacted one, layer by layer through the same memory.
+  /// Errors: out_of_memory when the pool has no room for both.
+  Result<SequenceCache> candidate() const {
+    SequenceCache compacted = sequence_.fork();
+    std::vector<HeadRows> rows;
+    for (size_t i = 0; i < plans_.size(); i += rows.size()) {
+      assemble_layer(i, rows);
+      SH_RETURN_IF_ERROR(compacted.replace_layer(plans_[i].layer, rows));
+    }
+    SH_RETURN_IF_ERROR(compacted.mark_compacted(compacted_end()));
+    return compacted;
   }
   Pos compacted_end() const { return std::max(region_.end, sequence_.compacted_end()); }
 
@@ -213,17 +229,17 @@ class Compaction {
     if (reference_ == nullptr) return {};
     const Stopwatch watch;
     progress("check", 0.5);
-    SequenceCache candidate = sequence_.fork();
     const auto refused = [&](const Error& error) -> Result<void> {
       if (must_check() || error.kind != ErrorKind::out_of_memory) return error;
       return {};
     };
-    if (const auto done = candidate.replace(assemble_all(), compacted_end()); !done.ok()) return refused(done.error());
-    const auto check = reference_->compare(executor_, candidate, cancel_);
+    Result<SequenceCache> compacted = candidate();
+    if (!compacted.ok()) return refused(compacted.error());
+    const auto check = reference_->compare(executor_, *compacted, cancel_);
     if (!check.ok()) return refused(check.error());
     check_ = *check;
     check_.verdict = verdict_of(check_, scale_, replay_kind());
-    candidate_.emplace(std::move(candidate));
+    candidate_.emplace(std::move(*compacted));
     check_seconds_ += watch.seconds();
     return {};
   }
@@ -299,11 +315,15 @@ class Compaction {
 
   Result<void> swap() {
     progress("swap", 0);
-    if (candidate_) {
-      sequence_ = std::move(*candidate_);
-      return {};
+    if (!candidate_) {
+      Result<SequenceCache> compacted = candidate();
+      if (!compacted.ok() && compacted.error().kind == ErrorKind::out_of_memory)
+        return sequence_.replace(assemble_all(), compacted_end());
+      if (!compacted.ok()) return compacted.error();
+      candidate_.emplace(std::move(*compacted));
     }
-    return sequence_.replace(assemble_all(), compacted_end());
+    sequence_ = std::move(*candidate_);
+    return {};
   }
 
   CompactionReport report() {
@@ -338,8 +358,8 @@ class Compaction {
     for (const HeadPlan& plan : plans_)
       for (const kv::BlockEntry& entry : sequence_.head(plan.layer, plan.head).blocks)
         for (int32_t row = 0; row < entry.n_rows; ++row) {
-          const Pos pos = entry.is_annotated ? Pos(sequence_.pool().pos(entry.block)[row]) : entry.first_pos + row;
-          const bool is_moved = entry.is_annotated && sequence_.pool().bias(entry.block)[row] != 0.0f;
+          const Pos pos = kv::pos_of_row(sequence_.pool(), entry, row);
+          const bool is_moved = kv::bias_of_row(sequence_.pool(), entry, row) != 0.0f;
           if (!is_moved && !region_.contains(pos)) ++n_rows[static_cast<size_t>(pos.value)];
         }
     std::vector<Span> spans;
@@ -397,6 +417,7 @@ class Compaction {
   std::optional<ReplayReference> own_reference_;
   const ReplayReference* reference_ = nullptr;  // own, or that of the queries
   VerdictScale scale_;
+  mutable std::vector<compaction::HeadStorage> storage_;
   std::vector<CompactHead> heads_;
   std::optional<SequenceCache> candidate_;
   ReplayCheck check_;

@@ -108,9 +108,9 @@ class LayerwiseTap final : public ops::AttentionTap {
     }
     SH_ASSIGN(std::vector<CompactHead> solved,
               compaction::fit_heads(method_, problems, scores, {}, rows, options_, context_));
-    std::vector<kv::HeadRows> layer_rows;
+    std::vector<kv::HeadRows> layer_rows(n);
     for (size_t i = 0; i < n; ++i) {
-      layer_rows.push_back(assemble(executor_.engine(), *input_.sequence, plans[i], solved[i]));
+      assemble(executor_.engine(), *input_.sequence, plans[i], solved[i], layer_rows[i]);
       heads_[first + i] = std::move(solved[i]);
     }
     SH_RETURN_IF_ERROR(compacted_.replace_layer(layer, layer_rows));

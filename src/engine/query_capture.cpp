@@ -6,11 +6,14 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/pages.h"
 
 namespace sh::engine {
 
 namespace {
 constexpr int64_t kMaxStride = int64_t{1} << 61;
+// Of the store, committed at once.
+constexpr size_t kCommittedFloats = size_t{1} << 20;
 }  // namespace
 
 /// Sampled tokens are those whose ordinal is a multiple of `stride`. Storage is one flat row a token: for each
@@ -28,6 +31,7 @@ struct QueryCapture::State {
   int64_t n_seen = 0;            // tokens announced so far: the next token's ordinal
   int64_t n_seen_before = 0;     // the same before the forward that runs
   std::vector<float> rows;       // [n_rows, row_floats]
+  size_t n_committed = 0;        // floats of `rows` whose memory is there
   std::vector<int32_t> row_pos;  // [n_rows]
   std::vector<int64_t> ordinal;  // [n_rows]
   std::vector<std::pair<int32_t, int64_t>>
@@ -53,6 +57,12 @@ struct QueryCapture::State {
     resize(kept);
   }
   void resize(size_t n_rows) {
+    const size_t n_floats = n_rows * static_cast<size_t>(row_floats);
+    if (n_floats > n_committed && n_floats <= rows.capacity()) {
+      const size_t end = std::min(rows.capacity(), std::max(n_floats, n_committed + kCommittedFloats));
+      commit_pages(rows.data() + n_committed, (end - n_committed) * sizeof(float));
+      n_committed = end;
+    }
     rows.resize(n_rows * static_cast<size_t>(row_floats));
     row_pos.resize(n_rows);
     ordinal.resize(n_rows);
@@ -83,7 +93,9 @@ QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layou
 }
 
 QueryCapture::QueryCapture(const QueryCapture& other)
-    : ops::AttentionTap(other), state_(std::make_unique<State>(*other.state_)) {}
+    : ops::AttentionTap(other), state_(std::make_unique<State>(*other.state_)) {
+  state_->n_committed = state_->rows.size();
+}
 QueryCapture::~QueryCapture() = default;
 
 void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted,

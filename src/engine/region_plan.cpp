@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace sh::engine {
 
@@ -205,18 +206,18 @@ HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int3
   return problem;
 }
 
-HeadRows assemble(const Engine& engine, const SequenceCache& sequence, const HeadPlan& plan,
-                  const CompactHead& compact) {
+void assemble(const Engine& engine, const SequenceCache& sequence, const HeadPlan& plan, const CompactHead& compact,
+              HeadRows& rows) {
   const kv::KvLayout& layout = engine.kv_layout();
   const kv::LayerLayout& layer = layout.layers[static_cast<size_t>(plan.layer)];
-  const int64_t key_bytes = row_bytes(layout.key_type, layer.key_width);
-  const int64_t value_bytes = row_bytes(layout.value_type, layer.value_width);
+  const auto key_bytes = static_cast<size_t>(row_bytes(layout.key_type, layer.key_width));
+  const auto value_bytes = static_cast<size_t>(row_bytes(layout.value_type, layer.value_width));
   kv::BlockPool& pool = sequence.pool();
-  HeadRows rows;
-  // Only rows that stay are copied: the whole head would be many times as much new memory.
   const size_t n_rows = static_cast<size_t>(plan.n_fixed) + compact.source_rows.size();
-  rows.keys.reserve(n_rows * static_cast<size_t>(key_bytes));
-  rows.values.reserve(n_rows * static_cast<size_t>(value_bytes));
+  rows.keys.resize(n_rows * key_bytes);
+  rows.values.resize(n_rows * value_bytes);
+  rows.bias.clear();
+  rows.pos.clear();
   size_t next_region = 0, next_kept = 0;
   int32_t first = 0;  // row of the head where the block begins
   for (const kv::BlockEntry& entry : sequence.head(plan.layer, plan.head).blocks) {
@@ -226,22 +227,20 @@ HeadRows assemble(const Engine& engine, const SequenceCache& sequence, const Hea
                            static_cast<size_t>(compact.source_rows[next_kept]) == next_region;
       if (is_region) ++next_region;
       if (is_region && !is_kept) continue;
-      const std::byte* key = pool.keys(entry.block) + r * key_bytes;
-      const std::byte* value = pool.values(entry.block) + r * value_bytes;
-      rows.keys.insert(rows.keys.end(), key, key + key_bytes);
-      rows.values.insert(rows.values.end(), value, value + value_bytes);
-      rows.bias.push_back(entry.is_annotated ? pool.bias(entry.block)[r] : 0.0f);
-      rows.pos.push_back(entry.is_annotated ? Pos(pool.pos(entry.block)[r]) : entry.first_pos + r);
-      if (!is_kept) continue;
-      rows.bias.back() = compact.bias[next_kept];
-      if (compact.values.rows > 0)
+      const size_t to = rows.pos.size(), from = static_cast<size_t>(r);
+      std::byte* value = rows.values.data() + to * value_bytes;
+      std::memcpy(rows.keys.data() + to * key_bytes, pool.keys(entry.block) + from * key_bytes, key_bytes);
+      if (is_kept && compact.values.rows > 0)
         engine.kernels().encode_row(layout.value_type, compact.values.row(static_cast<int64_t>(next_kept)),
-                                    layer.value_width, &*(rows.values.end() - value_bytes));
-      ++next_kept;
+                                    layer.value_width, value);
+      else
+        std::memcpy(value, pool.values(entry.block) + from * value_bytes, value_bytes);
+      rows.bias.push_back(is_kept ? compact.bias[next_kept] : kv::bias_of_row(pool, entry, r));
+      rows.pos.push_back(kv::pos_of_row(pool, entry, r));
+      if (is_kept) ++next_kept;
     }
     first += entry.n_rows;
   }
-  return rows;
 }
 
 namespace {

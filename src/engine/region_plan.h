@@ -83,7 +83,8 @@ compaction::BudgetLimits limits_of(const Engine& engine, const kv::SequenceCache
                                    std::span<const HeadPlan> plans, const CompactionRequest& request);
 
 /// The head after the compaction: fixed rows and kept keys are copied bit for bit, fitted values are encoded anew.
-kv::HeadRows assemble(const Engine& engine, const kv::SequenceCache& sequence, const HeadPlan& plan,
-                      const compaction::CompactHead& compact);
+/// Replaces `rows`, whose memory is used again.
+void assemble(const Engine& engine, const kv::SequenceCache& sequence, const HeadPlan& plan,
+              const compaction::CompactHead& compact, kv::HeadRows& rows);
 
 }  // namespace sh::engine

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/pages.h"
 #include "kv/paged_region.h"
 
 namespace sh::kv {
@@ -243,6 +244,22 @@ BlockId BlockPool::allocate(int32_t arena, Claim& claim) {
   const std::lock_guard lock(state_->mutex);
   SH_CHECK(state_->spend(n_bytes, &claim.n_bytes_), "the claim has no room for the block");
   return state_->take_slot(arena);
+}
+
+void BlockPool::allocate(int32_t arena, std::span<BlockId> blocks, Claim& claim) {
+  const int64_t n_bytes = block_bytes(arena);
+  for (size_t begin = 0; begin < blocks.size(); begin += kSliceSize) {
+    const std::lock_guard lock(state_->mutex);
+    for (BlockId& block : blocks.subspan(begin, std::min(kSliceSize, blocks.size() - begin))) {
+      SH_CHECK(state_->spend(n_bytes, &claim.n_bytes_), "the claim has no room for the block");
+      block = state_->take_slot(arena);
+    }
+  }
+  const std::byte* rows = state_->arena(arena).rows.data();
+  for (size_t begin = 0, end = 0; begin < blocks.size(); begin = end) {
+    for (end = begin + 1; end < blocks.size() && blocks[end].slot == blocks[end - 1].slot + 1;) ++end;
+    commit_pages(rows + blocks[begin].slot * n_bytes, (end - begin) * static_cast<size_t>(n_bytes));
+  }
 }
 
 void BlockPool::add_reference(BlockId block) {

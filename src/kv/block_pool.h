@@ -79,6 +79,8 @@ class BlockPool {
   Result<BlockId> allocate(int32_t arena);
   /// The same out of a claim, which must have room for it.
   BlockId allocate(int32_t arena, Claim& claim);
+  /// Many at once, their pages committed in runs. Shapes: as many as `blocks` has room for, lowest slots first.
+  void allocate(int32_t arena, std::span<BlockId> blocks, Claim& claim);
   void add_reference(BlockId block);
   /// Many at once. The lock is let go of now and then, so that other threads do not wait for a whole conversation.
   void add_reference(std::span<const BlockId> blocks);

@@ -118,10 +118,12 @@ HeadCache SequenceCache::write_head(size_t layer, const HeadRows& rows, BlockPoo
   const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
   const size_t key_row_bytes = rows.pos.empty() ? 0 : rows.keys.size() / rows.pos.size();
   const size_t value_row_bytes = rows.pos.empty() ? 0 : rows.values.size() / rows.pos.size();
-  for (size_t i = 0; i < n_blocks(rows); ++i) {
+  std::vector<BlockId> blocks(n_blocks(rows));
+  if (!blocks.empty()) pool_->allocate(arena, blocks, claim);
+  for (size_t i = 0; i < blocks.size(); ++i) {
     const RowRange range = block_rows(rows, i);
     const size_t n_rows = range.end - range.begin;
-    BlockEntry entry{.block = pool_->allocate(arena, claim),
+    BlockEntry entry{.block = blocks[i],
                      .n_rows = static_cast<int32_t>(n_rows),
                      .first_pos = rows.pos[range.begin],
                      .is_annotated = needs_annotation(rows, range)};

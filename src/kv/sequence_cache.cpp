@@ -19,6 +19,14 @@ int64_t n_blocks_for(int64_t n_rows) {
 
 }  // namespace
 
+Pos pos_of_row(BlockPool& pool, const BlockEntry& entry, int64_t row) {
+  return entry.is_annotated ? Pos(pool.pos(entry.block)[row]) : entry.first_pos + row;
+}
+
+float bias_of_row(BlockPool& pool, const BlockEntry& entry, int64_t row) {
+  return entry.is_annotated ? pool.bias(entry.block)[row] : 0.0f;
+}
+
 kernels::KvBlockView block_view(BlockPool& pool, const BlockEntry& entry) {
   return kernels::KvBlockView{
       .keys = pool.keys(entry.block),
@@ -91,7 +99,8 @@ SequenceCache::Growth SequenceCache::growth(int32_t arena, const HeadCache& cach
   return result;
 }
 
-void SequenceCache::grow(int32_t arena, HeadCache& cache, const Growth& growth, BlockPool::Claim& claim) {
+void SequenceCache::grow(HeadCache& cache, const Growth& growth, std::span<const BlockId> blocks,
+                         BlockPool::Claim& claim) {
   if (growth.copies_tail) {
     BlockEntry& tail = cache.blocks.back();
     const BlockId copy = pool_->clone(tail.block, claim);
@@ -105,9 +114,9 @@ void SequenceCache::grow(int32_t arena, HeadCache& cache, const Growth& growth, 
     std::fill_n(pool_->bias(tail.block), tail.n_rows, 0.0f);
     for (int32_t row = 0; row < tail.n_rows; ++row) pool_->pos(tail.block)[row] = tail.first_pos.value + row;
   }
-  for (int64_t i = 0; i < growth.n_blocks; ++i) {
+  for (const BlockId block : blocks) {
     BlockEntry entry;
-    entry.block = pool_->allocate(arena, claim);
+    entry.block = block;
     cache.blocks.push_back(entry);
   }
 }
@@ -124,11 +133,15 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
   const std::vector<bool> tail_is_shared = shared_tails();
   std::vector<Growth> growths;
   growths.reserve(tail_is_shared.size());
+  std::vector<std::vector<BlockId>> new_blocks;  // [arenas] without copies of tails
   int64_t n_blocks = 0, n_bytes = 0;
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
     const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
+    if (arena >= std::ssize(new_blocks)) new_blocks.resize(static_cast<size_t>(arena) + 1);
     for (const HeadCache& cache : heads_[layer]) {
       const Growth need = growth(arena, cache, n_tokens, tail_is_shared[growths.size()]);
+      std::vector<BlockId>& of_arena = new_blocks[static_cast<size_t>(arena)];
+      of_arena.resize(of_arena.size() + static_cast<size_t>(need.n_blocks));
       growths.push_back(need);
       n_blocks += need.n_blocks + need.copies_tail;
       n_bytes += need.n_bytes;
@@ -143,18 +156,25 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
             "conversation, or raise the cache budget",
             n_tokens, identity_.next_pos.value, n_blocks, n_bytes, pool_->bytes_available(),
             pool_->stats().bytes_budget)};
+  for (size_t arena = 0; arena < new_blocks.size(); ++arena)
+    if (!new_blocks[arena].empty()) pool_->allocate(static_cast<int32_t>(arena), new_blocks[arena], *claim);
+  std::vector<size_t> n_taken(new_blocks.size(), 0);  // [arenas]
   auto next = growths.begin();
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
-    const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
-    for (HeadCache& cache : heads_[layer]) grow(arena, cache, *next++, *claim);
+    if (heads_[layer].empty()) continue;
+    const auto arena = static_cast<size_t>(pool_->arena_of_layer(static_cast<int32_t>(layer)));
+    for (HeadCache& cache : heads_[layer]) {
+      const auto n = static_cast<size_t>(next->n_blocks);
+      grow(cache, *next++, std::span(new_blocks[arena]).subspan(n_taken[arena], n), *claim);
+      n_taken[arena] += n;
+    }
   }
   n_reserved_ = n_tokens;
   return {};
 }
 
 Pos SequenceCache::last_pos(const BlockEntry& entry) const {
-  if (entry.is_annotated) return Pos(pool_->pos(entry.block)[entry.n_rows - 1]);
-  return entry.first_pos + (entry.n_rows - 1);
+  return pos_of_row(*pool_, entry, entry.n_rows - 1);
 }
 
 int64_t SequenceCache::n_appended(const HeadCache& cache) const {
@@ -408,8 +428,8 @@ void SequenceCache::decode_rows(const kernels::KernelSet& kernels, int32_t layer
                          keys.row(next));
       kernels.decode_row(layout.value_type, pool_->values(entry.block) + row * value_row_bytes, shape.value_width,
                          values.row(next));
-      bias.push_back(entry.is_annotated ? pool_->bias(entry.block)[row] : 0.0f);
-      pos.push_back(entry.is_annotated ? pool_->pos(entry.block)[row] : (entry.first_pos + row).value);
+      bias.push_back(bias_of_row(*pool_, entry, row));
+      pos.push_back(pos_of_row(*pool_, entry, row).value);
     }
     first += entry.n_rows;
   }
@@ -420,7 +440,7 @@ std::vector<Pos> SequenceCache::positions(int32_t layer, int32_t head_index) con
   std::vector<Pos> pos;
   for (const BlockEntry& entry : head(layer, head_index).blocks)
     for (int32_t row = 0; row < entry.n_rows; ++row)
-      pos.push_back(entry.is_annotated ? Pos(pool_->pos(entry.block)[row]) : entry.first_pos + row);
+      pos.push_back(pos_of_row(*pool_, entry, row));
   return pos;
 }
 
@@ -437,8 +457,8 @@ HeadRows SequenceCache::copy_head(int32_t layer, int32_t head_index) const {
     rows.keys.insert(rows.keys.end(), keys, keys + entry.n_rows * key_row_bytes);
     rows.values.insert(rows.values.end(), values, values + entry.n_rows * value_row_bytes);
     for (int32_t row = 0; row < entry.n_rows; ++row) {
-      rows.bias.push_back(entry.is_annotated ? pool_->bias(entry.block)[row] : 0.0f);
-      rows.pos.push_back(entry.is_annotated ? Pos(pool_->pos(entry.block)[row]) : entry.first_pos + row);
+      rows.bias.push_back(bias_of_row(*pool_, entry, row));
+      rows.pos.push_back(pos_of_row(*pool_, entry, row));
     }
   }
   return rows;

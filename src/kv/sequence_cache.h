@@ -37,6 +37,9 @@ struct HeadRows {
   std::vector<Pos> pos;           // [n_rows], non-decreasing
 };
 
+/// Where a row stands and what its score gets: from the annotation, or what a block without one implies.
+Pos pos_of_row(BlockPool& pool, const BlockEntry& entry, int64_t row);
+float bias_of_row(BlockPool& pool, const BlockEntry& entry, int64_t row);
 /// One block as attention reads it, query_begin and query_end left 0.
 kernels::KvBlockView block_view(BlockPool& pool, const BlockEntry& entry);
 
@@ -175,7 +178,8 @@ class SequenceCache {
   Growth growth(int32_t arena, const HeadCache& cache, int64_t n_tokens, bool tail_is_shared) const;
   /// Whether the last block of each head is shared, head by head in the order of layers.
   std::vector<bool> shared_tails() const;
-  void grow(int32_t arena, HeadCache& cache, const Growth& growth, BlockPool::Claim& claim);
+  /// `blocks`: the growth's n_blocks.
+  void grow(HeadCache& cache, const Growth& growth, std::span<const BlockId> blocks, BlockPool::Claim& claim);
   Pos last_pos(const BlockEntry& entry) const;
   /// Tokens of the open step that the head already has.
   int64_t n_appended(const HeadCache& cache) const;

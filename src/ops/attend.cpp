@@ -159,10 +159,8 @@ void Tile::gather_queries() {
 bool Tile::sees(const Group& group, const kv::BlockEntry& entry, kv::BlockPool& pool) const {
   if (entry.n_rows == 0 || entry.first_pos.value > group.highest_pos) return false;
   if (plan_.shape.window == 0) return true;
-  const int32_t last_row = entry.n_rows - 1;
-  const int64_t last_pos =
-      entry.is_annotated ? pool.pos(entry.block)[last_row] : int64_t{entry.first_pos.value} + last_row;
-  return group.lowest_pos - last_pos < plan_.shape.window;
+  const kv::Pos last_pos = kv::pos_of_row(pool, entry, entry.n_rows - 1);
+  return group.lowest_pos - int64_t{last_pos.value} < plan_.shape.window;
 }
 
 /// The blocks of a segment, index by index; groups that hold the same block at an index share one view.

@@ -82,6 +82,43 @@ TEST(Budget, TiesGoToTheLowerHeadThenTheLowerRow) {
   EXPECT_EQ(top_rows(scores[0], 2), (std::vector<int32_t>{0, 1}));
 }
 
+/// Every row of every head from the best on, each offered to its head: what "global" means.
+std::vector<int64_t> offer_in_order(const Scores& scores, const std::vector<int64_t>& fixed,
+                                    const BudgetLimits& limits) {
+  std::vector<std::pair<float, size_t>> rows;
+  for (size_t head = 0; head < scores.size(); ++head)
+    for (const float score : scores[head])
+      if (std::isfinite(score)) rows.emplace_back(score, head);
+  std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<int64_t> kept(scores.size(), 0);
+  for (const auto& [score, head] : rows) {
+    ++kept[head];
+    if ((limits.max_region_rows >= 0 && total(kept) > limits.max_region_rows) ||
+        (limits.max_blocks >= 0 && blocks_of(kept, fixed, limits.block_rows) > limits.max_blocks))
+      --kept[head];
+  }
+  return kept;
+}
+
+TEST(Budget, GlobalIsTheSameAsOfferingAllRowsInOrder) {
+  for (uint64_t seed = 0; seed < 8; ++seed) {
+    Scores scores = random_scores(seed, {700, 40, 0, 333, 1, 512});
+    // Ties, both zeros, negative scores, and rows that cannot be kept.
+    for (Scores::value_type& of_head : scores)
+      for (size_t row = 0; row < of_head.size(); ++row) {
+        if (row % 5 == 0) of_head[row] = row % 2 == 0 ? 0.0f : -0.0f;
+        if (row % 7 == 0) of_head[row] = std::round(of_head[row] * 8) / 8 - 1;
+        if (row % 11 == 0) of_head[row] = -std::numeric_limits<float>::infinity();
+      }
+    const std::vector<int64_t> fixed = {3, 0, 17, 16, 0, 5};
+    for (const BudgetLimits& limits : {BudgetLimits{.max_region_rows = 100}, BudgetLimits{.max_region_rows = 1400},
+                                       BudgetLimits{.max_blocks = 9, .block_rows = 16},
+                                       BudgetLimits{.max_blocks = 60, .block_rows = 16},
+                                       BudgetLimits{.max_region_rows = 300, .max_blocks = 20, .block_rows = 16}})
+      EXPECT_EQ(plan(BudgetPolicy::global, scores, fixed, limits).value(), offer_in_order(scores, fixed, limits));
+  }
+}
+
 TEST(Budget, BlocksAreCountedWithTheFixedRowsAndFilled) {
   const std::vector<int64_t> fixed = {8, 16, 3};
   const Scores scores = random_scores(3, {100, 200, 50});

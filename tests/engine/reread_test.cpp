@@ -48,19 +48,22 @@ TEST(RepeatPrefill, ASampleIsAShareInEvenPieces) {
   const std::vector<int32_t> ids = document_ids(*engine, read_document("2048", 0));
   kv::SequenceCache sequence(engine->block_pool());
   ASSERT_TRUE(engine->prefill(sequence, ids).ok());
-  const auto lengths = [&](double fraction) {
+  const auto lengths = [&](double fraction, int64_t n_compared = 0) {
     Replay replay;
-    EXPECT_TRUE(repeat_prefill(engine->executor(), sequence, ids, fraction, {}, &replay, nullptr).ok());
+    std::optional<ReplayReference> reference;
+    const GatherContext context{.n_compared = n_compared, .reference = &reference};
+    EXPECT_TRUE(repeat_prefill(engine->executor(), sequence, ids, fraction, context, &replay, nullptr).ok());
     std::vector<int64_t> n;
     for (const Replay::Part& part : replay.parts)
       n.push_back(static_cast<int64_t>(part.ids.size()) - part.n_prompt);
     return n;
   };
   const auto n = static_cast<double>(ids.size());
-  EXPECT_EQ(lengths(1 / n), (std::vector<int64_t>{32}));
+  EXPECT_EQ(lengths(1 / n), (std::vector<int64_t>{16}));
+  EXPECT_EQ(lengths(1 / n, 32), (std::vector<int64_t>{32})) << "what is compared is a whole piece";
   EXPECT_EQ(lengths(32 / n), (std::vector<int64_t>{32}));
-  EXPECT_EQ(lengths(41 / n), (std::vector<int64_t>{21, 21}));
-  EXPECT_EQ(lengths(100 / n), (std::vector<int64_t>{25, 25, 25, 25}));
+  EXPECT_EQ(lengths(41 / n), (std::vector<int64_t>{41}));
+  EXPECT_EQ(lengths(100 / n), (std::vector<int64_t>{34, 34, 34}));
 }
 
 /// What a gathering gave, under different batches, threads and room.

@@ -56,6 +56,28 @@ bool is_filled(BlockPool& pool, BlockId block, int value) {
                      [&](std::byte b) { return b == static_cast<std::byte>(value); });
 }
 
+// Blocks taken together lie side by side, and their pages are there before the first touch.
+TEST(BlockPool, ManyBlocksAreCommittedTogether) {
+  const KvLayout layout = one_layer(64, DType::f32);  // 8 KiB a block
+  const auto pool = BlockPool::create(layout, 1 << 20).value();
+  const std::vector<BlockId> early = take(*pool, 3);
+  pool->release(early[1]);
+  std::optional<BlockPool::Claim> claim = pool->claim(40 * pool->block_bytes(0));
+  ASSERT_TRUE(claim.has_value());
+  std::vector<BlockId> blocks(40);
+  pool->allocate(0, blocks, *claim);
+  EXPECT_EQ(blocks[0], early[1]) << "the lowest free slot first";
+  for (size_t i = 1; i < blocks.size(); ++i) EXPECT_EQ(blocks[i].slot, static_cast<int32_t>(i) + 2);
+  for (const BlockId block : blocks) {
+    EXPECT_TRUE(is_resident(pool->keys(block)));
+    EXPECT_TRUE(is_resident(pool->values(block)));
+  }
+  EXPECT_EQ(pool->stats().n_blocks_used, 42);
+  EXPECT_EQ(pool->stats().bytes_used, 42 * pool->block_bytes(0));
+  pool->release(blocks);
+  EXPECT_FALSE(is_resident(pool->keys(blocks[20])));
+}
+
 void give_back(PagedRegion& region) {
   std::vector<int64_t> pages = region.take_idle();
   std::sort(pages.begin(), pages.end());
