@@ -6,8 +6,9 @@
 namespace sh {
 
 /// Commits the pages that lie wholly in the range, in one system call. The first touch of a page costs its own
-/// exception, which a virtual machine makes dear: 15 us a page of 4 KiB, against 0.8 us here (MADV_POPULATE_WRITE).
-/// Where the system cannot (Linux before 5.14, memory is short) nothing happens, and the first touch commits.
+/// exception, which a virtual machine makes dear: 15 us a page of 4 KiB, against 0.8 us here
+/// (MADV_POPULATE_WRITE). Where the system cannot (Linux before 5.14, memory is short) nothing happens, and the
+/// first touch commits.
 void commit_pages(const void* begin, size_t n_bytes);
 
 }  // namespace sh

@@ -22,8 +22,8 @@ constexpr int64_t kRepeatPiece = 1024;
 // Fewer tokens than this are no sample; where a check compares them too, fewer than a piece no check.
 constexpr int64_t kLeastSample = 16;
 
-/// Pieces that hold a share of [begin, end), spread evenly and of about kSamplePiece tokens each: what stands before
-/// a piece is fed with it and makes short ones dear.
+/// Pieces that hold a share of [begin, end), spread evenly and of about kSamplePiece tokens each: what stands
+/// before a piece is fed with it and makes short ones dear.
 std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, double fraction,
                                                    int64_t n_least = kLeastSample) {
   std::vector<std::pair<int64_t, int64_t>> pieces;

@@ -206,8 +206,8 @@ HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int3
   return problem;
 }
 
-void assemble(const Engine& engine, const SequenceCache& sequence, const HeadPlan& plan, const CompactHead& compact,
-              HeadRows& rows) {
+void assemble(const Engine& engine, const SequenceCache& sequence, const HeadPlan& plan,
+              const CompactHead& compact, HeadRows& rows) {
   const kv::KvLayout& layout = engine.kv_layout();
   const kv::LayerLayout& layer = layout.layers[static_cast<size_t>(plan.layer)];
   const auto key_bytes = static_cast<size_t>(row_bytes(layout.key_type, layer.key_width));

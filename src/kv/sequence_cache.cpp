@@ -439,8 +439,7 @@ void SequenceCache::decode_rows(const kernels::KernelSet& kernels, int32_t layer
 std::vector<Pos> SequenceCache::positions(int32_t layer, int32_t head_index) const {
   std::vector<Pos> pos;
   for (const BlockEntry& entry : head(layer, head_index).blocks)
-    for (int32_t row = 0; row < entry.n_rows; ++row)
-      pos.push_back(pos_of_row(*pool_, entry, row));
+    for (int32_t row = 0; row < entry.n_rows; ++row) pos.push_back(pos_of_row(*pool_, entry, row));
   return pos;
 }
 

@@ -351,5 +351,26 @@ TEST_F(CompactSequence, QueriesServeSeveralRatios) {
   EXPECT_LT(smaller.usage().n_rows * 2, from_queries.usage().n_rows);
 }
 
+// The compacted cache is built beside the other; where there is no room for both, in its place.
+TEST_F(CompactSequence, AFullPoolChangesNothingInTheResult) {
+  for (const auto& [method, ratio] : {std::pair{"streaming", 1.3}, std::pair{"select", 1.3}, std::pair{"solver", 4.0}}) {
+    SCOPED_TRACE(method);
+    CompactionRequest request = request_of(method, ratio);
+    request.queries = compaction::QuerySource::prefill;
+    request.validates = false;
+    SequenceCache roomy = base_->fork();
+    compact(roomy, request);
+    const auto engine = open_scribe({.n_ctx = 2048});
+    SequenceCache sequence(engine->block_pool());
+    ASSERT_TRUE(engine->prefill(sequence, ids_).ok());
+    const PoolFiller filler(engine->block_pool(), 0);
+    ASSERT_EQ(engine->block_pool().n_available(0), 0);
+    const auto report = compact_sequence(engine->executor(), sequence, ids_, capture_, request);
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    EXPECT_TRUE(fingerprint(sequence) == fingerprint(roomy));
+    EXPECT_GT(engine->block_pool().n_available(0), 0) << "memory came back";
+  }
+}
+
 }  // namespace
 }  // namespace sh::engine
