@@ -137,8 +137,8 @@ static_assert(sizeof(BlockMXFP4) == 17);
 
 #pragma pack(pop)
 
-/// Where the sizeof(Block) % 4 bytes lie that are left when the rest of a block is taken as 4-byte words: its scale,
-/// at one of its ends. See tensor/packed.h.
+/// Where the sizeof(Block) % 4 bytes lie that are left when the rest of a block is taken as 4-byte words: its
+/// scale, at one of its ends. See tensor/packed.h.
 template <typename Block>
 inline constexpr int kOddBytesAt = 0;
 template <>

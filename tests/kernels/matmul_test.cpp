@@ -190,7 +190,8 @@ TEST_P(Matmul, PackedProductsWriteOnlyTheRowsAsked) {
     const std::vector<std::byte> panels = product.packed();
     const auto whole = product.run(0, 110, 0, 3);
     for (const int64_t count : {1, 3})
-      for (auto [begin, end] : {std::pair<int64_t, int64_t>{0, 0}, {32, 32}, {0, 5}, {32, 64}, {64, 101}, {96, 110}}) {
+      for (auto [begin, end] :
+           {std::pair<int64_t, int64_t>{0, 0}, {32, 32}, {0, 5}, {32, 64}, {64, 101}, {96, 110}}) {
         const auto part = product.run(matmul_packed, panels.data(), begin, end, 0, count);
         for (size_t i = 0; i < part.size(); ++i) {
           const int64_t row = static_cast<int64_t>(i) % 113;

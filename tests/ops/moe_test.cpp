@@ -101,7 +101,7 @@ TEST(Moe, ThreadsAndCompanionsChangeNoBit) {
 TEST(Moe, PackedStacksGiveTheSameBits) {
   for (const kernels::KernelSet* set : supported_kernels()) {
     if (!reads_packed(*set, DType::q8_0)) continue;
-    // 40 rows an expert: the panels of one end within its last panel, and the next one begins with a panel of its own.
+    // 40 rows an expert: its last panel is not full, and the next expert begins with a panel of its own.
     constexpr int64_t kRows = 40;
     const OwnedWeight gate(DType::q8_0, kEmbd, kFf, 11, kExperts), up(DType::q8_0, kEmbd, kFf, 12, kExperts),
         down(DType::q8_0, kFf, kRows, 13, kExperts);

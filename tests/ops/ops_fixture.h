@@ -47,8 +47,9 @@ struct PackedWeight {
     bytes.resize(static_cast<size_t>(weight.n_stack * weight.matrix_bytes()));
     for (int64_t e = 0; e < weight.n_stack; ++e)
       for (int64_t row = 0; row < weight.n_out; row += kPackedRows)
-        pack_panel(weight.dtype, from.expert(e) + row * weight.row_bytes(), std::min(kPackedRows, weight.n_out - row),
-                   weight.n_in, bytes.data() + e * weight.matrix_bytes() + row * weight.row_bytes());
+        pack_panel(weight.dtype, from.expert(e) + row * weight.row_bytes(),
+                   std::min(kPackedRows, weight.n_out - row), weight.n_in,
+                   bytes.data() + e * weight.matrix_bytes() + row * weight.row_bytes());
     weight.data = bytes.data();
   }
   PackedWeight(const PackedWeight&) = delete;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
-// Products with quantised weights. A panel of kPanelRows rows by kQuantChunk codes is unpacked once and laid out
-// so that lanes are rows; then tiles of columns multiply it. A sum is exact (integers) within a group of the
-// format and adds the groups in order of k, so one column and many give the same bits, and no lane sums are
-// needed. Included inside a target region and namespace, after quant_formats.inl.
+// Products with quantised weights, from a file's blocks or packed (tensor/packed.h). A panel of kPanelRows rows by
+// kQuantChunk codes is unpacked once and laid out so that lanes are rows; then tiles of columns multiply it. One
+// column of packed weights multiplies them as they come. A sum is exact (integers) within a group of the format
+// and adds the groups in order of k, so one column and many give the same bits, and no lane sums are needed.
+// Included inside a target region and namespace, after quant_formats.inl.
 
 constexpr int64_t kQuantChunk = 512;  // with 32 rows: 16 KiB of codes, which stay in the first cache
 constexpr int64_t kMostGroups = kQuantChunk / 16;
-constexpr int64_t kMostPanels =
-    4;  // unpacked before many columns pass, so that these are fetched from memory less often
+// Panels unpacked before many columns pass, so that these are fetched from memory less often.
+constexpr int64_t kMostPanels = 4;
 constexpr int64_t kMostChunkBytes =
     kQuantChunk / 32 * static_cast<int64_t>(sizeof(BlockQ8_0));  // the largest of the formats
 
@@ -86,11 +87,15 @@ void unpack_packed_panel(const MatmulArgs& args, int64_t row, int64_t k, int64_t
   const int64_t first_lane = row % kPackedRows;
   const std::byte* block =
       args.weights + (row - first_lane) * args.weight_row_bytes + k / Codes::kElements * kBlockBytes;
-  for (int64_t i = 0; i < n / Codes::kElements; ++i, block += kBlockBytes)
+  const int64_t n_blocks = n / Codes::kElements;
+  for (int64_t i = 0; i < n_blocks; ++i, block += kBlockBytes) {
+    // The next chunk, a part for every block: without it 2 columns run at half the speed.
+    prefetch_bytes(block + n_blocks * kBlockBytes, kBlockBytes);
     for (int64_t lane = 0; lane < kPanelRows; lane += kLanes) {
       PanelPart to = panel_part<Codes>(panel, i, lane);
       Codes::unpack(PackedBlock<Block>{block, first_lane + lane}, to);
     }
+  }
 }
 
 template <typename Codes>
@@ -190,15 +195,17 @@ void quant_tile_of(int64_t n_columns, const QuantPanel& panel, int64_t first_gro
   }
 }
 
-/// All columns times the panels of rows [row, row_end), for codes k to k + n. A panel stays in the first cache while
-/// the columns pass.
+/// All columns times the panels of rows [row, row_end), for codes k to k + n. A panel stays in the first cache
+/// while the columns pass.
 template <typename Codes>
 void multiply_panels(const MatmulArgs& args, int64_t row, int64_t row_end, int64_t k, int64_t n,
                      std::byte* scratch) {
   for (int64_t r = row; r < row_end; r += kPanelRows) {
     const QuantPanel panel = quant_panel(scratch, (r - row) / kPanelRows);
-    for (int64_t c = 0; c < args.n_cols; c += kQuantColumns) {
-      const int64_t n_columns = smaller(kQuantColumns, args.n_cols - c);
+    // Tiles of about the same width: one of 1 or 2 columns at the end would have too few sums to hide the latency.
+    const int64_t n_tiles = (args.n_cols + kQuantColumns - 1) / kQuantColumns;
+    for (int64_t tile = 0; tile < n_tiles; ++tile) {
+      const int64_t c = tile * args.n_cols / n_tiles, n_columns = (tile + 1) * args.n_cols / n_tiles - c;
       Q8Row columns[kQuantColumns];
       for (int64_t i = 0; i < n_columns; ++i)
         columns[i] = Q8Row::at(args.activations + (c + i) * args.activation_row_bytes, args.n_inner);
@@ -262,8 +269,12 @@ struct OneColumn {
     I& dot = dots[word * 4 / kGroup];
     dot = dot_codes<Codes>(dot, codes, int_set1(four));
   }
-  SH_INLINE void put_scale(int64_t group, F scale) { scales[group] = scale; }
-  SH_INLINE void put_min(int64_t group, F min) { mins[group] = min; }
+  SH_INLINE void put_scale(int64_t group, F scale) {
+    scales[group] = scale;
+  }
+  SH_INLINE void put_min(int64_t group, F min) {
+    mins[group] = min;
+  }
 
   SH_INLINE F add_to(F sum, const Q8Row& column, int64_t first_group) const {
 #pragma GCC unroll 16
@@ -319,7 +330,9 @@ void matmul_packed(const MatmulArgs& args) {
     multiply_packed_column<Codes>(args);
     return;
   }
-  matmul_unpacked<Codes>(args, kQuantChunk, thread_scratch(kQuantScratch),
+  // Few columns wait for memory: prefetching a shorter stretch ahead is up to 1.6 times as fast for them.
+  const int64_t chunk = args.n_cols <= kQuantColumns ? kQuantChunk / 2 : kQuantChunk;
+  matmul_unpacked<Codes>(args, chunk, thread_scratch(kQuantScratch),
                          [&](int64_t row, int64_t k, int64_t n, const QuantPanel& panel) {
                            unpack_packed_panel<Codes>(args, row, k, n, panel);
                          });

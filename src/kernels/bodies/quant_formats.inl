@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Every quantised format as groups of small integers: w = scale · (code - 2^kOffsetBits) + min. unpack() takes one
-// block from each of kLanes rows. The packed bytes are turned first (lanes become rows), for a quarter to a whole
-// of the work of turning the codes; all bit fields of these formats lie so that the same shifts and masks then
-// give vectors of codes, 4 neighbours of a row in each lane. Codes of kWide formats fill the byte: they are
-// unsigned with offset 128 where the target's dot4 takes any byte, else signed. Included inside a target region
-// and namespace.
+// block from each of kLanes rows and puts codes, scales and mins where it is told. The bytes of a file's blocks
+// are turned first (lanes become rows; packed ones lie so), for a quarter to a whole of the work of turning the
+// codes; all bit fields of these formats lie so that the same shifts and masks then give vectors of codes, 4
+// neighbours of a row in each lane. Codes of kWide formats fill the byte: they are unsigned with offset 128 where
+// the target's dot4 takes any byte, else signed. Included inside a target region and namespace.
 
 constexpr int kNoOffset = -1;
 constexpr int kWideOffsetBits = kWideDot ? 7 : kNoOffset;
@@ -48,8 +48,7 @@ struct BlockRows {
   }
   SH_INLINE I odd_byte() const {
     int32_t bytes[kLanes];
-    for (int64_t r = 0; r < kLanes; ++r)
-      bytes[r] = static_cast<int32_t>(first[r * stride + kOddBytesAt<Block>]);
+    for (int64_t r = 0; r < kLanes; ++r) bytes[r] = static_cast<int32_t>(first[r * stride + kOddBytesAt<Block>]);
     return int_load(bytes);
   }
 };
@@ -70,8 +69,12 @@ struct PackedBlock {
   const std::byte* odd() const {
     return block + (static_cast<int64_t>(sizeof(Block)) - kOdd) * kPackedRows + lane * kOdd;
   }
-  SH_INLINE F odd_half() const { return load_half(reinterpret_cast<const uint16_t*>(odd())); }
-  SH_INLINE I odd_byte() const { return load_unsigned_bytes(odd()); }
+  SH_INLINE F odd_half() const {
+    return load_half(reinterpret_cast<const uint16_t*>(odd()));
+  }
+  SH_INLINE I odd_byte() const {
+    return load_unsigned_bytes(odd());
+  }
 };
 
 inline I all_bytes(uint8_t value) {
