@@ -108,6 +108,11 @@ inline I dot_codes(I acc, I codes, I x) {
 
 /// out[c][lane] (+)= the panel's part of the sums of kColumns columns; `first_group` is where the panel lies in
 /// the rows of x.
+///
+/// Of 32 values a group 4 of 5 instructions that take the multipliers are dot products, so that 80 % of the peak
+/// is the limit; measured with 512 columns: 66 % (q8_0), 64 % (q4_K), 55 % (q6_K). Tried: starts shifted once a
+/// tile and scales copied side by side (60 %), prefetching the next tile's columns, chunks of 1024 (no
+/// difference).
 template <typename Codes, int kColumns>
 void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, const Q8Row* columns,
                 bool is_first, float* out, int64_t out_stride, int64_t n_rows) {
