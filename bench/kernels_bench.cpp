@@ -14,6 +14,7 @@
 #include "base/rng.h"
 #include "kernels/kernel_set.h"
 #include "tensor/dtype.h"
+#include "tensor/packed.h"
 
 namespace sh::kernels {
 namespace {
@@ -41,13 +42,20 @@ const float* as_floats(const AlignedBuffer<std::byte>& buffer) {
 }
 
 /// One product of [n_rows, n_inner] weights with n_cols columns; threads take equal parts of the rows.
-void matmul(benchmark::State& state, DType dtype, int64_t n_rows, int64_t n_inner, int64_t n_cols) {
+void matmul(benchmark::State& state, DType dtype, bool is_packed, int64_t n_rows, int64_t n_inner, int64_t n_cols) {
   static AlignedBuffer<std::byte> weights, activations;
   static AlignedBuffer<float> out;
   const WeightKernel kernel = active_set().weight_kernel(dtype);
   const int64_t x_bytes = kernel.form == ActivationForm::f32 ? n_inner * 4 : active_set().q8_row_bytes(n_inner);
   if (state.thread_index() == 0) {
     weights = random_rows(dtype, n_rows * n_inner);
+    if (is_packed) {
+      AlignedBuffer<std::byte> packed(static_cast<size_t>(packed_bytes(dtype, n_rows, n_inner)));
+      const int64_t bytes = row_bytes(dtype, n_inner);
+      for (int64_t row = 0; row < n_rows; row += kPackedRows)
+        pack_panel(dtype, weights.data() + row * bytes, kPackedRows, n_inner, packed.data() + row * bytes);
+      weights = std::move(packed);
+    }
     const AlignedBuffer<std::byte> x = random_rows(DType::f32, n_cols * n_inner);
     activations = AlignedBuffer<std::byte>(static_cast<size_t>(n_cols * x_bytes));
     for (int64_t c = 0; c < n_cols; ++c) {
@@ -59,9 +67,10 @@ void matmul(benchmark::State& state, DType dtype, int64_t n_rows, int64_t n_inne
     }
     out = AlignedBuffer<float>(static_cast<size_t>(n_rows * n_cols));
   }
+  const auto product = is_packed ? kernel.matmul_packed : kernel.matmul;
   const int64_t part = n_rows / state.threads();
   for (auto _ : state) {
-    kernel.matmul({.weights = weights.data(),
+    product({.weights = weights.data(),
                    .weight_row_bytes = row_bytes(dtype, n_inner),
                    .n_inner = n_inner,
                    .row_begin = part * state.thread_index(),
@@ -149,19 +158,21 @@ void gemm(benchmark::State& state, void (*product)(const GemmArgs&), int64_t m, 
 }
 
 void register_all() {
-  for (const TensorFormat* format : tensor_formats()) {
-    const std::string name = format->name;
-    const DType dtype = format->dtype;
-    for (int threads : {1, 2})
-      benchmark::RegisterBenchmark(("decode/" + name).c_str(),
-                                   [dtype](benchmark::State& s) { matmul(s, dtype, 32768, 4096, 1); })
-          ->Threads(threads)
-          ->UseRealTime();
-    benchmark::RegisterBenchmark(("decode4/" + name).c_str(),
-                                 [dtype](benchmark::State& s) { matmul(s, dtype, 16384, 4096, 4); });
-    benchmark::RegisterBenchmark(("prefill/" + name).c_str(),
-                                 [dtype](benchmark::State& s) { matmul(s, dtype, 1024, 4096, 512); });
-  }
+  for (const TensorFormat* format : tensor_formats())
+    for (bool is_packed : {false, true}) {
+      const DType dtype = format->dtype;
+      if (is_packed && active_set().weight_kernel(dtype).matmul_packed == nullptr) continue;
+      const std::string name = std::string(format->name) + (is_packed ? "/packed" : "");
+      for (int threads : {1, 2})
+        benchmark::RegisterBenchmark(("decode/" + name).c_str(),
+                                     [=](benchmark::State& s) { matmul(s, dtype, is_packed, 32768, 4096, 1); })
+            ->Threads(threads)
+            ->UseRealTime();
+      benchmark::RegisterBenchmark(("decode4/" + name).c_str(),
+                                   [=](benchmark::State& s) { matmul(s, dtype, is_packed, 16384, 4096, 4); });
+      benchmark::RegisterBenchmark(("prefill/" + name).c_str(),
+                                   [=](benchmark::State& s) { matmul(s, dtype, is_packed, 1024, 4096, 512); });
+    }
   for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0})
     for (bool has_bias : {false, true}) {
       const std::string tail = std::string(tensor_format(dtype).name) + (has_bias ? "/bias" : "/plain");

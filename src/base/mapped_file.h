@@ -20,6 +20,9 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, n_bytes_}; }
   const std::string& path() const { return path_; }
+  /// Says that `part` of the bytes is not needed soon: whole pages of it leave the process. Reading them again brings
+  /// them back. Does nothing for bytes of another place.
+  void release(std::span<const std::byte> part) const;
 
  private:
   MappedFile() = default;

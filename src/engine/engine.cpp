@@ -66,7 +66,9 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
   if (options.kernels.empty()) options.kernels = env::kernels().value_or("");
   SH_ASSIGN(e.kernels_, kernels::choose_kernels(options.kernels));
   SH_ASSIGN(e.file_, gguf::File::open(options.model_path));
-  SH_ASSIGN(e.model_, models::load_model(e.file_));
+  e.executor_ = std::make_unique<Executor>(e, options.n_threads > 0 ? options.n_threads : hardware_threads());
+  const models::Repacking repacking{.kernels = e.kernels_, .pool = &e.executor_->thread_pool()};
+  SH_ASSIGN(e.model_, models::load_model(e.file_, options.repacks ? &repacking : nullptr));
   SH_ASSIGN(auto vocabulary, read_vocabulary(e.file_));
   const models::ModelInfo& info = e.model_->info();
   if (static_cast<int64_t>(vocabulary.pieces.size()) != info.n_vocab)
@@ -75,8 +77,6 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
   SH_ASSIGN(e.tokenizer_, tokenizer::Tokenizer::create(std::move(vocabulary)));
   SH_ASSIGN(auto template_source, chat_template_source(e.file_, options));
   SH_ASSIGN(e.chat_template_, chat::ChatTemplate::parse(std::move(template_source)));
-
-  e.executor_ = std::make_unique<Executor>(e, options.n_threads > 0 ? options.n_threads : hardware_threads());
 
   e.n_ctx_ = options.n_ctx > 0 ? options.n_ctx : info.n_ctx_train;
   e.n_ctx_slot_ = options.is_kv_unified ? e.n_ctx_ : e.n_ctx_ / options.n_parallel;

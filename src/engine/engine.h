@@ -36,6 +36,7 @@ struct EngineOptions {
   DType type_k = DType::f16, type_v = DType::f16;
   std::string chat_template;           // "": the model's, else ChatML
   std::string kernels;                 // force a kernel set; "": SHORTHAND_KERNELS, else the best
+  bool repacks = true;                 // weights are brought into the layout that the kernels read fastest
 
   // Automatic compaction of a conversation that fills its share (0: off, as llama.cpp).
   double compact_threshold = 0.0;      // fraction of the share at which it starts

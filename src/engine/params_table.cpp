@@ -343,6 +343,9 @@ std::vector<Flag> make_table() {
                      "accepted; attention is always flash-style", set_flash_attention, [](const P&) { return std::string("auto"); }));
   t.push_back(text(g, {"--kernels"}, nullptr, "NAME", kRuns | kBench,
                    "force a kernel set (generic, avx2, ...); default: SHORTHAND_KERNELS, else the best one", [](P& p) -> auto& { return p.engine.kernels; }));
+  t.push_back(on_off(g, {"--repack"}, {"-nr", "--no-repack"}, "LLAMA_ARG_REPACK", kRuns | kBench,
+                     "bring quantised weights into the kernels' layout when the model is loaded; off: read them where the file has them",
+                     [](P& p) -> auto& { return p.engine.repacks; }));
   t.push_back(custom(g, {"-v", "--verbose", "--log-verbose"}, nullptr, nullptr, kAllCommands, "log everything", [](P& p, const std::string&) -> Result<void> {
     p.log_level = LogLevel::debug;
     return {};
@@ -576,7 +579,6 @@ std::vector<Flag> make_table() {
   t.push_back(ignored({"--mmap"}, "LLAMA_ARG_MMAP", nullptr, "weights are mapped from the file", {"--no-mmap"}));
   t.push_back(ignored({"-lm", "--load-mode"}, "LLAMA_ARG_LOAD_MODE", "MODE", "weights are mapped from the file"));
   t.push_back(ignored({"-dio", "--direct-io"}, "LLAMA_ARG_DIO", nullptr, "weights are mapped from the file", {"-ndio", "--no-direct-io"}));
-  t.push_back(ignored({"--repack"}, "LLAMA_ARG_REPACK", nullptr, "weights are used as the file has them", {"-nr", "--no-repack"}));
   t.push_back(ignored({"--check-tensors"}, nullptr, nullptr, "tensor shapes and ranges are always checked"));
   t.push_back(ignored({"--numa"}, "LLAMA_ARG_NUMA", "MODE", "threads are not bound to NUMA nodes"));
   t.push_back(ignored({"-C", "--cpu-mask"}, nullptr, "MASK", "threads are not bound to cores"));

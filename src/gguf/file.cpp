@@ -220,6 +220,10 @@ int64_t File::total_tensor_bytes() const {
   return parts_->n_tensor_bytes;
 }
 
+void File::release(const TensorInfo& tensor) const {
+  for (const MappedFile& mapping : parts_->mappings) mapping.release(tensor.data);
+}
+
 const TensorInfo* File::find_tensor(std::string_view name) const {
   const auto found = parts_->by_name.find(name);
   return found == parts_->by_name.end() ? nullptr : found->second;

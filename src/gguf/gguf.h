@@ -51,6 +51,8 @@ class File {
   std::span<const TensorInfo> tensors() const;
   const TensorInfo* find_tensor(std::string_view name) const;
   int64_t total_tensor_bytes() const;
+  /// The tensor's pages leave the process until they are read again: for data that has been copied elsewhere.
+  void release(const TensorInfo& tensor) const;
 
   // Typed access. find_*: nothing if the key is absent, an Error if it has another type. require_*: absent is an Error too.
   bool has(std::string_view key) const;

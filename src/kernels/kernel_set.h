@@ -30,7 +30,7 @@ enum class ActivationForm {
 
 /// out[c * out_stride + r] = Σ_k W[r, k] · x[c, k] for r in [row_begin, row_end), c in [0, n_cols).
 struct MatmulArgs {
-  const std::byte* weights;  // row 0 of W; rows of `weight_row_bytes`
+  const std::byte* weights;  // row 0 of W (packed: its panel); rows of `weight_row_bytes`
   int64_t weight_row_bytes;
   int64_t n_inner;               // k; a multiple of the weight format's block
   int64_t row_begin, row_end;    // output features to compute
@@ -44,6 +44,9 @@ struct MatmulArgs {
 struct WeightKernel {
   ActivationForm form;
   void (*matmul)(const MatmulArgs& args);
+  /// The same for weights in the layout of tensor/packed.h, with the same bits as result; null where the set reads
+  /// the format only as a file has it. Needs: row_begin a multiple of kPackedRows.
+  void (*matmul_packed)(const MatmulArgs& args) = nullptr;
 };
 
 /// Row-major matrix product of floats, C[m, n] = (accumulate ? C : 0) + alpha · op(A) op(B); strides in floats.

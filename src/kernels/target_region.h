@@ -65,6 +65,9 @@ inline bool x86_has(const CpuidBits& needed, uint32_t saved) {
 
 }  // namespace sh::kernels
 
+/// For bodies that must become part of their caller, so that what they are handed stays in registers.
+#define SH_INLINE inline __attribute__((always_inline))
+
 #define SH_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define SH_TARGET_BEGIN(features) \

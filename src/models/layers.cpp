@@ -97,9 +97,17 @@ Result<MoeWeights> bind_moe(TensorBinder& binder, int32_t layer, int64_t n_embd,
   return w;
 }
 
-Result<ops::Weight> bind_output(TensorBinder& binder, const ops::Weight& token_embd) {
-  SH_ASSIGN(const ops::Weight output, binder.optional_matrix("output.weight", token_embd.n_in, token_embd.n_out));
-  return output ? output : token_embd;
+Result<EmbeddingWeights> bind_embeddings(TensorBinder& binder, const DecoderConfig& config) {
+  constexpr char kTokens[] = "token_embd.weight", kOutput[] = "output.weight";
+  EmbeddingWeights w;
+  if (binder.has(kOutput)) {
+    SH_ASSIGN(w.tokens, binder.table(kTokens, config.n_embd, config.n_vocab));
+    SH_ASSIGN(w.output, binder.matrix(kOutput, config.n_embd, config.n_vocab));
+  } else {
+    SH_ASSIGN(w.tokens, binder.matrix(kTokens, config.n_embd, config.n_vocab));
+    w.output = w.tokens;
+  }
+  return w;
 }
 
 void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, const AttentionWeights& w,

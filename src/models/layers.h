@@ -53,8 +53,11 @@ struct MoeWeights {
 Result<MoeWeights> bind_moe(TensorBinder& binder, int32_t layer, int64_t n_embd, int64_t n_ff, int64_t n_expert,
                             int64_t n_used);
 
-/// output.weight, or the embedding table where the file has none (tied).
-Result<ops::Weight> bind_output(TensorBinder& binder, const ops::Weight& token_embd);
+/// token_embd.weight, and output.weight or the same table again where the file has none (tied).
+struct EmbeddingWeights {
+  ops::Weight tokens, output;
+};
+Result<EmbeddingWeights> bind_embeddings(TensorBinder& binder, const DecoderConfig& config);
 
 /// "blk.<layer>.<name>"
 std::string block_name(int32_t layer, const char* name);

@@ -20,12 +20,15 @@ std::span<const ArchDef* const> architectures() {
   return kArchitectures;
 }
 
-Result<std::unique_ptr<Model>> load_model(const gguf::File& file) {
+Result<std::unique_ptr<Model>> load_model(const gguf::File& file, const Repacking* repacking) {
   SH_ASSIGN(const std::string arch, file.require_string("general.architecture"));
   std::string known;
   for (const ArchDef* def : architectures()) {
     if (arch == def->gguf_name) {
-      Result<std::unique_ptr<Model>> model = def->load(file);
+      WeightStore store(file);
+      if (repacking != nullptr) SH_RETURN_IF_ERROR(store.reserve_packed(*repacking->kernels));
+      Result<std::unique_ptr<Model>> model = def->load(store);
+      if (model.ok() && repacking != nullptr) store.pack(*repacking->pool);
       if (!model.ok()) return Error{model.error().kind, fmt::format("{}: {}", file.path(), model.error().message)};
       return model;
     }

@@ -10,6 +10,7 @@
 #include "base/result.h"
 #include "gguf/gguf.h"
 #include "kv/sequence_cache.h"
+#include "models/weight_store.h"
 #include "ops/ops.h"
 
 namespace sh::models {
@@ -57,17 +58,24 @@ class Model {
 /// An architecture. One file each in models/arch/.
 struct ArchDef {
   const char* gguf_name;
-  /// Reads the hyperparameters, claims the tensors with their shapes, binds the weights. The model keeps `file` alive.
+  /// Reads the hyperparameters, claims the tensors with their shapes, binds the weights. The model keeps a copy of
+  /// `store`.
   /// Errors: corrupt or unsupported, naming the key or tensor, what was expected and what the file has. A tensor that nobody claimed
   /// is an error too: something in the file would be ignored.
-  Result<std::unique_ptr<Model>> (*load)(const gguf::File& file);
+  Result<std::unique_ptr<Model>> (*load)(const WeightStore& store);
   /// A toy file of this architecture with seeded random weights, for the tests over all architectures.
   Result<std::vector<std::byte>> (*tiny)(uint64_t seed);
 };
 
 std::span<const ArchDef* const> architectures();
-/// Errors: unsupported, naming the architecture of the file and the known ones.
-Result<std::unique_ptr<Model>> load_model(const gguf::File& file);
+/// Who repacks the matrices, and whose layout they get.
+struct Repacking {
+  const kernels::KernelSet* kernels;
+  ThreadPool* pool;
+};
+/// Without `repacking` the matrices are read where the file has them.
+/// Errors: unsupported, naming the architecture of the file and the known ones; out_of_memory.
+Result<std::unique_ptr<Model>> load_model(const gguf::File& file, const Repacking* repacking = nullptr);
 
 /// Reserves, runs and commits a batch; on error no sequence has changed.
 /// Errors: out_of_memory from the pool.

@@ -17,7 +17,7 @@ std::vector<int64_t> without_trailing_ones(std::vector<int64_t> shape) {
 }  // namespace
 
 Result<const gguf::TensorInfo*> TensorBinder::claim(const std::string& name, const std::vector<int64_t>& shape) {
-  const gguf::TensorInfo* tensor = file_.find_tensor(name);
+  const gguf::TensorInfo* tensor = store_.file().find_tensor(name);
   if (tensor == nullptr)
     return Error{ErrorKind::corrupt,
                  fmt::format("tensor {} is missing; expected shape [{}]", name, fmt::join(shape, ", "))};
@@ -34,11 +34,15 @@ Result<const gguf::TensorInfo*> TensorBinder::claim(const std::string& name, con
 
 Result<ops::Weight> TensorBinder::stack(const std::string& name, int64_t n_in, int64_t n_out, int64_t n_stack) {
   SH_ASSIGN(const gguf::TensorInfo* tensor, claim(name, {n_in, n_out, n_stack}));
-  return ops::Weight{
-      .dtype = tensor->dtype, .data = tensor->data.data(), .n_in = n_in, .n_out = n_out, .n_stack = n_stack};
+  return store_.place(*tensor, n_in, n_out, n_stack);
 }
 
 Result<ops::Weight> TensorBinder::matrix(const std::string& name, int64_t n_in, int64_t n_out) {
+  SH_ASSIGN(const gguf::TensorInfo* tensor, claim(name, {n_in, n_out}));
+  return store_.place(*tensor, n_in, n_out, 1);
+}
+
+Result<ops::Weight> TensorBinder::table(const std::string& name, int64_t n_in, int64_t n_out) {
   SH_ASSIGN(const gguf::TensorInfo* tensor, claim(name, {n_in, n_out}));
   return ops::Weight{.dtype = tensor->dtype, .data = tensor->data.data(), .n_in = n_in, .n_out = n_out};
 }
@@ -67,7 +71,7 @@ Result<void> TensorBinder::finish() const {
   constexpr size_t kShown = 8;
   std::string names;
   size_t n_unclaimed = 0;
-  for (const gguf::TensorInfo& tensor : file_.tensors()) {
+  for (const gguf::TensorInfo& tensor : store_.file().tensors()) {
     if (claimed_.contains(tensor.name)) continue;
     if (++n_unclaimed <= kShown)
       names += fmt::format("{}{} {}", names.empty() ? "" : ", ", tensor.name, tensor.describe());

@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "gguf/gguf.h"
+#include "models/weight_store.h"
 #include "ops/ops.h"
 
 namespace sh::models {
@@ -25,10 +26,12 @@ inline const float* data_or_null(const Vector& v) {
 /// Errors: corrupt, naming the tensor, the shape that was wanted and what the file has.
 class TensorBinder {
  public:
-  explicit TensorBinder(const gguf::File& file) : file_(file) {}
+  explicit TensorBinder(WeightStore& store) : store_(store) {}
 
-  /// [n_in, n_out] in any format.
+  /// [n_in, n_out] in any format, to be multiplied.
   Result<ops::Weight> matrix(const std::string& name, int64_t n_in, int64_t n_out);
+  /// [n_in, n_out] in any format, whose rows are looked up only: it stays in the file.
+  Result<ops::Weight> table(const std::string& name, int64_t n_in, int64_t n_out);
   /// [n_in, n_out, n_stack] in any format.
   Result<ops::Weight> stack(const std::string& name, int64_t n_in, int64_t n_out, int64_t n_stack);
   /// [n] in f32, f16 or bf16.
@@ -37,13 +40,13 @@ class TensorBinder {
   Result<ops::Weight> optional_matrix(const std::string& name, int64_t n_in, int64_t n_out);
   Result<Vector> optional_vector(const std::string& name, int64_t n);
 
-  bool has(const std::string& name) const { return file_.find_tensor(name) != nullptr; }
+  bool has(const std::string& name) const { return store_.file().find_tensor(name) != nullptr; }
   /// Errors: unsupported, naming the tensors that nobody claimed: something in the file would be ignored.
   Result<void> finish() const;
 
  private:
   Result<const gguf::TensorInfo*> claim(const std::string& name, const std::vector<int64_t>& shape);
-  const gguf::File& file_;
+  WeightStore& store_;
   std::set<std::string> claimed_;
 };
 

@@ -33,12 +33,12 @@ void linear_many(OpContext& ctx, MatView<const float> x, std::span<const LinearO
   // One list of tasks over all products, so that a small one (k, v) does not leave cores idle.
   int64_t n_tasks = 0;
   for (const LinearOut& o : outs) {
-    const int64_t step = rows_per_task(*o.weight, x.rows);
+    const int64_t step = rows_per_task(ctx, *o.weight, x.rows);
     n_tasks += (o.weight->n_out + step - 1) / step;
   }
   ctx.pool->run(n_tasks, [&](int64_t task, int) {
     for (const LinearOut& o : outs) {
-      const int64_t step = rows_per_task(*o.weight, x.rows);
+      const int64_t step = rows_per_task(ctx, *o.weight, x.rows);
       const int64_t n_here = (o.weight->n_out + step - 1) / step;
       if (task >= n_here) {
         task -= n_here;

@@ -50,7 +50,7 @@ void multiply_experts(OpContext& ctx, const Grouping& g, const Activations& a, s
     for (int64_t e = 0; e < o.weight->n_stack; ++e) {
       const int64_t n = g.first[static_cast<size_t>(e) + 1] - g.first[static_cast<size_t>(e)];
       if (n == 0) continue;
-      const int64_t step = rows_per_task(*o.weight, n);
+      const int64_t step = rows_per_task(ctx, *o.weight, n);
       for (int64_t row = 0; row < o.weight->n_out; row += step)
         tasks.push_back({&o, e, row, std::min(o.weight->n_out, row + step)});
     }

@@ -14,19 +14,22 @@
 #include "gguf/gguf.h"
 #include "kernels/kernel_set.h"
 #include "kv/sequence_cache.h"
+#include "tensor/packed.h"
 
 namespace sh::ops {
 
-/// A weight matrix [n_out, n_in] in any format, or a stack of them (experts); a view into the model file.
+/// A weight matrix [n_out, n_in] in any format, or a stack of them (experts); a view into the model file or, packed,
+/// into memory in the layout of tensor/packed.h.
 struct Weight {
   DType dtype = DType::f32;
   const std::byte* data = nullptr;
   int64_t n_in = 0;
   int64_t n_out = 0;
   int64_t n_stack = 1;  // experts
+  bool is_packed = false;
   int64_t row_bytes() const { return sh::row_bytes(dtype, n_in); }
-  const std::byte* expert(int64_t index) const { return data + index * n_out * row_bytes(); }
-  int64_t n_bytes() const { return n_stack * n_out * row_bytes(); }
+  int64_t matrix_bytes() const { return is_packed ? packed_bytes(dtype, n_out, n_in) : n_out * row_bytes(); }
+  const std::byte* expert(int64_t index) const { return data + index * matrix_bytes(); }
   explicit operator bool() const { return data != nullptr; }
 };
 

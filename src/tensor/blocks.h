@@ -7,6 +7,7 @@
 
 #include <array>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 
 namespace sh {
@@ -135,6 +136,15 @@ struct BlockMXFP4 {
 static_assert(sizeof(BlockMXFP4) == 17);
 
 #pragma pack(pop)
+
+/// Where the sizeof(Block) % 4 bytes lie that are left when the rest of a block is taken as 4-byte words: its
+/// scale, at one of its ends. See tensor/packed.h.
+template <typename Block>
+inline constexpr int kOddBytesAt = 0;
+template <>
+inline constexpr int kOddBytesAt<BlockQ3_K> = offsetof(BlockQ3_K, d);
+template <>
+inline constexpr int kOddBytesAt<BlockQ6_K> = offsetof(BlockQ6_K, d);
 
 inline constexpr std::array<int8_t, 16> kIq4Values = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                       1,    13,   25,  38,  53,  69,  89,  113};

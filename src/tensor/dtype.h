@@ -42,6 +42,7 @@ struct TensorFormat {
   void (*dequantize)(const std::byte* blocks, int64_t n, float* out);
   /// x [n] -> blocks. The rounding is the format's plain one (no importance weights). Needs: as above.
   void (*quantize)(const float* x, int64_t n, std::byte* blocks);
+  int32_t odd_bytes_at = 0;  // kOddBytesAt of the block
 };
 
 /// All formats, ordered by file name.

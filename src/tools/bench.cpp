@@ -152,6 +152,7 @@ engine::EngineOptions engine_options(const BenchSetup& setup, const BenchOptions
   e.type_k = setup.type_k;
   e.type_v = setup.type_v;
   e.kernels = options.kernels;
+  e.repacks = options.repacks;
   int64_t n_longest = 0;
   for (const BenchTest& test : options.tests)
     n_longest = std::max(n_longest, test.n_depth + test.n_prompt + test.n_gen);
@@ -208,6 +209,7 @@ Result<BenchOptions> bench_options(const engine::ProgramParams& params) {
                        .n_repeats = params.bench.n_repeats,
                        .warms_up = params.bench.warms_up,
                        .measures_memory = params.bench.measures_memory,
+                       .repacks = params.engine.repacks,
                        .kernels = params.engine.kernels,
                        .compact_method = params.bench.compact_method,
                        .compact_ratio = params.engine.compact_ratio};

@@ -65,6 +65,7 @@ struct BenchOptions {
   int64_t n_repeats = 5;
   bool warms_up = true;
   bool measures_memory = true;
+  bool repacks = true;
   std::string kernels;
   std::string compact_method;  // "": none
   double compact_ratio = 4;

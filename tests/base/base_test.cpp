@@ -105,6 +105,24 @@ TEST(Npy, RoundTrip) {
   EXPECT_EQ(back->data, m.data);
 }
 
+TEST(MappedFile, ReleasedBytesComeBack) {
+  const std::string path = testing::TempDir() + "/released.bin";
+  const std::string content(100000, 'x');
+  ASSERT_TRUE(write_file(path, content).ok());
+  const MappedFile file = MappedFile::open(path).value();
+  const auto is_whole = [&] {
+    const auto bytes = file.bytes();
+    return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()) == content;
+  };
+  EXPECT_TRUE(is_whole());
+  file.release(file.bytes().subspan(10, 90000));
+  EXPECT_TRUE(is_whole());
+  // Bytes of another place stay as they are: dropping pages of the heap would make zeros of them.
+  std::vector<std::byte> other(1 << 20, std::byte{7});
+  file.release(other);
+  EXPECT_EQ(other, std::vector<std::byte>(1 << 20, std::byte{7}));
+}
+
 TEST(MappedFile, MissingFileIsNamed) {
   const auto file = MappedFile::open("/nonexistent/model.gguf");
   ASSERT_FALSE(file.ok());

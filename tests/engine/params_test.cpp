@@ -144,6 +144,15 @@ TEST(Flags, SlotsAreFourAndSharedUnlessAsked) {
   EXPECT_NE(parse_error(kServe, {"-np", "0"}).find("-np"), std::string::npos);
 }
 
+TEST(Flags, WeightsAreRepackedUnlessRefused) {
+  EXPECT_TRUE(parse(kServe, {}).engine.repacks);
+  EXPECT_FALSE(parse(kServe, {"--no-repack"}).engine.repacks);
+  EXPECT_FALSE(parse(kBench, {"-nr"}).engine.repacks);
+  EXPECT_TRUE(parse(kComplete, {"--no-repack", "--repack"}).engine.repacks);
+  const ScopedVariable off("LLAMA_ARG_REPACK", "0");
+  EXPECT_FALSE(parse(kServe, {}).engine.repacks);
+}
+
 TEST(Flags, KeysComeFromListAndFile) {
   const std::string path = testing::TempDir() + "/shorthand_keys.txt";
   ASSERT_TRUE(write_file(path, std::string("one\n\ntwo\r\n")).ok());

@@ -5,6 +5,7 @@
 #include "kernels/kernel_testing.h"
 #include "kernels/q8_row.h"
 #include "tensor/dtype.h"
+#include "tensor/packed.h"
 
 namespace sh::kernels {
 namespace {
@@ -44,20 +45,31 @@ struct Product {
   /// Columns [first, first + count) of rows [row_begin, row_end); what is not computed holds `untouched`.
   static constexpr float untouched = -777.0f;
   std::vector<float> run(int64_t row_begin, int64_t row_end, int64_t first, int64_t count) const {
+    return run(set.weight_kernel(format.dtype).matmul, weights.data(), row_begin, row_end, first, count);
+  }
+  std::vector<float> run(void (*matmul)(const MatmulArgs&), const std::byte* from, int64_t row_begin,
+                         int64_t row_end, int64_t first, int64_t count) const {
     const int64_t stride = n_rows + 3;
     std::vector<float> out(static_cast<size_t>(count * stride + 1), untouched);
-    set.weight_kernel(format.dtype)
-        .matmul({.weights = weights.data(),
-                 .weight_row_bytes = row_bytes(format.dtype, n_inner),
-                 .n_inner = n_inner,
-                 .row_begin = row_begin,
-                 .row_end = row_end,
-                 .activations = activations.data() + first * activation_row_bytes,
-                 .activation_row_bytes = activation_row_bytes,
-                 .n_cols = count,
-                 .out = out.data(),
-                 .out_stride = stride});
+    matmul({.weights = from,
+            .weight_row_bytes = row_bytes(format.dtype, n_inner),
+            .n_inner = n_inner,
+            .row_begin = row_begin,
+            .row_end = row_end,
+            .activations = activations.data() + first * activation_row_bytes,
+            .activation_row_bytes = activation_row_bytes,
+            .n_cols = count,
+            .out = out.data(),
+            .out_stride = stride});
     return out;
+  }
+  std::vector<std::byte> packed() const {
+    std::vector<std::byte> panels(static_cast<size_t>(packed_bytes(format.dtype, n_rows, n_inner)));
+    const int64_t bytes = row_bytes(format.dtype, n_inner);
+    for (int64_t row = 0; row < n_rows; row += kPackedRows)
+      pack_panel(format.dtype, weights.data() + row * bytes, std::min(kPackedRows, n_rows - row), n_inner,
+                 panels.data() + row * bytes);
+    return panels;
   }
 
   /// Compares with sums in double of the decoded weights and activations.
@@ -145,6 +157,49 @@ TEST_P(Matmul, AColumnHasTheSameBitsWhateverElseIsInTheCall) {
       }
     const auto one_row = product.run(20, 21, 6, 1);
     EXPECT_EQ(one_row[20], all[6 * stride + 20]) << format->name;
+  }
+}
+
+TEST_P(Matmul, PackedWeightsGiveTheSameBits) {
+  int n_compared = 0;
+  for (const TensorFormat* format : tensor_formats()) {
+    const auto matmul_packed = set().weight_kernel(format->dtype).matmul_packed;
+    if (matmul_packed == nullptr) continue;
+    for (const int64_t n_inner : {int64_t{format->block_elements}, int64_t{2304}})
+      for (const int64_t n_rows : {1, 31, 77}) {
+        const Product product(set(), *format, n_rows, n_inner, 14);
+        const std::vector<std::byte> panels = product.packed();
+        for (const int64_t count : {1, 2, 5, 14}) {
+          const auto expected = product.run(0, n_rows, 0, count);
+          const auto got = product.run(matmul_packed, panels.data(), 0, n_rows, 0, count);
+          EXPECT_EQ(0, std::memcmp(expected.data(), got.data(), got.size() * sizeof(float)))
+              << set().name << ' ' << format->name << ": " << n_rows << " x " << n_inner << " by " << count;
+          ++n_compared;
+        }
+      }
+  }
+  const bool is_generic = &set() == &generic_set();
+  EXPECT_EQ(n_compared, is_generic ? 0 : 13 * 2 * 3 * 4) << "every quantised format has a packed product";
+}
+
+TEST_P(Matmul, PackedProductsWriteOnlyTheRowsAsked) {
+  for (DType dtype : {DType::q8_0, DType::q4_k, DType::q6_k}) {
+    const auto matmul_packed = set().weight_kernel(dtype).matmul_packed;
+    if (matmul_packed == nullptr) continue;
+    const Product product(set(), tensor_format(dtype), 110, 512, 3);
+    const std::vector<std::byte> panels = product.packed();
+    const auto whole = product.run(0, 110, 0, 3);
+    for (const int64_t count : {1, 3})
+      for (auto [begin, end] :
+           {std::pair<int64_t, int64_t>{0, 0}, {32, 32}, {0, 5}, {32, 64}, {64, 101}, {96, 110}}) {
+        const auto part = product.run(matmul_packed, panels.data(), begin, end, 0, count);
+        for (size_t i = 0; i < part.size(); ++i) {
+          const int64_t row = static_cast<int64_t>(i) % 113;
+          const bool is_asked = i + 1 < part.size() && row >= begin && row < end;
+          EXPECT_EQ(part[i], is_asked ? whole[i] : Product::untouched)
+              << "rows " << begin << " to " << end << " at " << i;
+        }
+      }
   }
 }
 

@@ -39,9 +39,10 @@ inline std::vector<int32_t> random_ids(int64_t n, uint64_t seed, int64_t n_vocab
 /// A loaded model with a cache of its own and everything to step it.
 struct Runner {
   explicit Runner(const gguf::File& file, const kernels::KernelSet* set = kernels::kernel_sets().back(),
-                  int n_threads = 2, DType cache_type = DType::f32)
+                  int n_threads = 2, DType cache_type = DType::f32, bool repacks = true)
       : threads(n_threads) {
-    Result<std::unique_ptr<Model>> loaded = load_model(file);
+    const Repacking repacking{set, &threads};
+    Result<std::unique_ptr<Model>> loaded = load_model(file, repacks ? &repacking : nullptr);
     if (!loaded.ok()) ADD_FAILURE() << loaded.error().message;
     model = std::move(loaded).value();
     kv::KvLayout layout;

@@ -71,6 +71,26 @@ TEST(Linear, ManyProductsOfMixedFormatsEqualSingles) {
   }
 }
 
+TEST(Linear, PackedWeightsGiveTheSameBits) {
+  for (const kernels::KernelSet* set : supported_kernels())
+    for (const DType dtype : {DType::q8_0, DType::q4_0, DType::q4_k}) {
+      if (!reads_packed(*set, dtype)) continue;
+      // 2100 rows: tasks of several panels, and a last panel that is not full.
+      const OwnedWeight w(dtype, 256, 2100, 21);
+      const PackedWeight packed(w.weight);
+      for (const int64_t n : {1, 3, 33}) {
+        const Mat<float> x = random_mat(n, 256, 22), bias = random_mat(1, 2100, 23);
+        Context one(set, 1), three(set, 3);
+        Mat<float> expected(n, 2100), y(n, 2100);
+        linear(one.ctx, w.weight, x.view(), expected.view(), bias.row(0));
+        for (Context* c : {&one, &three}) {
+          linear(c->ctx, packed.weight, x.view(), y.view(), bias.row(0));
+          EXPECT_EQ(expected.data, y.data) << set->name << " " << tensor_format(dtype).name << " " << n;
+        }
+      }
+    }
+}
+
 TEST(Linear, ReadsAndWritesStridedViews) {
   Context c;
   const OwnedWeight w(DType::f32, 32, 8, 12);
@@ -102,6 +122,11 @@ TEST(Embed, GivesRowsOfTheTable) {
     embed(c.ctx, table.weight, ids, y.view());
     for (int64_t t = 0; t < 4; ++t)
       EXPECT_TRUE(std::equal(y.row(t), y.row(t) + 256, table.values.row(ids[static_cast<size_t>(t)]))) << t;
+    if (!can_pack(dtype)) continue;
+    const PackedWeight packed(table.weight);
+    Mat<float> again(4, 256);
+    embed(c.ctx, packed.weight, ids, again.view());
+    EXPECT_EQ(again.data, y.data) << tensor_format(dtype).name;
   }
 }
 

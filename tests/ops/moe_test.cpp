@@ -98,6 +98,35 @@ TEST(Moe, ThreadsAndCompanionsChangeNoBit) {
     }
 }
 
+TEST(Moe, PackedStacksGiveTheSameBits) {
+  for (const kernels::KernelSet* set : supported_kernels()) {
+    if (!reads_packed(*set, DType::q8_0)) continue;
+    // 40 rows an expert: its last panel is not full, and the next expert begins with a panel of its own.
+    constexpr int64_t kRows = 40;
+    const OwnedWeight gate(DType::q8_0, kEmbd, kFf, 11, kExperts), up(DType::q8_0, kEmbd, kFf, 12, kExperts),
+        down(DType::q8_0, kFf, kRows, 13, kExperts);
+    const PackedWeight packed_gate(gate.weight), packed_up(up.weight), packed_down(down.weight);
+    const Mat<float> x = random_mat(19, kEmbd, 14);
+    const Routing routing(19, 15);
+    Mat<float> expected(19, kRows), y(19, kRows);
+    Context c(set, 3);
+    MoeArgs args{.gate = &gate.weight,
+                 .up = &up.weight,
+                 .down = &down.weight,
+                 .x = x.view(),
+                 .expert_ids = routing.ids.view(),
+                 .expert_weights = routing.weights.view(),
+                 .y = expected.view()};
+    moe(c.ctx, args);
+    args.gate = &packed_gate.weight;
+    args.up = &packed_up.weight;
+    args.down = &packed_down.weight;
+    args.y = y.view();
+    moe(c.ctx, args);
+    EXPECT_EQ(expected.data, y.data) << set->name;
+  }
+}
+
 TEST(Moe, OutputMayBeTheInput) {
   const Experts e(DType::f32);
   const Mat<float> x = random_mat(7, kEmbd, 8);

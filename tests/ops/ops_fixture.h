@@ -40,6 +40,26 @@ struct OwnedWeight {
   Weight weight;
 };
 
+/// The same weight in the packed layout.
+struct PackedWeight {
+  explicit PackedWeight(const Weight& from) : weight(from) {
+    weight.is_packed = true;
+    bytes.resize(static_cast<size_t>(weight.n_stack * weight.matrix_bytes()));
+    for (int64_t e = 0; e < weight.n_stack; ++e)
+      for (int64_t row = 0; row < weight.n_out; row += kPackedRows)
+        pack_panel(weight.dtype, from.expert(e) + row * weight.row_bytes(),
+                   std::min(kPackedRows, weight.n_out - row), weight.n_in,
+                   bytes.data() + e * weight.matrix_bytes() + row * weight.row_bytes());
+    weight.data = bytes.data();
+  }
+  PackedWeight(const PackedWeight&) = delete;
+  std::vector<std::byte> bytes;
+  Weight weight;
+};
+inline bool reads_packed(const kernels::KernelSet& set, DType dtype) {
+  return set.weight_kernel(dtype).matmul_packed != nullptr;
+}
+
 inline std::vector<const kernels::KernelSet*> supported_kernels() {
   std::vector<const kernels::KernelSet*> sets;
   for (const kernels::KernelSet* set : kernels::kernel_sets())

@@ -112,6 +112,15 @@ inline I int_set1(int32_t x) {
 inline I int_load(const void* p) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(p));
 }
+inline I int_add(I a, I b) {
+  return _mm256_add_epi32(a, b);
+}
+inline I int_max(I a, I b) {
+  return _mm256_max_epi32(a, b);
+}
+inline F as_float(I bits) {
+  return _mm256_castsi256_ps(bits);
+}
 inline F to_float(I x) {
   return _mm256_cvtepi32_ps(x);
 }
@@ -191,6 +200,10 @@ inline __m128i load_words_n(const uint16_t* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) words[i] = p[i];
   return _mm_load_si128(reinterpret_cast<const __m128i*>(words));
 }
+inline I load_unsigned_bytes(const void* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+}
+
 inline F load_half(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }

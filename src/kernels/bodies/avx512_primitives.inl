@@ -110,6 +110,15 @@ inline I int_set1(int32_t x) {
 inline I int_load(const void* p) {
   return _mm512_loadu_si512(p);
 }
+inline I int_add(I a, I b) {
+  return _mm512_add_epi32(a, b);
+}
+inline I int_max(I a, I b) {
+  return _mm512_max_epi32(a, b);
+}
+inline F as_float(I bits) {
+  return _mm512_castsi512_ps(bits);
+}
 inline F to_float(I x) {
   return _mm512_cvtepi32_ps(x);
 }
@@ -178,6 +187,10 @@ inline void store_bytes(int8_t* p, I x) {
 }
 inline F load_signed_bytes(const int8_t* p) {
   return to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+
+inline I load_unsigned_bytes(const void* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
 
 inline F load_half(const uint16_t* p) {

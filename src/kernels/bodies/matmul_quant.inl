@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT
-// Products with quantised weights. A panel of kPanelRows rows by kQuantChunk codes is unpacked once and laid out
-// so that lanes are rows; then tiles of columns multiply it. A sum is exact (integers) within a group of the
-// format and adds the groups in order of k, so one column and many give the same bits, and no lane sums are
-// needed. Included inside a target region and namespace, after quant_formats.inl.
+// Products with quantised weights, from a file's blocks or packed (tensor/packed.h). A panel of kPanelRows rows by
+// kQuantChunk codes is unpacked once and laid out so that lanes are rows; then tiles of columns multiply it. One
+// column of packed weights multiplies them as they come. A sum is exact (integers) within a group of the format
+// and adds the groups in order of k, so one column and many give the same bits, and no lane sums are needed.
+// Included inside a target region and namespace, after quant_formats.inl.
 
 constexpr int64_t kQuantChunk = 512;  // with 32 rows: 16 KiB of codes, which stay in the first cache
 constexpr int64_t kMostGroups = kQuantChunk / 16;
-constexpr int64_t kMostPanels =
-    4;  // unpacked before many columns pass, so that these are fetched from memory less often
+// Panels unpacked before many columns pass, so that these are fetched from memory less often.
+constexpr int64_t kMostPanels = 4;
 constexpr int64_t kMostChunkBytes =
     kQuantChunk / 32 * static_cast<int64_t>(sizeof(BlockQ8_0));  // the largest of the formats
+
+constexpr int64_t kPackedAhead = 4096;  // bytes that one column, which waits for memory only, prefetches
 
 /// One unpacked stretch of weights.
 struct QuantPanel {
@@ -27,6 +30,14 @@ inline QuantPanel quant_panel(std::byte* memory, int64_t index) {
   return {codes, scales, scales + kMostGroups * kPanelRows};
 }
 
+/// Where block i of kLanes rows goes.
+template <typename Codes>
+inline PanelPart panel_part(const QuantPanel& panel, int64_t i, int64_t lane) {
+  constexpr int64_t kGroups = Codes::kElements / Codes::kGroup;
+  return {panel.codes + i * Codes::kElements * kPanelRows + lane * 4,
+          panel.scales + i * kGroups * kPanelRows + lane, panel.mins + i * kGroups * kPanelRows + lane};
+}
+
 /// Every cache line of n bytes.
 inline void prefetch_bytes(const std::byte* p, int64_t n) {
   const char* line = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(p) & ~uintptr_t{63});
@@ -39,11 +50,11 @@ template <typename Codes>
 void unpack_panel(const MatmulArgs& args, int64_t row, int64_t k, int64_t n, const QuantPanel& panel,
                   std::byte* spare) {
   constexpr int64_t kBlockBytes = sizeof(typename Codes::Block);
-  constexpr int64_t kGroups = Codes::kElements / Codes::kGroup;
   const int64_t n_blocks = n / Codes::kElements;
   const int64_t n_bytes = n_blocks * kBlockBytes;
   const int64_t first_byte = k / Codes::kElements * kBlockBytes;
-  BlockRows rows{args.weights + row * args.weight_row_bytes + first_byte, args.weight_row_bytes};
+  using Rows = BlockRows<typename Codes::Block>;
+  Rows rows{args.weights + row * args.weight_row_bytes + first_byte, args.weight_row_bytes};
   const int64_t n_rows = smaller(kPanelRows, args.row_end - row);
   if (n_rows < kPanelRows) {  // the lanes of missing rows repeat the last one; they are not stored
     for (int64_t r = 0; r < kPanelRows; ++r)
@@ -62,10 +73,27 @@ void unpack_panel(const MatmulArgs& args, int64_t row, int64_t k, int64_t n, con
     for (int64_t i = 0; i < n_blocks; ++i) {
       for (; n_asked * n_steps < (part * n_blocks + i + 1) * kPanelRows; ++n_asked)
         prefetch_bytes(next + n_asked * args.weight_row_bytes, n_bytes);
-      Codes::unpack(
-          {rows.first + lane * rows.stride + i * kBlockBytes, rows.stride},
-          {panel.codes + (i * Codes::kElements * kPanelRows + lane * 4),
-           panel.scales + i * kGroups * kPanelRows + lane, panel.mins + i * kGroups * kPanelRows + lane});
+      PanelPart to = panel_part<Codes>(panel, i, lane);
+      Codes::unpack(Rows{rows.first + lane * rows.stride + i * kBlockBytes, rows.stride}, to);
+    }
+  }
+}
+
+/// The same from a packed panel, whose missing rows are zeros.
+template <typename Codes>
+void unpack_packed_panel(const MatmulArgs& args, int64_t row, int64_t k, int64_t n, const QuantPanel& panel) {
+  using Block = typename Codes::Block;
+  constexpr int64_t kBlockBytes = kPackedRows * static_cast<int64_t>(sizeof(Block));
+  const int64_t first_lane = row % kPackedRows;
+  const std::byte* block =
+      args.weights + (row - first_lane) * args.weight_row_bytes + k / Codes::kElements * kBlockBytes;
+  const int64_t n_blocks = n / Codes::kElements;
+  for (int64_t i = 0; i < n_blocks; ++i, block += kBlockBytes) {
+    // The next chunk, a part for every block: without it 2 columns run at half the speed.
+    prefetch_bytes(block + n_blocks * kBlockBytes, kBlockBytes);
+    for (int64_t lane = 0; lane < kPanelRows; lane += kLanes) {
+      PanelPart to = panel_part<Codes>(panel, i, lane);
+      Codes::unpack(PackedBlock<Block>{block, first_lane + lane}, to);
     }
   }
 }
@@ -80,6 +108,11 @@ inline I dot_codes(I acc, I codes, I x) {
 
 /// out[c][lane] (+)= the panel's part of the sums of kColumns columns; `first_group` is where the panel lies in
 /// the rows of x.
+///
+/// Of 32 values a group 4 of 5 instructions that take the multipliers are dot products, so that 80 % of the peak
+/// is the limit; measured with 512 columns: 66 % (q8_0), 64 % (q4_K), 55 % (q6_K). Tried: starts shifted once a
+/// tile and scales copied side by side (60 %), prefetching the next tile's columns, chunks of 1024 (no
+/// difference).
 template <typename Codes, int kColumns>
 void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, const Q8Row* columns,
                 bool is_first, float* out, int64_t out_stride, int64_t n_rows) {
@@ -167,38 +200,145 @@ void quant_tile_of(int64_t n_columns, const QuantPanel& panel, int64_t first_gro
   }
 }
 
-/// All columns times the panels of rows [row, row_end), for codes k to k + n.
+/// All columns times the panels of rows [row, row_end), for codes k to k + n. A panel stays in the first cache
+/// while the columns pass.
 template <typename Codes>
 void multiply_panels(const MatmulArgs& args, int64_t row, int64_t row_end, int64_t k, int64_t n,
                      std::byte* scratch) {
-  for (int64_t c = 0; c < args.n_cols; c += kQuantColumns) {
-    const int64_t n_columns = smaller(kQuantColumns, args.n_cols - c);
-    Q8Row columns[kQuantColumns];
-    for (int64_t i = 0; i < n_columns; ++i)
-      columns[i] = Q8Row::at(args.activations + (c + i) * args.activation_row_bytes, args.n_inner);
-    for (int64_t r = row; r < row_end; r += kPanelRows)
-      quant_tile_of<Codes, kQuantColumns>(
-          n_columns, quant_panel(scratch, (r - row) / kPanelRows), k / Codes::kGroup, n / Codes::kGroup, columns,
-          k == 0, args.out + c * args.out_stride + r, args.out_stride, smaller(kPanelRows, row_end - r));
+  for (int64_t r = row; r < row_end; r += kPanelRows) {
+    const QuantPanel panel = quant_panel(scratch, (r - row) / kPanelRows);
+    // Tiles of about the same width: one of 1 or 2 columns at the end would have too few sums to hide the latency.
+    const int64_t n_tiles = (args.n_cols + kQuantColumns - 1) / kQuantColumns;
+    for (int64_t tile = 0; tile < n_tiles; ++tile) {
+      const int64_t c = tile * args.n_cols / n_tiles, n_columns = (tile + 1) * args.n_cols / n_tiles - c;
+      Q8Row columns[kQuantColumns];
+      for (int64_t i = 0; i < n_columns; ++i)
+        columns[i] = Q8Row::at(args.activations + (c + i) * args.activation_row_bytes, args.n_inner);
+      quant_tile_of<Codes, kQuantColumns>(n_columns, panel, k / Codes::kGroup, n / Codes::kGroup, columns, k == 0,
+                                          args.out + c * args.out_stride + r, args.out_stride,
+                                          smaller(kPanelRows, row_end - r));
+    }
   }
 }
 
-template <typename Codes>
-void matmul_quant(const MatmulArgs& args) {
-  std::byte* scratch = thread_scratch(kQuantScratch);
-  std::byte* spare = scratch + kMostPanels * kPanelBytes;
-  const bool is_memory_bound = args.n_cols <= kQuantColumns;
-  const int64_t block = kPanelRows * (is_memory_bound ? 1 : kMostPanels);
-  // Prefetching goes a chunk ahead; of the largest blocks one at a time is the better distance (Q6_K: 23 instead
-  // of 17 GB/s).
-  const int64_t chunk = is_memory_bound && sizeof(typename Codes::Block) > 128 ? 256 : kQuantChunk;
+/// unpack(r, k, n, panel) unpacks codes k to k + n of the panel that begins with row r.
+template <typename Codes, typename Unpack>
+inline void matmul_unpacked(const MatmulArgs& args, int64_t chunk, std::byte* scratch, Unpack unpack) {
+  const int64_t block = kPanelRows * (args.n_cols <= kQuantColumns ? 1 : kMostPanels);
   for (int64_t row = args.row_begin; row < args.row_end; row += block) {
     const int64_t row_end = smaller(row + block, args.row_end);
     for (int64_t k = 0; k == 0 || k < args.n_inner; k += chunk) {
       const int64_t n = smaller(chunk, args.n_inner - k);
       for (int64_t r = row; r < row_end; r += kPanelRows)
-        unpack_panel<Codes>(args, r, k, n, quant_panel(scratch, (r - row) / kPanelRows), spare);
+        unpack(r, k, n, quant_panel(scratch, (r - row) / kPanelRows));
       multiply_panels<Codes>(args, row, row_end, k, n, scratch);
     }
   }
+}
+
+/// Weights as a file has them.
+template <typename Codes>
+void matmul_quant(const MatmulArgs& args) {
+  std::byte* scratch = thread_scratch(kQuantScratch);
+  std::byte* spare = scratch + kMostPanels * kPanelBytes;
+  // Prefetching goes a chunk ahead; of the largest blocks one at a time is the better distance (Q6_K: 23 instead
+  // of 17 GB/s).
+  const bool is_memory_bound = args.n_cols <= kQuantColumns;
+  const int64_t chunk = is_memory_bound && sizeof(typename Codes::Block) > 128 ? 256 : kQuantChunk;
+  matmul_unpacked<Codes>(args, chunk, scratch, [&](int64_t row, int64_t k, int64_t n, const QuantPanel& panel) {
+    unpack_panel<Codes>(args, row, k, n, panel, spare);
+  });
+}
+
+/// Takes one block of kLanes rows from unpack() and multiplies it with one column as it comes: the codes never
+/// leave the registers. The same sums in the same order as quant_tile.
+template <typename Codes>
+struct OneColumn {
+  static constexpr int kGroup = Codes::kGroup, kGroups = Codes::kElements / kGroup;
+  const int8_t* x;  // the column's codes of this block
+  I dots[kGroups];
+  F scales[kGroups], mins[kGroups];
+
+  SH_INLINE OneColumn(const Q8Row& column, int64_t first_group) : x(column.q + first_group * kGroup) {
+#pragma GCC unroll 16
+    for (int g = 0; g < kGroups; ++g) {
+      dots[g] = int_set1(0);
+      if constexpr (Codes::kOffsetBits != kNoOffset)
+        dots[g] = shift_left<Codes::kOffsetBits>(int_set1(kGroup == 16 ? column.negative_sum_16[first_group + g]
+                                                                       : column.negative_sum[first_group + g]));
+    }
+  }
+  SH_INLINE void put_codes(int64_t word, I codes) {
+    int32_t four;
+    __builtin_memcpy(&four, x + 4 * word, 4);
+    I& dot = dots[word * 4 / kGroup];
+    dot = dot_codes<Codes>(dot, codes, int_set1(four));
+  }
+  SH_INLINE void put_scale(int64_t group, F scale) {
+    scales[group] = scale;
+  }
+  SH_INLINE void put_min(int64_t group, F min) {
+    mins[group] = min;
+  }
+
+  SH_INLINE F add_to(F sum, const Q8Row& column, int64_t first_group) const {
+#pragma GCC unroll 16
+    for (int g = 0; g < kGroups; ++g) {
+      const int64_t x_group = first_group + g;
+      sum = fma(to_float(dots[g]), mul(scales[g], set1(column.scale[x_group * kGroup / kQ8Group])), sum);
+      if constexpr (Codes::kHasMin)
+        sum = fma(mins[g], set1(kGroup == 16 ? column.scaled_sum_16[x_group] : column.scaled_sum[x_group]), sum);
+    }
+    return sum;
+  }
+};
+
+/// One column times packed weights, which stream from memory once.
+template <typename Codes>
+void multiply_packed_column(const MatmulArgs& args) {
+  using Block = typename Codes::Block;
+  constexpr int64_t kVectors = kPackedRows / kLanes;
+  constexpr int64_t kBlockBytes = kPackedRows * static_cast<int64_t>(sizeof(Block));
+  const Q8Row column = Q8Row::at(args.activations, args.n_inner);
+  const int64_t n_blocks = args.n_inner / Codes::kElements;
+  const std::byte* block = args.weights + args.row_begin * args.weight_row_bytes;
+  for (int64_t row = args.row_begin; row < args.row_end; row += kPackedRows) {
+    F sums[kVectors];
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kVectors; ++v) sums[v] = zero();
+    for (int64_t i = 0; i < n_blocks; ++i, block += kBlockBytes) {
+      prefetch_bytes(block + kPackedAhead, kBlockBytes);
+      const int64_t first_group = i * (Codes::kElements / Codes::kGroup);
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kVectors; ++v) {
+        OneColumn<Codes> part(column, first_group);
+        Codes::unpack(PackedBlock<Block>{block, v * kLanes}, part);
+        sums[v] = part.add_to(sums[v], column, first_group);
+      }
+    }
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const int64_t n = args.row_end - row - v * kLanes;
+      float* to = args.out + row + v * kLanes;
+      if (n >= kLanes)
+        store(to, sums[v]);
+      else if (n > 0)
+        store_n(to, sums[v], n);
+    }
+  }
+}
+
+template <typename Codes>
+void matmul_packed(const MatmulArgs& args) {
+  SH_CHECK(args.row_begin % kPackedRows == 0, "packed weights are multiplied by whole panels");
+  if (args.n_cols == 1) {
+    multiply_packed_column<Codes>(args);
+    return;
+  }
+  // Few columns wait for memory: prefetching a shorter stretch ahead is up to 1.6 times as fast for them.
+  const int64_t chunk = args.n_cols <= kQuantColumns ? kQuantChunk / 2 : kQuantChunk;
+  matmul_unpacked<Codes>(args, chunk, thread_scratch(kQuantScratch),
+                         [&](int64_t row, int64_t k, int64_t n, const QuantPanel& panel) {
+                           unpack_packed_panel<Codes>(args, row, k, n, panel);
+                         });
 }

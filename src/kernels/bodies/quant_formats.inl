@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Every quantised format as groups of small integers: w = scale · (code - 2^kOffsetBits) + min. unpack() takes one
-// block from each of kLanes rows. The packed bytes are turned first (lanes become rows), for a quarter to a whole
-// of the work of turning the codes; all bit fields of these formats lie so that the same shifts and masks then
-// give vectors of codes, 4 neighbours of a row in each lane. Codes of kWide formats fill the byte: they are
-// unsigned with offset 128 where the target's dot4 takes any byte, else signed. Included inside a target region
-// and namespace.
+// block from each of kLanes rows and puts codes, scales and mins where it is told. The bytes of a file's blocks
+// are turned first (lanes become rows; packed ones lie so), for a quarter to a whole of the work of turning the
+// codes; all bit fields of these formats lie so that the same shifts and masks then give vectors of codes, 4
+// neighbours of a row in each lane. Codes of kWide formats fill the byte: they are unsigned with offset 128 where
+// the target's dot4 takes any byte, else signed. Included inside a target region and namespace.
 
 constexpr int kNoOffset = -1;
 constexpr int kWideOffsetBits = kWideDot ? 7 : kNoOffset;
 constexpr uint8_t kWideFlip = kWideDot ? 0x80 : 0;
 constexpr int64_t kPanelRows = kQuantPanels * kLanes;
+static_assert(kPackedRows % kPanelRows == 0);
 
 /// Where a block's codes go: [elements / 4, kPanelRows, 4] bytes, scales and mins [groups, kPanelRows].
 struct PanelPart {
@@ -21,22 +22,58 @@ struct PanelPart {
   void put_min(int64_t group, F x) const { store(mins + group * kPanelRows, x); }
 };
 
-/// The same block of kLanes rows.
+/// The same block of kLanes rows, as a file has them.
+template <typename Block>
 struct BlockRows {
   const std::byte* first;
   int64_t stride;  // bytes from row to row
-  /// Words 0 to 3 of the 16 bytes at `offset` of every row.
-  void strip(int64_t offset, I (&words)[4]) const { load_strip(first + offset, stride, words); }
-  /// Words 0 to 7 of 32 bytes.
-  void strips(int64_t offset, I (&words)[8]) const {
-    I low[4], high[4];
-    strip(offset, low);
-    strip(offset + 16, high);
+  /// The words of every row from byte `at` on.
+  template <int kWords>
+  SH_INLINE void words(int64_t at, I (&out)[kWords]) const {
+    static_assert(kWords % 4 == 0, "rows are turned 16 bytes at a time");
+#pragma GCC unroll 2
+    for (int i = 0; i < kWords; i += 4) {
+      I four[4];
+      load_strip(first + at + 4 * i, stride, four);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      words[i] = low[i];
-      words[4 + i] = high[i];
+      for (int j = 0; j < 4; ++j) out[i + j] = four[j];
     }
+  }
+  /// The odd bytes of every row: a binary16 number, or one byte.
+  SH_INLINE F odd_half() const {
+    constexpr int64_t kAt = kOddBytesAt<Block>;
+    I four[4];  // the strip of 16 bytes that begins or ends with them
+    load_strip(first + (kAt == 0 ? 0 : kAt - 14), stride, four);
+    return low_halves(kAt == 0 ? four[0] : shift_right<16>(four[3]));
+  }
+  SH_INLINE I odd_byte() const {
+    int32_t bytes[kLanes];
+    for (int64_t r = 0; r < kLanes; ++r) bytes[r] = static_cast<int32_t>(first[r * stride + kOddBytesAt<Block>]);
+    return int_load(bytes);
+  }
+};
+
+/// The same from a packed panel, where they lie as the kernels want them.
+template <typename Block>
+struct PackedBlock {
+  static constexpr int64_t kOdd = sizeof(Block) % 4;
+  static constexpr int64_t kFirstWord = kOddBytesAt<Block> == 0 ? kOdd : 0;
+  const std::byte* block;  // of the panel
+  int64_t lane;            // the first of kLanes rows
+  template <int kWords>
+  SH_INLINE void words(int64_t at, I (&out)[kWords]) const {
+#pragma GCC unroll 8
+    for (int i = 0; i < kWords; ++i)
+      out[i] = int_load(block + (((at - kFirstWord) / 4 + i) * kPackedRows + lane) * 4);
+  }
+  const std::byte* odd() const {
+    return block + (static_cast<int64_t>(sizeof(Block)) - kOdd) * kPackedRows + lane * kOdd;
+  }
+  SH_INLINE F odd_half() const {
+    return load_half(reinterpret_cast<const uint16_t*>(odd()));
+  }
+  SH_INLINE I odd_byte() const {
+    return load_unsigned_bytes(odd());
   }
 };
 
@@ -60,8 +97,8 @@ inline F byte_of(I x) {
 }
 
 /// The nibbles of 16 packed bytes as 32 codes, through kMap.
-template <I (*kMap)(I)>
-inline void put_nibbles(const I (&packed)[4], const PanelPart& to, int64_t first_word) {
+template <I (*kMap)(I), typename To>
+SH_INLINE void put_nibbles(const I (&packed)[4], To& to, int64_t first_word) {
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     to.put_codes(first_word + i, kMap(bits<0, 15>(packed[i])));
@@ -82,11 +119,11 @@ struct CodesQ4_0 {
   using Block = BlockQ4_0;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = 3;
   static constexpr bool kHasMin = false, kWide = false;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
-    I head[4], packed[4];
-    rows.strip(0, head);
-    rows.strip(offsetof(Block, qs), packed);
-    to.put_scale(0, low_halves(head[0]));
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
+    I packed[4];
+    rows.words(offsetof(Block, qs), packed);
+    to.put_scale(0, rows.odd_half());
     put_nibbles<as_is>(packed, to, 0);
   }
 };
@@ -95,10 +132,11 @@ struct CodesQ4_1 {
   using Block = BlockQ4_1;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4], packed[4];
-    rows.strip(0, head);
-    rows.strip(offsetof(Block, qs), packed);
+    rows.words(0, head);
+    rows.words(offsetof(Block, qs), packed);
     to.put_scale(0, low_halves(head[0]));
     to.put_min(0, low_halves(shift_right<16>(head[0])));
     put_nibbles<as_is>(packed, to, 0);
@@ -113,7 +151,8 @@ inline I spread_fifth(I x) {
   return int_or(even, odd);
 }
 /// Nibbles topped by the 32 fifth bits, bit j for element j.
-inline void put_nibbles_and_fifth(const I (&packed)[4], I fifth, const PanelPart& to) {
+template <typename To>
+SH_INLINE void put_nibbles_and_fifth(const I (&packed)[4], I fifth, To& to) {
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i, fifth = shift_right<4>(fifth)) {
     const I high = shift_right<16>(fifth);
@@ -126,12 +165,13 @@ struct CodesQ5_0 {
   using Block = BlockQ5_0;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = 4;
   static constexpr bool kHasMin = false, kWide = false;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
-    I head[4], packed[4];
-    rows.strip(0, head);  // d, qh in bytes 2 to 5
-    rows.strip(offsetof(Block, qs), packed);
-    to.put_scale(0, low_halves(head[0]));
-    put_nibbles_and_fifth(packed, int_or(shift_right<16>(head[0]), shift_left<16>(head[1])), to);
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
+    I fifth[4], packed[4];
+    rows.words(offsetof(Block, qh), fifth);  // and qs behind it
+    rows.words(offsetof(Block, qs), packed);
+    to.put_scale(0, rows.odd_half());
+    put_nibbles_and_fifth(packed, fifth[0], to);
   }
 };
 
@@ -139,10 +179,11 @@ struct CodesQ5_1 {
   using Block = BlockQ5_1;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4], packed[4];
-    rows.strip(0, head);
-    rows.strip(offsetof(Block, qs), packed);
+    rows.words(0, head);
+    rows.words(offsetof(Block, qs), packed);
     to.put_scale(0, low_halves(head[0]));
     to.put_min(0, low_halves(shift_right<16>(head[0])));
     put_nibbles_and_fifth(packed, head[1], to);
@@ -153,11 +194,11 @@ struct CodesQ8_0 {
   using Block = BlockQ8_0;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
-    I head[4], codes[8];
-    rows.strip(0, head);
-    rows.strips(offsetof(Block, qs), codes);
-    to.put_scale(0, low_halves(head[0]));
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
+    I codes[8];
+    rows.words(offsetof(Block, qs), codes);
+    to.put_scale(0, rows.odd_half());
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) to.put_codes(i, int_xor(codes[i], all_bytes(kWideFlip)));
   }
@@ -167,11 +208,11 @@ struct CodesIQ4_NL {
   using Block = BlockIQ4_NL;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
-    I head[4], packed[4];
-    rows.strip(0, head);
-    rows.strip(offsetof(Block, qs), packed);
-    to.put_scale(0, low_halves(head[0]));
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
+    I packed[4];
+    rows.words(offsetof(Block, qs), packed);
+    to.put_scale(0, rows.odd_half());
     put_nibbles<iq4_value>(packed, to, 0);
   }
 };
@@ -180,12 +221,15 @@ struct CodesMXFP4 {
   using Block = BlockMXFP4;
   static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
     I packed[4];
-    rows.strip(offsetof(Block, qs), packed);
+    rows.words(offsetof(Block, qs), packed);
     put_nibbles<mxfp4_value>(packed, to, 0);
-    for (int64_t r = 0; r < kLanes; ++r)
-      to.scales[r] = mxfp4_scale(reinterpret_cast<const Block*>(rows.first + r * rows.stride)->e);
+    // Both forms of mxfp4_scale as integers: the larger one is the one that holds.
+    const I e = rows.odd_byte();
+    const I normal = shift_left<23>(int_add(e, int_set1(-1))), subnormal = shift_left<21>(int_add(e, int_set1(1)));
+    to.put_scale(0, as_float(int_max(normal, subnormal)));
   }
 };
 
@@ -193,18 +237,20 @@ struct CodesIQ4_XS {
   using Block = BlockIQ4_XS;
   static constexpr int kElements = 256, kGroup = 32, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4];
-    rows.strip(0, head);
+    rows.words(0, head);
     const F d = low_halves(head[0]);
     I high_bits = shift_right<16>(head[0]);
     I low_bits = head[1];
+#pragma GCC unroll 8
     for (int g = 0; g < 8; ++g, low_bits = shift_right<4>(low_bits), high_bits = shift_right<2>(high_bits)) {
       const I low = int_and(low_bits, int_set1(15));
       const I high = shift_left<4>(int_and(high_bits, int_set1(3)));
       to.put_scale(g, mul(d, sub(to_float(int_or(low, high)), set1(32.0f))));
       I packed[4];
-      rows.strip(static_cast<int64_t>(offsetof(Block, qs)) + 16 * g, packed);
+      rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 16 * g, packed);
       put_nibbles<iq4_value>(packed, to, 8 * g);
     }
   }
@@ -214,15 +260,17 @@ struct CodesQ2_K {
   using Block = BlockQ2_K;
   static constexpr int kElements = 256, kGroup = 16, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
-  template <int kByte>
-  static void put_group(I scale_bytes, F d, F dmin, int group, const PanelPart& to) {
+  template <int kByte, typename To>
+  static SH_INLINE void put_group(I scale_bytes, F d, F dmin, int group, To& to) {
     to.put_scale(group, mul(d, byte_of<kByte>(bits<0, 15>(scale_bytes))));
     to.put_min(group, mul(dmin, byte_of<kByte>(bits<4, 15>(scale_bytes))));
   }
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
+#pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       I packed[8];
-      rows.strips(static_cast<int64_t>(offsetof(Block, qs)) + 32 * half, packed);
+      rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 32 * half, packed);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
         to.put_codes(32 * half + i, bits<0, 3>(packed[i]));
@@ -232,8 +280,8 @@ struct CodesQ2_K {
       }
     }
     I scales[4], tail[4];
-    rows.strip(offsetof(Block, scales), scales);
-    rows.strip(static_cast<int64_t>(sizeof(Block)) - 16, tail);  // ends with d, dmin
+    rows.words(offsetof(Block, scales), scales);
+    rows.words(static_cast<int64_t>(sizeof(Block)) - 16, tail);  // ends with d, dmin
     const F d = low_halves(tail[3]);
     const F dmin = sub(zero(), low_halves(shift_right<16>(tail[3])));
 #pragma GCC unroll 4
@@ -247,7 +295,8 @@ struct CodesQ2_K {
 };
 
 /// The four bytes of `numbers` as scales of groups `first` to `first` + 3: d · (number - offset).
-inline void put_four_scales(I numbers, F d, float offset, int first, const PanelPart& to) {
+template <typename To>
+SH_INLINE void put_four_scales(I numbers, F d, float offset, int first, To& to) {
   to.put_scale(first, mul(d, sub(byte_of<0>(numbers), set1(offset))));
   to.put_scale(first + 1, mul(d, sub(byte_of<1>(numbers), set1(offset))));
   to.put_scale(first + 2, mul(d, sub(byte_of<2>(numbers), set1(offset))));
@@ -258,12 +307,14 @@ struct CodesQ3_K {
   using Block = BlockQ3_K;
   static constexpr int kElements = 256, kGroup = 16, kOffsetBits = 2;
   static constexpr bool kHasMin = false, kWide = false;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
     I mask[8];
-    rows.strips(offsetof(Block, hmask), mask);
+    rows.words(offsetof(Block, hmask), mask);
+#pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       I low[8];
-      rows.strips(static_cast<int64_t>(offsetof(Block, qs)) + 32 * half, low);
+      rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 32 * half, low);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
         to.put_codes(32 * half + i, int_or(bits<0, 3>(low[i]), bits_at<0, 1, 2>(mask[i])));
@@ -273,10 +324,9 @@ struct CodesQ3_K {
         mask[i] = shift_right<4>(mask[i]);
       }
     }
-    I packed[4], tail[4];
-    rows.strip(static_cast<int64_t>(offsetof(Block, scales)) - 4, packed);  // words 1 to 3 are the scales
-    rows.strip(static_cast<int64_t>(sizeof(Block)) - 16, tail);             // ends with d
-    const F d = low_halves(shift_right<16>(tail[3]));
+    I packed[4];
+    rows.words(static_cast<int64_t>(offsetof(Block, scales)) - 4, packed);  // words 1 to 3 are the scales
+    const F d = rows.odd_half();
     put_four_scales(int_or(bits<0, 15>(packed[1]), bits_at<0, 3, 4>(packed[3])), d, 32.0f, 0, to);
     put_four_scales(int_or(bits<0, 15>(packed[2]), bits_at<2, 3, 4>(packed[3])), d, 32.0f, 4, to);
     put_four_scales(int_or(bits<4, 15>(packed[1]), bits_at<4, 3, 4>(packed[3])), d, 32.0f, 8, to);
@@ -284,35 +334,45 @@ struct CodesQ3_K {
   }
 };
 
+/// The four bytes of `numbers` as mins of groups `first` to `first` + 3: dmin · number.
+template <typename To>
+SH_INLINE void put_four_mins(I numbers, F dmin, int first, To& to) {
+  to.put_min(first, mul(dmin, byte_of<0>(numbers)));
+  to.put_min(first + 1, mul(dmin, byte_of<1>(numbers)));
+  to.put_min(first + 2, mul(dmin, byte_of<2>(numbers)));
+  to.put_min(first + 3, mul(dmin, byte_of<3>(numbers)));
+}
+
 /// Scales and mins of Q4_K and Q5_K from the 16 bytes (d, dmin, 12 packed) at the head of a block.
-inline void put_k4_scales(const I (&head)[4], const PanelPart& to) {
+template <typename To>
+SH_INLINE void put_k4_scales(const I (&head)[4], To& to) {
   const F d = low_halves(head[0]);
-  PanelPart mins = to;  // the mins are written as scales are, to where mins go
-  mins.scales = to.mins;
   const F dmin = sub(zero(), low_halves(shift_right<16>(head[0])));
   put_four_scales(bits<0, 63>(head[1]), d, 0.0f, 0, to);
   put_four_scales(int_or(bits<0, 15>(head[3]), bits_at<6, 3, 4>(head[1])), d, 0.0f, 4, to);
-  put_four_scales(bits<0, 63>(head[2]), dmin, 0.0f, 0, mins);
-  put_four_scales(int_or(bits<4, 15>(head[3]), bits_at<6, 3, 4>(head[2])), dmin, 0.0f, 4, mins);
+  put_four_mins(bits<0, 63>(head[2]), dmin, 0, to);
+  put_four_mins(int_or(bits<4, 15>(head[3]), bits_at<6, 3, 4>(head[2])), dmin, 4, to);
 }
 
 struct CodesQ4_K {
   using Block = BlockQ4_K;
   static constexpr int kElements = 256, kGroup = 32, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4];
-    rows.strip(0, head);
-    put_k4_scales(head, to);
+    rows.words(0, head);
+#pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; ++quarter) {
       I packed[8];
-      rows.strips(static_cast<int64_t>(offsetof(Block, qs)) + 32 * quarter, packed);
+      rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 32 * quarter, packed);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
         to.put_codes(16 * quarter + i, bits<0, 15>(packed[i]));
         to.put_codes(16 * quarter + 8 + i, bits<4, 15>(packed[i]));
       }
     }
+    put_k4_scales(head, to);
   }
 };
 
@@ -320,14 +380,15 @@ struct CodesQ5_K {
   using Block = BlockQ5_K;
   static constexpr int kElements = 256, kGroup = 32, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4], fifth[8];
-    rows.strip(0, head);
-    put_k4_scales(head, to);
-    rows.strips(offsetof(Block, qh), fifth);
+    rows.words(0, head);
+    rows.words(offsetof(Block, qh), fifth);
+#pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; ++quarter) {
       I packed[8];
-      rows.strips(static_cast<int64_t>(offsetof(Block, qs)) + 32 * quarter, packed);
+      rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 32 * quarter, packed);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
         to.put_codes(16 * quarter + i, int_or(bits<0, 15>(packed[i]), bits_at<0, 1, 4>(fifth[i])));
@@ -335,6 +396,7 @@ struct CodesQ5_K {
         fifth[i] = shift_right<2>(fifth[i]);
       }
     }
+    put_k4_scales(head, to);
   }
 };
 
@@ -342,12 +404,14 @@ struct CodesQ6_K {
   using Block = BlockQ6_K;
   static constexpr int kElements = 256, kGroup = 16, kOffsetBits = 5;
   static constexpr bool kHasMin = false, kWide = false;
-  static void unpack(const BlockRows& rows, const PanelPart& to) {
+  template <typename Rows, typename To>
+  static SH_INLINE void unpack(const Rows& rows, To& to) {
+#pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       I first[8], second[8], high[8];
-      rows.strips(static_cast<int64_t>(offsetof(Block, ql)) + 64 * half, first);
-      rows.strips(static_cast<int64_t>(offsetof(Block, ql)) + 64 * half + 32, second);
-      rows.strips(static_cast<int64_t>(offsetof(Block, qh)) + 32 * half, high);
+      rows.words(static_cast<int64_t>(offsetof(Block, ql)) + 64 * half, first);
+      rows.words(static_cast<int64_t>(offsetof(Block, ql)) + 64 * half + 32, second);
+      rows.words(static_cast<int64_t>(offsetof(Block, qh)) + 32 * half, high);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
         to.put_codes(32 * half + i, int_or(bits<0, 15>(first[i]), bits_at<0, 3, 4>(high[i])));
@@ -356,10 +420,9 @@ struct CodesQ6_K {
         to.put_codes(32 * half + 24 + i, int_or(bits<4, 15>(second[i]), bits_at<6, 3, 4>(high[i])));
       }
     }
-    I scales[4], tail[4];
-    rows.strip(offsetof(Block, scales), scales);
-    rows.strip(static_cast<int64_t>(sizeof(Block)) - 16, tail);  // ends with d
-    const F d = low_halves(shift_right<16>(tail[3]));
+    I scales[4];
+    rows.words(offsetof(Block, scales), scales);
+    const F d = rows.odd_half();
     // Signed bytes: with the sign bit flipped they are 128 more.
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) put_four_scales(int_xor(scales[i], all_bytes(0x80)), d, 128.0f, 4 * i, to);

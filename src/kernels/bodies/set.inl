@@ -4,7 +4,7 @@
 template <typename Weight>
 constexpr WeightKernel float_kernel{ActivationForm::f32, matmul_float<Weight>};
 template <typename Codes>
-constexpr WeightKernel quant_kernel{ActivationForm::q8, matmul_quant<Codes>};
+constexpr WeightKernel quant_kernel{ActivationForm::q8, matmul_quant<Codes>, matmul_packed<Codes>};
 
 WeightKernel weight_kernel(DType dtype) {
   switch (dtype) {

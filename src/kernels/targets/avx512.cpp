@@ -9,6 +9,7 @@
 #include "kernels/scratch.h"
 #include "kernels/target_region.h"
 #include "tensor/blocks.h"
+#include "tensor/packed.h"
 
 namespace sh::kernels {
 

@@ -23,10 +23,10 @@ struct LlamaLayer {
 
 class LlamaModel final : public Model {
  public:
-  explicit LlamaModel(const gguf::File& file) : file_(file) {}
+  explicit LlamaModel(const WeightStore& store) : store_(store) {}
 
   Result<void> bind() {
-    Hyperparams hyper(file_, "llama");
+    Hyperparams hyper(store_.file(), "llama");
     SH_ASSIGN(config_, read_decoder_config(hyper, ops::RopeConfig::Pairs::adjacent));
     SH_ASSIGN(const int64_t n_expert, hyper.int_or("expert_count", 0, 0, 4096));
     SH_ASSIGN(const int64_t n_used, hyper.int_or("expert_used_count", 0, n_expert > 0 ? 1 : 0, n_expert));
@@ -34,10 +34,9 @@ class LlamaModel final : public Model {
       return Error{ErrorKind::corrupt, "key llama.expert_used_count is missing: the model has experts"};
     SH_RETURN_IF_ERROR(hyper.finish());
 
-    TensorBinder binder(file_);
-    SH_ASSIGN(token_embd_, binder.matrix("token_embd.weight", config_.n_embd, config_.n_vocab));
+    TensorBinder binder(store_);
+    SH_ASSIGN(embeddings_, bind_embeddings(binder, config_));
     SH_ASSIGN(output_norm_, binder.vector("output_norm.weight", config_.n_embd));
-    SH_ASSIGN(output_, bind_output(binder, token_embd_));
     SH_ASSIGN(config_.rope.divisors, binder.optional_vector("rope_freqs.weight", config_.rope.n_dims / 2));
     for (const float divisor : config_.rope.divisors)
       if (!(divisor > 0.0f) || std::isinf(divisor))
@@ -58,7 +57,7 @@ class LlamaModel final : public Model {
       layers_.push_back(std::move(l));
     }
     SH_RETURN_IF_ERROR(binder.finish());
-    info_ = describe_model(file_, config_);
+    info_ = describe_model(store_.file(), config_);
     return {};
   }
 
@@ -74,7 +73,7 @@ class LlamaModel final : public Model {
                ops::AttentionTap* tap) const override {
     Workspace ws(config_, static_cast<int64_t>(batch.ids.size()));
     const ops::RopeTable angles = ops::rope_table(config_.rope, batch.pos);
-    ops::embed(ctx, token_embd_, batch.ids, ws.x.view());
+    ops::embed(ctx, embeddings_.tokens, batch.ids, ws.x.view());
     for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
       const LlamaLayer& l = layers_[static_cast<size_t>(layer)];
       ops::rms_norm(ctx, ws.x.view(), l.attn_norm.data(), config_.rms_eps, ws.h.view());
@@ -86,20 +85,20 @@ class LlamaModel final : public Model {
       if (l.ffn) gated_ffn(ctx, *l.ffn, ws);
       ops::add(ctx, ws.h.view(), ws.x.view());
     }
-    output_logits(ctx, batch, ws.x, output_norm_, config_.rms_eps, output_, logits);
+    output_logits(ctx, batch, ws.x, output_norm_, config_.rms_eps, embeddings_.output, logits);
   }
 
  private:
-  gguf::File file_;  // keeps the mapping that the weights point into
+  WeightStore store_;  // keeps the memory that the weights point into
   ModelInfo info_;
   DecoderConfig config_;
-  ops::Weight token_embd_, output_;
+  EmbeddingWeights embeddings_;
   Vector output_norm_;
   std::vector<LlamaLayer> layers_;
 };
 
-Result<std::unique_ptr<Model>> load(const gguf::File& file) {
-  auto model = std::make_unique<LlamaModel>(file);
+Result<std::unique_ptr<Model>> load(const WeightStore& store) {
+  auto model = std::make_unique<LlamaModel>(store);
   SH_RETURN_IF_ERROR(model->bind());
   return std::unique_ptr<Model>(std::move(model));
 }

@@ -16,17 +16,16 @@ struct Qwen3Layer {
 
 class Qwen3Model final : public Model {
  public:
-  explicit Qwen3Model(const gguf::File& file) : file_(file) {}
+  explicit Qwen3Model(const WeightStore& store) : store_(store) {}
 
   Result<void> bind() {
-    Hyperparams hyper(file_, "qwen3");
+    Hyperparams hyper(store_.file(), "qwen3");
     SH_ASSIGN(config_, read_decoder_config(hyper, ops::RopeConfig::Pairs::halves));
     SH_RETURN_IF_ERROR(hyper.finish());
 
-    TensorBinder binder(file_);
-    SH_ASSIGN(token_embd_, binder.matrix("token_embd.weight", config_.n_embd, config_.n_vocab));
+    TensorBinder binder(store_);
+    SH_ASSIGN(embeddings_, bind_embeddings(binder, config_));
     SH_ASSIGN(output_norm_, binder.vector("output_norm.weight", config_.n_embd));
-    SH_ASSIGN(output_, bind_output(binder, token_embd_));
     for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
       Qwen3Layer l;
       SH_ASSIGN(l.attn_norm, binder.vector(block_name(layer, "attn_norm.weight"), config_.n_embd));
@@ -38,7 +37,7 @@ class Qwen3Model final : public Model {
       layers_.push_back(std::move(l));
     }
     SH_RETURN_IF_ERROR(binder.finish());
-    info_ = describe_model(file_, config_);
+    info_ = describe_model(store_.file(), config_);
     return {};
   }
 
@@ -54,7 +53,7 @@ class Qwen3Model final : public Model {
                ops::AttentionTap* tap) const override {
     Workspace ws(config_, static_cast<int64_t>(batch.ids.size()));
     const ops::RopeTable angles = ops::rope_table(config_.rope, batch.pos);
-    ops::embed(ctx, token_embd_, batch.ids, ws.x.view());
+    ops::embed(ctx, embeddings_.tokens, batch.ids, ws.x.view());
     for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
       const Qwen3Layer& l = layers_[static_cast<size_t>(layer)];
       ops::rms_norm(ctx, ws.x.view(), l.attn_norm.data(), config_.rms_eps, ws.h.view());
@@ -65,20 +64,20 @@ class Qwen3Model final : public Model {
       gated_ffn(ctx, l.ffn, ws);
       ops::add(ctx, ws.h.view(), ws.x.view());
     }
-    output_logits(ctx, batch, ws.x, output_norm_, config_.rms_eps, output_, logits);
+    output_logits(ctx, batch, ws.x, output_norm_, config_.rms_eps, embeddings_.output, logits);
   }
 
  private:
-  gguf::File file_;  // keeps the mapping that the weights point into
+  WeightStore store_;  // keeps the memory that the weights point into
   ModelInfo info_;
   DecoderConfig config_;
-  ops::Weight token_embd_, output_;
+  EmbeddingWeights embeddings_;
   Vector output_norm_;
   std::vector<Qwen3Layer> layers_;
 };
 
-Result<std::unique_ptr<Model>> load(const gguf::File& file) {
-  auto model = std::make_unique<Qwen3Model>(file);
+Result<std::unique_ptr<Model>> load(const WeightStore& store) {
+  auto model = std::make_unique<Qwen3Model>(store);
   SH_RETURN_IF_ERROR(model->bind());
   return std::unique_ptr<Model>(std::move(model));
 }

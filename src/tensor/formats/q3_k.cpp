@@ -44,6 +44,7 @@ void quantize(const float* x, int64_t n, std::byte* blocks) {
 }  // namespace
 
 extern const TensorFormat formats_q3_k;
-const TensorFormat formats_q3_k = {DType::q3_k, "q3_K", kSuperBlock, sizeof(BlockQ3_K), dequantize, quantize};
+const TensorFormat formats_q3_k = {
+    DType::q3_k,  "q3_K",   kSuperBlock, sizeof(BlockQ3_K), dequantize, quantize, kOddBytesAt<BlockQ3_K>};
 
 }  // namespace sh

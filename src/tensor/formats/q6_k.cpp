@@ -48,6 +48,7 @@ void quantize(const float* x, int64_t n, std::byte* blocks) {
 }  // namespace
 
 extern const TensorFormat formats_q6_k;
-const TensorFormat formats_q6_k = {DType::q6_k, "q6_K", kSuperBlock, sizeof(BlockQ6_K), dequantize, quantize};
+const TensorFormat formats_q6_k = {
+    DType::q6_k,  "q6_K",   kSuperBlock, sizeof(BlockQ6_K), dequantize, quantize, kOddBytesAt<BlockQ6_K>};
 
 }  // namespace sh
