@@ -14,7 +14,7 @@ const CompactionMethod methods_omp = {
     .selection = Selection::omp,
     .fit = Fit::both,
     .budget = BudgetPolicy::global,
-    .reread_fraction = 0.025,
+    .reread_fraction = 0.02,
     .n_sinks = 4,
     .n_recent = 4,
 };
