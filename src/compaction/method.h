@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -63,6 +64,14 @@ struct CompactionMethod {
   BudgetPolicy budget;
   Schedule schedule = Schedule::one_shot;
   double reread_fraction = 1.0;  // of the text that prefill and repeat_prefill read, in evenly spread pieces
+  // > 0: tokens of it at most. Rows and queries that both grow with the text make a score's cost grow with its
+  // square: at 16K tokens scoring took five times as long as at 8K.
+  int64_t max_reread_tokens = 0;
+  /// Of a text of so many tokens.
+  double fraction_to_read(int64_t n_text) const {
+    if (max_reread_tokens == 0 || n_text <= 0) return reread_fraction;
+    return std::min(reread_fraction, static_cast<double>(max_reread_tokens) / static_cast<double>(n_text));
+  }
   int32_t score_pool = 0;        // > 1: scores are averaged over so many neighbouring rows
   int32_t n_sinks = 4;   // rows at the start of a sequence that the engine leaves out of the region
   int32_t n_recent = 4;  // rows at the end of the range, likewise

@@ -36,6 +36,7 @@ class Gatherer {
     const auto wants = [&](QuerySource source) { return method_.queries.has(source); };
     QuerySources used = wants(QuerySource::cache_keys) ? QuerySource::cache_keys : QuerySource::none;
     bool repeats = wants(QuerySource::repeat_prefill);
+    const double fraction = method_.fraction_to_read(std::ssize(ids_));
     if (wants(QuerySource::recent)) {
       const Pos begin = std::max(compacted, Pos(std::max<int64_t>(0, end.value - request_.n_recent_queries)));
       // Right after a compaction nothing is live that could be read again.
@@ -50,7 +51,7 @@ class Gatherer {
         sets_.push_back(captured->take());
         used = used | QuerySource::prefill;
       } else if (compacted == Pos(0)) {
-        SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, Pos(0), end, method_.reread_fraction, context_,
+        SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, Pos(0), end, fraction, context_,
                                       &out_.study)));
         used = used | QuerySource::prefill;
       } else {
@@ -58,7 +59,7 @@ class Gatherer {
       }
     }
     if (repeats) {
-      SH_RETURN_IF_ERROR(add(repeat_prefill(executor_, sequence_, ids_, method_.reread_fraction, context_,
+      SH_RETURN_IF_ERROR(add(repeat_prefill(executor_, sequence_, ids_, fraction, context_,
                                             &out_.replay, &out_.study)));
       used = used | QuerySource::repeat_prefill;
     }

@@ -71,7 +71,10 @@ Result<CompactionMethod> method_of(const CompactionRequest& request) {
   if (request.fit) method.fit = *request.fit;
   if (request.budget) method.budget = *request.budget;
   if (request.schedule) method.schedule = *request.schedule;
-  if (request.reread_fraction) method.reread_fraction = *request.reread_fraction;
+  if (request.reread_fraction) {
+    method.reread_fraction = *request.reread_fraction;
+    method.max_reread_tokens = 0;
+  }
   return method;
 }
 

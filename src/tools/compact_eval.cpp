@@ -57,8 +57,8 @@ class ItemLines {
 /// Queries of one source and study serve all ratios, and all methods that differ in nothing of this.
 std::string gathering_key(const compaction::CompactionMethod& method, const CompactionRequest& request) {
   const engine::SelfStudyOptions& study = request.self_study;
-  return fmt::format("{}/{}/{}/{}/{}/{}/{}/{}/{}/{}/{}/{}", compaction::name_of(method.queries),
-                     method.reread_fraction, request.n_recent_queries, study.n_conversations,
+  return fmt::format("{}/{}/{}/{}/{}/{}/{}/{}/{}/{}/{}/{}/{}", compaction::name_of(method.queries),
+                     method.reread_fraction, method.max_reread_tokens, request.n_recent_queries, study.n_conversations,
                      study.round_conversations, study.max_question_tokens, study.max_answer_tokens,
                      study.temperature, study.time_limit_seconds, study.coverage_tolerance, study.coverage_rows,
                      study.uses_prompts);

@@ -66,6 +66,21 @@ TEST(RepeatPrefill, ASampleIsAShareInEvenPieces) {
   EXPECT_EQ(lengths(100 / n), (std::vector<int64_t>{34, 34, 34}));
 }
 
+// Rows and queries that both grew with the text would make a compaction's cost grow with its square.
+TEST(RepeatPrefill, PresetsThatSampleReadNoMoreOfALongText) {
+  for (const char* name : {"select", "solver", "omp"}) {
+    SCOPED_TRACE(name);
+    const compaction::CompactionMethod method = method_of({.method = name}).value();
+    const auto n = [&](int64_t n_text) { return method.fraction_to_read(n_text) * static_cast<double>(n_text); };
+    EXPECT_LT(n(1024), n(4096));
+    EXPECT_NEAR(n(16384), n(131072), 1e-6);
+    // A share that is asked for is the share that is read.
+    const auto asked = method_of({.method = name, .reread_fraction = 0.5}).value();
+    EXPECT_EQ(asked.fraction_to_read(131072), 0.5);
+  }
+  EXPECT_EQ(method_of({.method = "kvzip"}).value().fraction_to_read(131072), 1.0);
+}
+
 /// What a gathering gave, under different batches, threads and room.
 class RepeatPrefillBatches : public ::testing::Test {
  protected:

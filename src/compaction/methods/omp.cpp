@@ -15,6 +15,7 @@ const CompactionMethod methods_omp = {
     .fit = Fit::both,
     .budget = BudgetPolicy::global,
     .reread_fraction = 0.02,
+    .max_reread_tokens = 160,
     .n_sinks = 4,
     .n_recent = 4,
 };

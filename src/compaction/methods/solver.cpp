@@ -15,6 +15,7 @@ const CompactionMethod methods_solver = {
     .fit = Fit::both,
     .budget = BudgetPolicy::global,
     .reread_fraction = 0.005,
+    .max_reread_tokens = 48,
     .n_sinks = 4,
     .n_recent = 4,
 };
