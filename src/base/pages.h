@@ -10,5 +10,8 @@ namespace sh {
 /// (MADV_POPULATE_WRITE). Where the system cannot (Linux before 5.14, memory is short) nothing happens, and the
 /// first touch commits.
 void commit_pages(const void* begin, size_t n_bytes);
+/// Lets the pages that lie wholly in the range go (MADV_DONTNEED): those of a file come back when they are read,
+/// others as zeros.
+void drop_pages(const void* begin, size_t n_bytes);
 
 }  // namespace sh

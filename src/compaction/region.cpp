@@ -9,7 +9,6 @@
 #include <limits>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "base/rng.h"
 
@@ -30,8 +29,8 @@ bool all_usable(const float* x, int64_t n) {
   return n_unusable == 0;
 }
 
-// At most one: what a thread keeps when nothing is solved.
-thread_local std::vector<AlignedBuffer<float>> spare_buffers;
+// What a thread keeps when nothing is solved.
+thread_local AlignedBuffer<float> spare_buffer;
 
 bool is_query_finite(const HeadProblem& problem, int64_t query) {
   if (!all_usable(problem.queries.row(query), problem.queries.cols)) return false;
@@ -106,16 +105,12 @@ bool has_nonfinite_query(const HeadProblem& problem) {
   return false;
 }
 
-RegionSoftmax::Lease::Lease(size_t n) {
-  if (!spare_buffers.empty()) {
-    buffer_ = std::move(spare_buffers.back());
-    spare_buffers.pop_back();
-  }
+RegionSoftmax::Lease::Lease(size_t n) : buffer_(std::exchange(spare_buffer, {})) {
   buffer_.grow(n);
 }
 
 RegionSoftmax::Lease::~Lease() {
-  if (spare_buffers.empty()) spare_buffers.push_back(std::move(buffer_));
+  spare_buffer = std::move(buffer_);
 }
 
 RegionSoftmax::RegionSoftmax(const HeadProblem& problem, const kernels::KernelSet& kernels)

@@ -75,7 +75,7 @@ class Compaction {
   void progress(const char* stage, double fraction) const {
     if (on_progress_) on_progress_(stage, fraction);
   }
-  compaction::SolveContext solve_context() const {
+  compaction::SolveContext solve_context() {
     return {&executor_.thread_pool(), &executor_.kernels(), cancel_,
             [this](double fraction) { progress("solve", fraction); }, &storage_};
   }
@@ -189,19 +189,17 @@ class Compaction {
   }
 
   /// The heads of a layer, from the plan of its first on. Replaces `rows`.
-  void assemble_layer(size_t first_plan, std::vector<HeadRows>& rows) const {
-    const int32_t layer = plans_[first_plan].layer;
-    rows.resize(static_cast<size_t>(engine_.kv_layout().layers[static_cast<size_t>(layer)].n_heads));
-    executor_.thread_pool().run(std::ssize(rows), [&](int64_t head, int) {
-      const size_t i = first_plan + static_cast<size_t>(head);
-      assemble(engine_, sequence_, plans_[i], heads_[i], rows[static_cast<size_t>(head)]);
-    });
+  void assemble_from(size_t first_plan, std::vector<HeadRows>& rows) const {
+    const auto layer = static_cast<size_t>(plans_[first_plan].layer);
+    const auto n = static_cast<size_t>(engine_.kv_layout().layers[layer].n_heads);
+    assemble_layer(engine_, executor_.thread_pool(), sequence_, std::span(plans_).subspan(first_plan, n),
+                   std::span(heads_).subspan(first_plan, n), rows);
   }
   std::vector<std::vector<HeadRows>> assemble_all() const {
     const auto& layers = engine_.kv_layout().layers;
     std::vector<std::vector<HeadRows>> rows(layers.size());
     for (size_t i = 0; i < plans_.size(); i += rows[static_cast<size_t>(plans_[i].layer)].size())
-      assemble_layer(i, rows[static_cast<size_t>(plans_[i].layer)]);
+      assemble_from(i, rows[static_cast<size_t>(plans_[i].layer)]);
     for (size_t l = 0; l < layers.size(); ++l)
       while (std::ssize(rows[l]) < layers[l].n_heads)
         rows[l].push_back(sequence_.copy_head(static_cast<int32_t>(l), static_cast<int32_t>(rows[l].size())));
@@ -213,7 +211,7 @@ class Compaction {
     SequenceCache compacted = sequence_.fork();
     std::vector<HeadRows> rows;
     for (size_t i = 0; i < plans_.size(); i += rows.size()) {
-      assemble_layer(i, rows);
+      assemble_from(i, rows);
       SH_RETURN_IF_ERROR(compacted.replace_layer(plans_[i].layer, rows));
     }
     SH_RETURN_IF_ERROR(compacted.mark_compacted(compacted_end()));
@@ -417,7 +415,7 @@ class Compaction {
   std::optional<ReplayReference> own_reference_;
   const ReplayReference* reference_ = nullptr;  // own, or that of the queries
   VerdictScale scale_;
-  mutable std::vector<compaction::HeadStorage> storage_;
+  std::vector<compaction::HeadStorage> storage_;
   std::vector<CompactHead> heads_;
   std::optional<SequenceCache> candidate_;
   ReplayCheck check_;

@@ -108,11 +108,9 @@ class LayerwiseTap final : public ops::AttentionTap {
     }
     SH_ASSIGN(std::vector<CompactHead> solved,
               compaction::fit_heads(method_, problems, scores, {}, rows, options_, context_));
-    std::vector<kv::HeadRows> layer_rows(n);
-    for (size_t i = 0; i < n; ++i) {
-      assemble(executor_.engine(), *input_.sequence, plans[i], solved[i], layer_rows[i]);
-      heads_[first + i] = std::move(solved[i]);
-    }
+    std::vector<kv::HeadRows> layer_rows;
+    assemble_layer(executor_.engine(), executor_.thread_pool(), *input_.sequence, plans, solved, layer_rows);
+    std::move(solved.begin(), solved.end(), heads_.begin() + static_cast<std::ptrdiff_t>(first));
     SH_RETURN_IF_ERROR(compacted_.replace_layer(layer, layer_rows));
     for (SequenceCache& conversation : conversations_)
       SH_RETURN_IF_ERROR(conversation.splice_layer(layer, compacted_, input_.sequence->next_pos()));

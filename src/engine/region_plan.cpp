@@ -209,6 +209,9 @@ HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int3
   return problem;
 }
 
+namespace {
+
+/// One head of assemble_layer().
 void assemble(const Engine& engine, const SequenceCache& sequence, const HeadPlan& plan,
               const CompactHead& compact, HeadRows& rows) {
   const kv::KvLayout& layout = engine.kv_layout();
@@ -244,6 +247,18 @@ void assemble(const Engine& engine, const SequenceCache& sequence, const HeadPla
     }
     first += entry.n_rows;
   }
+}
+
+}  // namespace
+
+void assemble_layer(const Engine& engine, ThreadPool& pool, const SequenceCache& sequence,
+                    std::span<const HeadPlan> plans, std::span<const CompactHead> compact,
+                    std::vector<HeadRows>& rows) {
+  rows.resize(plans.size());
+  pool.run(std::ssize(plans), [&](int64_t head, int) {
+    const auto i = static_cast<size_t>(head);
+    assemble(engine, sequence, plans[i], compact[i], rows[i]);
+  });
 }
 
 namespace {

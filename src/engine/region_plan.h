@@ -82,9 +82,11 @@ std::string profile_key(const Engine& engine);
 compaction::BudgetLimits limits_of(const Engine& engine, const kv::SequenceCache& sequence,
                                    std::span<const HeadPlan> plans, const CompactionRequest& request);
 
-/// The head after the compaction: fixed rows and kept keys are copied bit for bit, fitted values are encoded anew.
-/// Replaces `rows`, whose memory is used again.
-void assemble(const Engine& engine, const kv::SequenceCache& sequence, const HeadPlan& plan,
-              const compaction::CompactHead& compact, kv::HeadRows& rows);
+/// A layer's heads after the compaction: fixed rows and kept keys are copied bit for bit, fitted values are
+/// encoded anew. Replaces `rows`, whose memory is used again. Shapes: one plan and one compact head for each of
+/// its heads.
+void assemble_layer(const Engine& engine, ThreadPool& pool, const kv::SequenceCache& sequence,
+                    std::span<const HeadPlan> plans, std::span<const compaction::CompactHead> compact,
+                    std::vector<kv::HeadRows>& rows);
 
 }  // namespace sh::engine

@@ -119,7 +119,7 @@ HeadCache SequenceCache::write_head(size_t layer, const HeadRows& rows, BlockPoo
   const size_t key_row_bytes = rows.pos.empty() ? 0 : rows.keys.size() / rows.pos.size();
   const size_t value_row_bytes = rows.pos.empty() ? 0 : rows.values.size() / rows.pos.size();
   std::vector<BlockId> blocks(n_blocks(rows));
-  if (!blocks.empty()) pool_->allocate(arena, blocks, claim);
+  pool_->allocate(arena, blocks, claim);
   for (size_t i = 0; i < blocks.size(); ++i) {
     const RowRange range = block_rows(rows, i);
     const size_t n_rows = range.end - range.begin;

@@ -157,7 +157,7 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
             n_tokens, identity_.next_pos.value, n_blocks, n_bytes, pool_->bytes_available(),
             pool_->stats().bytes_budget)};
   for (size_t arena = 0; arena < new_blocks.size(); ++arena)
-    if (!new_blocks[arena].empty()) pool_->allocate(static_cast<int32_t>(arena), new_blocks[arena], *claim);
+    pool_->allocate(static_cast<int32_t>(arena), new_blocks[arena], *claim);
   std::vector<size_t> n_taken(new_blocks.size(), 0);  // [arenas]
   auto next = growths.begin();
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
