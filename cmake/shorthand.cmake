@@ -59,6 +59,15 @@ execute_process(COMMAND git -C ${CMAKE_SOURCE_DIR} rev-parse --short=9 HEAD
                 OUTPUT_VARIABLE SH_COMMIT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 execute_process(COMMAND git -C ${CMAKE_SOURCE_DIR} rev-list --count HEAD
                 OUTPUT_VARIABLE SH_BUILD_NUMBER OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+# A commit changes this log: without it recorded results would name the commit of the first configuration.
+execute_process(COMMAND git -C ${CMAKE_SOURCE_DIR} rev-parse --git-path logs/HEAD
+                OUTPUT_VARIABLE SH_COMMIT_LOG OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(SH_COMMIT_LOG)
+  get_filename_component(SH_COMMIT_LOG "${SH_COMMIT_LOG}" ABSOLUTE BASE_DIR ${CMAKE_SOURCE_DIR})
+  if(EXISTS "${SH_COMMIT_LOG}")
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${SH_COMMIT_LOG}")
+  endif()
+endif()
 if(NOT SH_COMMIT)
   set(SH_COMMIT unknown)
   set(SH_BUILD_NUMBER 0)

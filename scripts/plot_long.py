@@ -15,12 +15,13 @@ import plot
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    methods = {}
     with open(sys.argv[1], encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("{"):
-                point = json.loads(line)
-                methods.setdefault(point["method"], []).append(point)
+        all_points = [json.loads(line) for line in file if line.startswith("{")]
+    is_mixed = len({point["rebase"] for point in all_points}) > 1
+    methods = {}
+    for point in all_points:
+        name = point["method"] + (", rebased" if is_mixed and point["rebase"] else "")
+        methods.setdefault(name, []).append(point)
     x_max = max(point["logical"] for points in methods.values() for point in points)
     panels = [("rows a head", "physical", False), ("median KL of answers, nats a token", "kl_median", True),
               ("questions answered rightly", "right", False)]
