@@ -168,8 +168,10 @@ void register_all() {
                                      [=](benchmark::State& s) { matmul(s, dtype, is_packed, 32768, 4096, 1); })
             ->Threads(threads)
             ->UseRealTime();
-      benchmark::RegisterBenchmark(("decode4/" + name).c_str(),
-                                   [=](benchmark::State& s) { matmul(s, dtype, is_packed, 16384, 4096, 4); });
+      for (int64_t n_cols : {2, 4, 8})
+        benchmark::RegisterBenchmark(
+            ("decode" + std::to_string(n_cols) + "/" + name).c_str(),
+            [=](benchmark::State& s) { matmul(s, dtype, is_packed, 16384, 4096, n_cols); });
       benchmark::RegisterBenchmark(("prefill/" + name).c_str(),
                                    [=](benchmark::State& s) { matmul(s, dtype, is_packed, 1024, 4096, 512); });
     }

@@ -8,6 +8,7 @@ constexpr bool kWideDot =
     false;  // dot4 takes unsigned bytes up to 128: larger ones would saturate its 16-bit sums
 // Register tiles: 16 vector registers.
 constexpr int kQuantPanels = 1, kQuantColumns = 4;
+constexpr int kPackedColumns = 2;
 constexpr int kFloatRows = 4, kFloatColumns = 2;
 constexpr int kGemmRows = 6, kGemmVectors = 2;
 constexpr int kScoreQueries = 3, kScoreChains = 2;

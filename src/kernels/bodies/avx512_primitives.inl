@@ -7,6 +7,7 @@ constexpr int64_t kLanes = 16;
 constexpr bool kWideDot = true;  // dot4 takes any unsigned byte, so wide codes are unsigned
 // Register tiles: 32 vector registers.
 constexpr int kQuantPanels = 2, kQuantColumns = 6;  // 12 integer and 12 float sums
+constexpr int kPackedColumns = 4;
 constexpr int kFloatRows = 4, kFloatColumns = 6;
 constexpr int kGemmRows = 8, kGemmVectors = 3;
 constexpr int kScoreQueries = 6, kScoreChains = 4;
