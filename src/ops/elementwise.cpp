@@ -15,9 +15,10 @@ void embed(OpContext& ctx, const Weight& table, std::span<const int32_t> ids, Ma
     const int32_t id = ids[static_cast<size_t>(t)];
     SH_CHECK(id >= 0 && id < table.n_out, "embed: token id outside the vocabulary");
     if (table.is_packed) {
-      std::vector<std::byte> row(static_cast<size_t>(n_bytes));
-      unpack_row(table.dtype, table.data, id, table.n_in, row.data());
-      format.dequantize(row.data(), table.n_in, y.row(t));
+      thread_local AlignedBuffer<std::byte> buffer;
+      std::byte* row = buffer.grow(static_cast<size_t>(n_bytes));
+      unpack_row(table.dtype, table.data, id, table.n_in, row);
+      format.dequantize(row, table.n_in, y.row(t));
     } else {
       format.dequantize(table.data + id * n_bytes, table.n_in, y.row(t));
     }

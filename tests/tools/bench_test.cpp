@@ -2,6 +2,7 @@
 #include "tools/bench.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "tools/bandwidth.h"
 #include "tools/program.h"
@@ -127,6 +128,38 @@ TEST(Bench, OtherFormats) {
   const std::string text = output_of(csv);
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);
   EXPECT_EQ(text.rfind("build_commit,build_number,", 0), 0u) << text;
+}
+
+/// bench/compare with these programs, two rounds of small tests; its status, and what it printed to `out`.
+int compare(const std::string& a, const std::string& b, const std::string& json, const std::string& out) {
+  const std::string command = std::string(SH_SOURCE_DIR) + "/bench/compare --rounds 2 --json " + json + " '" + a +
+                              "' '" + b + "' -- -m " + kScribe + " -p 16 -n 2 -d 0,32 -r 1 --no-memory-test > " +
+                              out + " 2>&1";
+  return WEXITSTATUS(std::system(command.c_str()));
+}
+
+TEST(Compare, RacesTwoProgramsTestByTest) {
+  const std::string program = SH_PROGRAM, json = temporary("compare.json"), out = temporary("compare.out");
+  ASSERT_EQ(compare(program + " bench", program + " bench -ctk q8_0", json, out), 1)
+      << "tests of different caches cannot be compared";
+  EXPECT_NE(slurp(out).find("did not both run"), std::string::npos) << slurp(out);
+  ASSERT_EQ(compare(program + " bench", program + " bench --no-repack", json, out), 0) << slurp(out);
+  EXPECT_NE(slurp(out).find("| scribe.gguf | pp16 @ 32 | f16/f16 |"), std::string::npos) << slurp(out);
+  const auto parsed = parse_json(slurp(json));
+  ASSERT_TRUE(parsed.ok());
+  const Json& result = *parsed;
+  ASSERT_EQ(result["tests"].size(), 4u);
+  for (const Json& test : result["tests"]) {
+    ASSERT_EQ(test["a"].size(), 2u);
+    const double first = test["a"][0].get<double>() / test["b"][0].get<double>();
+    const double second = test["a"][1].get<double>() / test["b"][1].get<double>();
+    EXPECT_NEAR(test["ratio"].get<double>(), (first + second) / 2, 1e-9);
+    EXPECT_LE(test["low"].get<double>(), test["ratio"].get<double>());
+    EXPECT_GE(test["high"].get<double>(), test["ratio"].get<double>());
+  }
+  EXPECT_EQ(compare("/no/such/program", program + " bench", json, out), 1);
+  EXPECT_NE(slurp(out).find("/no/such/program cannot be started"), std::string::npos) << slurp(out);
+  for (const std::string& path : {json, out}) unlink(path.c_str());
 }
 
 }  // namespace
