@@ -63,6 +63,7 @@ struct Scene {
               ? view.query_begin +
                     static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(o.n_queries - view.query_begin + 1)))
               : o.n_queries;
+      view.place = o.window > 0 ? b * kStepBlocks : b;
       blocks.push_back(view);
       next_pos += n_rows;
     }
@@ -360,7 +361,7 @@ TEST_P(Attend, ABiasStandsForCopiesOfARow) {
   copy.values += 3 * 64 * sizeof(float);
   copy.n_rows = 1;
   copy.bias = nullptr;
-  for (int i = 0; i < 4; ++i) scene.blocks.push_back(copy);
+  for (; copy.place < 4; scene.blocks.push_back(copy)) ++copy.place;
   const Attended copied = run(set(), scene);
   for (size_t i = 0; i < biased.out.size(); ++i) EXPECT_NEAR(biased.out[i], copied.out[i], 100 * kEps * 4);
 }
