@@ -11,7 +11,11 @@ constexpr int64_t kStepRows = kStepBlocks * kMaxBlockRows;
 // Fewer queries than this (decode) mix block by block from a buffer that stays in the first-level cache: there is
 // no reuse that would pay for going over a step's values in columns.
 constexpr int32_t kWideMix = 16;
-// How many parts (keys or values of a block) ahead rows are fetched.
+// Fewer queries than this score block by block: the turned keys of two blocks would push what is fetched ahead out of
+// the first-level cache (one row over q8_0 rows beyond the caches: 14.1 GFLOP/s with pairs, 15.5 without).
+constexpr int32_t kPairQueries = 5;
+// How many parts (keys or values of a block) ahead rows are fetched. More is slower, for the same reason: 15.5 GFLOP/s
+// with 2, 14.9 with 4; and so are keys and values decoded in turns (13.1), whose values fill 32 KB.
 constexpr int64_t kPartsAhead = 2;
 
 /// The queries of [begin, end).
@@ -339,7 +343,7 @@ inline QueryRange score_step(const AttendTile& tile, const AttendScratch& s, con
     if (range.begin < all.begin) all.begin = range.begin;
     if (range.end > all.end) all.end = range.end;
     if constexpr (kScoreBlocks == 2) {
-      if (are_neighbours(step, i)) {
+      if (range.end - range.begin >= kPairQueries && are_neighbours(step, i)) {
         masks[1] = block_mask(step.views[i + 1]);
         const QueryRange other = s.ranges[i + 1] = seeing_queries(tile, step.views[i + 1], masks[1]);
         if (other.begin == range.begin && other.end == range.end) {
