@@ -176,8 +176,9 @@ void Tile::list_blocks(int64_t segment, std::vector<kernels::KvBlockView>& block
     first_block = static_cast<size_t>(segment * kSegmentBlocks);
     end_block = std::min(end_block, first_block + kSegmentBlocks);
   }
-  // Steps of the softmax go by a block's index, so that they are the same for every query that holds it; segments are
-  // whole steps. With a window, where the index depends on how many blocks were dropped, every block is its own.
+  // Steps of the softmax go by a block's index, so that they are the same for every query that holds it; segments
+  // are whole steps. With a window, where the index depends on how many blocks were dropped, every block is its
+  // own.
   const size_t places = plan_.shape.window > 0 ? kernels::kStepBlocks : 1;
   for (size_t index = first_block; index < end_block; ++index) {
     const kv::BlockEntry* shared = nullptr;  // the entry that the last view of this index was made from

@@ -337,8 +337,8 @@ TEST_P(Attend, AQueryHasTheSameBitsWhateverElseIsInTheTile) {
   }
 }
 
-/// Two sequences of a tile that share the blocks of some places and have their own at others: places 1, 6 and 7 differ.
-/// Block 2 is partial with positions and biases of its own, as in a compacted head.
+/// Two sequences of a tile that share the blocks of some places and have their own at others: places 1, 6 and 7
+/// differ. Block 2 is partial with positions and biases of its own, as in a compacted head.
 struct ForkedScene : Scene {
   int32_t half;
   ForkedScene(Options o, int32_t half_queries) : Scene(with_own_blocks(o, half_queries)), half(half_queries) {
@@ -379,8 +379,8 @@ void expect_bits_of_singles(const KernelSet& set, Scene& scene, const char* what
   for (int32_t q = 0; q < scene.options.n_queries; ++q) {
     const Attended alone = run(set, scene, q, 1);
     EXPECT_EQ(alone.lse[0], all.lse[static_cast<size_t>(q)]) << what << " query " << q;
-    EXPECT_EQ(0, std::memcmp(alone.out.data(), all.out.data() + static_cast<size_t>(q) * stride,
-                             stride * sizeof(float)))
+    EXPECT_EQ(
+        0, std::memcmp(alone.out.data(), all.out.data() + static_cast<size_t>(q) * stride, stride * sizeof(float)))
         << what << " query " << q;
   }
 }

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT
-// Attention in steps of up to kStepBlocks blocks. The keys of a step are decoded and turned so that lanes are rows,
-// and every query's scores of the whole step are written to one row of 64 weights; then every query takes one
-// online-softmax step over that row; then the values of the step are mixed into the outputs. What a query does not
-// see has the score -inf, so the weight 0 and, alone, the factor 1: both change nothing, so the order of a query's
-// sums depends on its own list of blocks only. (The sign of a sum that is zero may change; the end drops it.)
-// Included inside a target region and namespace.
+// Attention in steps of up to kStepBlocks blocks. The keys of a step are decoded and turned so that lanes are
+// rows, and every query's scores of the whole step are written to one row of 64 weights; then every query takes
+// one online-softmax step over that row; then the values of the step are mixed into the outputs. What a query does
+// not see has the score -inf, so the weight 0 and, alone, the factor 1: both change nothing, so the order of a
+// query's sums depends on its own list of blocks only. (The sign of a sum that is zero may change; the end drops
+// it.) Included inside a target region and namespace.
 
 constexpr int64_t kRowVectors = kMaxBlockRows / kLanes;
 constexpr int64_t kStepRows = kStepBlocks * kMaxBlockRows;
 // Fewer queries than this (decode) mix block by block from a buffer that stays in the first-level cache: there is
 // no reuse that would pay for going over a step's values in columns.
 constexpr int32_t kWideMix = 16;
-// Fewer queries than this score block by block: the turned keys of two blocks would push what is fetched ahead out of
-// the first-level cache (one row over q8_0 rows beyond the caches: 14.1 GFLOP/s with pairs, 15.5 without).
+// Fewer queries than this score block by block: the turned keys of two blocks would push what is fetched ahead out
+// of the first-level cache (one row over q8_0 rows beyond the caches: 14.1 GFLOP/s with pairs, 15.5 without).
 constexpr int32_t kPairQueries = 5;
-// How many parts (keys or values of a block) ahead rows are fetched. More is slower, for the same reason: 15.5 GFLOP/s
-// with 2, 14.9 with 4; and so are keys and values decoded in turns (13.1), whose values fill 32 KB.
+// How many parts (keys or values of a block) ahead rows are fetched. More is slower, for the same reason: 15.5
+// GFLOP/s with 2, 14.9 with 4; and so are keys and values decoded in turns (13.1), whose values fill 32 KB.
 constexpr int64_t kPartsAhead = 2;
 
 /// The queries of [begin, end).
@@ -76,7 +76,8 @@ inline int32_t slot_of(const KvBlockView& view) {
 inline Step next_step(const AttendTile& tile, const KvBlockView* views) {
   Step step{views, 1, 0, true};
   const int64_t n = tile.blocks.data() + tile.blocks.size() - views;
-  while (step.n_views < n && views[step.n_views].place / kStepBlocks == views[0].place / kStepBlocks) ++step.n_views;
+  while (step.n_views < n && views[step.n_views].place / kStepBlocks == views[0].place / kStepBlocks)
+    ++step.n_views;
   SH_CHECK(step.n_views <= kStepBlocks * tile.n_queries, "views of one place must have queries of their own");
   step.n_after = n - step.n_views;
   for (int64_t i = 0; i < step.n_views; ++i) step.is_single = step.is_single && slot_of(views[i]) == 0;
@@ -118,8 +119,8 @@ inline FloatRows float_rows(DType dtype, const std::byte* rows, const std::byte*
 }
 
 /// The keys of a view to columns [column, column + 16) of the turned keys, which have `columns` of them.
-inline void turn_keys(const AttendTile& tile, const AttendScratch& s, const Step& step, int64_t view, int64_t column,
-                      int64_t columns) {
+inline void turn_keys(const AttendTile& tile, const AttendScratch& s, const Step& step, int64_t view,
+                      int64_t column, int64_t columns) {
   const KvBlockView& block = step.views[view];
   const FloatRows rows = float_rows(tile.key_type, block.keys, part_ahead(step, view), block.n_rows,
                                     tile.key_width, s.key_padded, s.key_rows);
@@ -129,11 +130,11 @@ inline void turn_keys(const AttendTile& tile, const AttendScratch& s, const Step
                       reinterpret_cast<std::byte*>(s.turned_keys + i * columns + column + r), columns * 4);
 }
 
-/// Products of kQueries queries with kVectors vectors of rows, times scale. kScoreChains sums a product, by k modulo
-/// kScoreChains, whatever kQueries and kVectors are.
+/// Products of kQueries queries with kVectors vectors of rows, times scale. kScoreChains sums a product, by k
+/// modulo kScoreChains, whatever kQueries and kVectors are.
 template <int kQueries, int kVectors>
-void score_tile(const float* queries, int64_t query_stride, int64_t key_width, const float* turned_keys, float scale,
-                float* scores) {
+void score_tile(const float* queries, int64_t query_stride, int64_t key_width, const float* turned_keys,
+                float scale, float* scores) {
   constexpr int64_t kColumns = kVectors * kLanes;
   F sums[kScoreChains][kQueries][kVectors];
 #pragma GCC unroll 8
@@ -162,8 +163,8 @@ void score_tile(const float* queries, int64_t query_stride, int64_t key_width, c
     for (int q = 0; q < kQueries; ++q)
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v)
-        sums[0][q][v] = fma(set1(queries[q * query_stride + k]), load(turned_keys + k * kColumns + v * kLanes),
-                            sums[0][q][v]);
+        sums[0][q][v] =
+            fma(set1(queries[q * query_stride + k]), load(turned_keys + k * kColumns + v * kLanes), sums[0][q][v]);
 #pragma GCC unroll 8
   for (int q = 0; q < kQueries; ++q)
 #pragma GCC unroll 8
@@ -221,8 +222,8 @@ void mix_tile(const float* weights, const float* factors, const FloatRows& value
     for (int v = 0; v < kVectors; ++v) store(outs + q * value_padded + v * kLanes, sums[q][v]);
 }
 
-/// kVectors vectors of the value, for all queries of the range: so many columns of the rows (64 · 64 floats = 16 KB
-/// of a step) stay in the first-level cache from one group of queries to the next.
+/// kVectors vectors of the value, for all queries of the range: so many columns of the rows (64 · 64 floats = 16
+/// KB of a step) stay in the first-level cache from one group of queries to the next.
 template <int kVectors>
 void mix_columns(const AttendScratch& s, const QueryRange& range, const FloatRows& values, int64_t n_rows,
                  const float* weights, float* outs) {
@@ -290,7 +291,8 @@ inline QueryRange seeing_queries(const AttendTile& tile, const KvBlockView& bloc
   return range;
 }
 
-/// What the scaled products of a block still lack: softcap, bias and mask. Most blocks of most models lack nothing.
+/// What the scaled products of a block still lack: softcap, bias and mask. Most blocks of most models lack
+/// nothing.
 inline void finish_scores(const AttendTile& tile, const AttendScratch& s, const KvBlockView& block,
                           const BlockMask& mask, const QueryRange& range) {
   if (tile.softcap == 0.0f && block.bias == nullptr && !mask.is_needed) return;
@@ -399,8 +401,8 @@ inline bool is_whole(const AttendScratch& s, const Step& step) {
   return true;
 }
 
-/// Values of the step into the outputs: in one go, so that outputs are read and written once a step, or view by view
-/// with the same bits, the first view that a query sees applying its factor.
+/// Values of the step into the outputs: in one go, so that outputs are read and written once a step, or view by
+/// view with the same bits, the first view that a query sees applying its factor.
 inline void mix_step(const AttendTile& tile, const AttendScratch& s, const Step& step) {
   if (is_whole(s, step) && s.ranges[0].end - s.ranges[0].begin >= kWideMix) {
     for (int64_t i = 0; i < kStepBlocks; ++i)
@@ -454,7 +456,8 @@ void attend(const AttendTile& tile) {
     const F inverse = set1(sees_any ? 1.0f / sum : 0.0f);
     const float* from = s.outs + q * s.value_padded;
     float* to = tile.out + q * tile.out_stride;
-    // + 0 gives every zero the same sign: weights of 0 may have turned -0 to +0, as the company in the tile had it.
+    // + 0 gives every zero the same sign: weights of 0 may have turned -0 to +0, as the company in the tile had
+    // it.
     over_lanes(
         tile.value_width, [&](int64_t i) { store(to + i, fma(load(from + i), inverse, zero())); },
         [&](int64_t i, int64_t rest) { store_n(to + i, fma(load_n(from + i, rest), inverse, zero()), rest); });
