@@ -89,19 +89,18 @@ void matmul(benchmark::State& state, DType dtype, bool is_packed, int64_t n_rows
 
 /// Attention of n_queries queries of one KV head over `depth` rows. Decode: all queries stand after them, a new
 /// head each time. Prefill: the queries are the last positions of one head.
-void attend(benchmark::State& state, DType dtype, int32_t n_queries, int32_t depth, bool has_bias,
+void attend(benchmark::State& state, DType dtype, int32_t width, int32_t n_queries, int32_t depth, bool has_bias,
             bool is_prefill) {
-  constexpr int32_t kWidth = 128;
-  const int64_t bytes = row_bytes(dtype, kWidth);
+  const int64_t bytes = row_bytes(dtype, width);
   const int32_t n_heads =
       is_prefill ? 1 : std::max(1, (192 << 20) / static_cast<int32_t>(2 * bytes * depth));  // beyond the caches
   const int64_t n_rows = int64_t{depth} * n_heads;
-  const AlignedBuffer<std::byte> keys = random_rows(dtype, n_rows * kWidth),
-                                 values = random_rows(dtype, n_rows * kWidth);
-  const AlignedBuffer<std::byte> queries = random_rows(DType::f32, n_queries * kWidth);
-  std::vector<float> bias(static_cast<size_t>(depth), 0.5f), out(static_cast<size_t>(n_queries * kWidth));
+  const AlignedBuffer<std::byte> keys = random_rows(dtype, n_rows * width),
+                                 values = random_rows(dtype, n_rows * width);
+  const AlignedBuffer<std::byte> queries = random_rows(DType::f32, n_queries * width);
+  std::vector<float> bias(static_cast<size_t>(depth), 0.5f), out(static_cast<size_t>(n_queries * width));
   std::vector<float> lse(static_cast<size_t>(n_queries));
-  AlignedBuffer<float> scratch(static_cast<size_t>(attend_scratch_floats(n_queries, kWidth, kWidth)));
+  AlignedBuffer<float> scratch(static_cast<size_t>(attend_scratch_floats(n_queries, width, width)));
   std::vector<int32_t> query_pos;
   for (int32_t q = 0; q < n_queries; ++q) query_pos.push_back(is_prefill ? depth - n_queries + q : depth);
   int32_t head = 0;
@@ -111,22 +110,22 @@ void attend(benchmark::State& state, DType dtype, int32_t n_queries, int32_t dep
     for (int32_t row = 0; row < depth; row += kMaxBlockRows) {
       const int64_t at = (int64_t{head} * depth + row) * bytes;
       blocks.push_back({keys.data() + at, values.data() + at, has_bias ? bias.data() + row : nullptr, nullptr, row,
-                        kMaxBlockRows, 0, n_queries});
+                        kMaxBlockRows, 0, n_queries, row / kMaxBlockRows});
     }
     active_set().attend({.key_type = dtype,
                          .value_type = dtype,
-                         .key_width = kWidth,
-                         .value_width = kWidth,
+                         .key_width = width,
+                         .value_width = width,
                          .n_queries = n_queries,
                          .queries = as_floats(queries),
-                         .query_stride = kWidth,
+                         .query_stride = width,
                          .query_pos = query_pos.data(),
-                         .scale = 1.0f / std::sqrt(static_cast<float>(kWidth)),
+                         .scale = 1.0f / std::sqrt(static_cast<float>(width)),
                          .softcap = 0.0f,
                          .window = 0,
                          .blocks = blocks,
                          .out = out.data(),
-                         .out_stride = kWidth,
+                         .out_stride = width,
                          .lse = lse.data(),
                          .scratch = scratch.data()});
     head = (head + 1) % n_heads;
@@ -134,7 +133,7 @@ void attend(benchmark::State& state, DType dtype, int32_t n_queries, int32_t dep
   }
   state.SetBytesProcessed(state.iterations() * 2 * bytes * depth);
   state.counters["GFLOP/s"] = benchmark::Counter(
-      static_cast<double>(state.iterations()) * n_queries * depth * kWidth * 4e-9, benchmark::Counter::kIsRate);
+      static_cast<double>(state.iterations()) * n_queries * depth * width * 4e-9, benchmark::Counter::kIsRate);
 }
 
 void gemm(benchmark::State& state, void (*product)(const GemmArgs&), int64_t m, int64_t n, int64_t k,
@@ -178,12 +177,14 @@ void register_all() {
   for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0})
     for (bool has_bias : {false, true}) {
       const std::string tail = std::string(tensor_format(dtype).name) + (has_bias ? "/bias" : "/plain");
-      for (int32_t group : {1, 4, 8})
+      for (int32_t group : {1, 2, 4, 8})
         benchmark::RegisterBenchmark(
             ("attend_decode/" + std::to_string(group) + "/" + tail).c_str(),
-            [=](benchmark::State& s) { attend(s, dtype, group, 16384, has_bias, false); });
-      benchmark::RegisterBenchmark(("attend_prefill/64/" + tail).c_str(),
-                                   [=](benchmark::State& s) { attend(s, dtype, 64, 4096, has_bias, true); });
+            [=](benchmark::State& s) { attend(s, dtype, 128, group, 16384, has_bias, false); });
+      for (int32_t width : {64, 128})
+        benchmark::RegisterBenchmark(
+            ("attend_prefill/64/" + std::string(width == 128 ? "" : "narrow/") + tail).c_str(),
+            [=](benchmark::State& s) { attend(s, dtype, width, 64, 4096, has_bias, true); });
     }
   benchmark::RegisterBenchmark("gemm_nt/4096x1024x64",
                                [](benchmark::State& s) { gemm(s, active_set().gemm_nt, 4096, 1024, 64, 64, 64); });

@@ -21,6 +21,8 @@ namespace sh::kernels {
 
 /// Most rows that a KvBlockView may have.
 inline constexpr int32_t kMaxBlockRows = 16;
+/// Blocks that attention may take in one step of a query's softmax.
+inline constexpr int32_t kStepBlocks = 4;
 
 /// How the activations of a matrix product are stored for a weight format.
 enum class ActivationForm {
@@ -71,11 +73,15 @@ struct KvBlockView {
   int32_t first_pos;
   int32_t n_rows;                  // 1 to kMaxBlockRows
   int32_t query_begin, query_end;  // queries of the tile whose sequence holds this block
+  int32_t place;                   // slot place % kStepBlocks of step place / kStepBlocks
 };
 
 /// Attention of a tile of queries over the blocks of one KV head, in one pass (running maximum, sum and output).
 /// score = softcap(scale · q·k) + bias; visible when pos(row) <= query_pos and, with a window, query_pos -
 /// pos(row) < window. A query that sees no row gets out = 0 and lse = -inf.
+/// The blocks of a step take one step of the softmax together, so a query's bits depend on the places of its
+/// blocks (and on nothing else of the tile). Needs: blocks in the order of their places, each with queries, and of
+/// one place at most one for each query.
 ///
 /// Precision: products and sums in f32; rows are decoded to f32.
 /// Source:  Dao et al., FlashAttention, arXiv 2205.14135; bias as in arXiv 2602.16284.

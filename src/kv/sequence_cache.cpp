@@ -37,6 +37,7 @@ kernels::KvBlockView block_view(BlockPool& pool, const BlockEntry& entry) {
       .n_rows = entry.n_rows,
       .query_begin = 0,
       .query_end = 0,
+      .place = 0,
   };
 }
 

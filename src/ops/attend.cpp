@@ -21,6 +21,7 @@ namespace {
 constexpr int64_t kTileRows = 64;
 // Blocks of a segment: 2048 rows, some 100 us of work for one decoded token, far above the cost of a task.
 constexpr int64_t kSegmentBlocks = 128;
+static_assert(kSegmentBlocks % kernels::kStepBlocks == 0);
 // Partial results of parallel segments may take this much; above it a tile walks its segments in order, which only
 // wide prefills reach, and they have tiles enough.
 constexpr int64_t kMaxPartialFloats = int64_t{16} << 20;
@@ -175,6 +176,10 @@ void Tile::list_blocks(int64_t segment, std::vector<kernels::KvBlockView>& block
     first_block = static_cast<size_t>(segment * kSegmentBlocks);
     end_block = std::min(end_block, first_block + kSegmentBlocks);
   }
+  // Steps of the softmax go by a block's index, so that they are the same for every query that holds it; segments
+  // are whole steps. With a window, where the index depends on how many blocks were dropped, every block is its
+  // own.
+  const size_t places = plan_.shape.window > 0 ? kernels::kStepBlocks : 1;
   for (size_t index = first_block; index < end_block; ++index) {
     const kv::BlockEntry* shared = nullptr;  // the entry that the last view of this index was made from
     for (int64_t i = 0; i < n_groups_; ++i) {
@@ -192,6 +197,7 @@ void Tile::list_blocks(int64_t segment, std::vector<kernels::KvBlockView>& block
       kernels::KvBlockView view = kv::block_view(pool, *entry);
       view.query_begin = group.query_begin;
       view.query_end = group.query_end;
+      view.place = static_cast<int32_t>((index - first_block) * places);
       blocks.push_back(view);
     }
   }

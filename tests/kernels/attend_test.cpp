@@ -63,6 +63,7 @@ struct Scene {
               ? view.query_begin +
                     static_cast<int32_t>(rng.next_below(static_cast<uint64_t>(o.n_queries - view.query_begin + 1)))
               : o.n_queries;
+      view.place = o.window > 0 ? b * kStepBlocks : b;
       blocks.push_back(view);
       next_pos += n_rows;
     }
@@ -91,7 +92,7 @@ struct Attended {
   std::vector<float> out, lse;
 };
 
-/// Queries [first, first + count) of the scene; the view of the blocks is cut to them.
+/// Queries [first, first + count) of the scene; the list of blocks is cut to theirs.
 Attended run(const KernelSet& set, Scene& scene, int32_t first, int32_t count) {
   const Options& o = scene.options;
   std::vector<KvBlockView> blocks = scene.blocks;
@@ -99,6 +100,7 @@ Attended run(const KernelSet& set, Scene& scene, int32_t first, int32_t count) {
     block.query_begin = std::clamp(block.query_begin - first, 0, count);
     block.query_end = std::clamp(block.query_end - first, 0, count);
   }
+  std::erase_if(blocks, [](const KvBlockView& block) { return block.query_begin == block.query_end; });
   Attended result{std::vector<float>(static_cast<size_t>(count * (o.value_width + 1)), 9.0f),
                   std::vector<float>(static_cast<size_t>(count), 9.0f)};
   set.attend({.key_type = o.key_type,
@@ -335,6 +337,116 @@ TEST_P(Attend, AQueryHasTheSameBitsWhateverElseIsInTheTile) {
   }
 }
 
+/// Two sequences of a tile that share the blocks of some places and have their own at others: places 1, 6 and 7
+/// differ. Block 2 is partial with positions and biases of its own, as in a compacted head.
+struct ForkedScene : Scene {
+  int32_t half;
+  ForkedScene(Options o, int32_t half_queries) : Scene(with_own_blocks(o, half_queries)), half(half_queries) {
+    size_t next = 0;
+    for (int32_t place = 0; place < 9; ++place) {
+      const bool is_shared = place != 1 && place != 6 && place != 7;
+      for (int32_t part = 0; part < (is_shared ? 1 : 2); ++part) {
+        KvBlockView& view = blocks[next++];
+        view.place = options.window > 0 ? place * kStepBlocks : place;
+        view.query_begin = part * half;
+        view.query_end = is_shared ? 2 * half : (part + 1) * half;
+      }
+    }
+    cut(3, 5);  // of place 2, in the middle of a step
+  }
+  static Options with_own_blocks(Options o, int32_t half_queries) {
+    o.n_queries = 2 * half_queries;
+    o.n_blocks = 12;
+    return o;
+  }
+  /// Leaves n_rows rows of a block, whose positions run backwards. The rest of the memory is poison.
+  void cut(size_t block, int32_t n_rows) {
+    blocks[block].n_rows = n_rows;
+    std::reverse(pos[block].begin(), pos[block].begin() + n_rows);
+    blocks[block].pos = pos[block].data();
+    blocks[block].bias = bias[block].data();
+    const size_t key_bytes = static_cast<size_t>(n_rows * row_bytes(options.key_type, options.key_width));
+    const size_t value_bytes = static_cast<size_t>(n_rows * row_bytes(options.value_type, options.value_width));
+    std::memset(keys[block].data() + key_bytes, 0xFF, keys[block].size() - key_bytes);
+    std::memset(values[block].data() + value_bytes, 0xFF, values[block].size() - value_bytes);
+  }
+};
+
+void expect_bits_of_singles(const KernelSet& set, Scene& scene, const char* what) {
+  const Attended all = run(set, scene);
+  expect_exact(scene, all, what);
+  const size_t stride = static_cast<size_t>(scene.options.value_width) + 1;
+  for (int32_t q = 0; q < scene.options.n_queries; ++q) {
+    const Attended alone = run(set, scene, q, 1);
+    EXPECT_EQ(alone.lse[0], all.lse[static_cast<size_t>(q)]) << what << " query " << q;
+    EXPECT_EQ(
+        0, std::memcmp(alone.out.data(), all.out.data() + static_cast<size_t>(q) * stride, stride * sizeof(float)))
+        << what << " query " << q;
+  }
+}
+
+TEST_P(Attend, PartlySharedStepsGiveTheBitsOfSingles) {
+  for (const DType dtype : {DType::f32, DType::f16})
+    for (const int32_t half : {1, 3, 16, 32})
+      for (const int32_t window : {0, 70})
+        for (const int32_t step : {0, 2}) {
+          ForkedScene scene({.key_type = dtype,
+                             .value_type = dtype,
+                             .value_width = 80,
+                             .has_bias = true,
+                             .softcap = window > 0 ? 15.0f : 0.0f,
+                             .window = window,
+                             .query_step = step},
+                            half);
+          expect_bits_of_singles(set(), scene, "forked");
+        }
+}
+
+TEST_P(Attend, PartialBlocksInsideAStepGiveTheBitsOfSingles) {
+  for (const bool has_bias : {false, true})
+    for (const float softcap : {0.0f, 15.0f})
+      for (const int32_t n_queries : {5, 64}) {
+        Scene scene({.key_type = DType::f16,
+                     .value_type = DType::q8_0,
+                     .n_queries = n_queries,
+                     .n_blocks = 11,
+                     .has_bias = has_bias,
+                     .has_pos = true,
+                     .is_partial = true,
+                     .softcap = softcap,
+                     .query_step = 1});
+        expect_bits_of_singles(set(), scene, "partial");
+      }
+}
+
+// Whole steps are mixed in one go for many queries and block by block for few; some queries stand within them.
+TEST_P(Attend, WideTilesGiveTheBitsOfSingles) {
+  for (const int32_t width : {64, 96, 128})
+    for (const int32_t step : {0, 1, 2}) {
+      Scene scene({.key_type = DType::f16,
+                   .value_type = DType::f16,
+                   .key_width = width,
+                   .value_width = width,
+                   .n_queries = 64,
+                   .n_blocks = 17,
+                   .query_step = step});
+      expect_bits_of_singles(set(), scene, "wide");
+    }
+}
+
+// A sum of -0 stays -0 alone and becomes +0 when weights of 0 are added: neither may be seen in the result.
+TEST_P(Attend, ZerosHaveOneSign) {
+  Scene scene({.n_queries = 32, .n_blocks = 4});
+  for (size_t b = 0; b < 4; ++b) {
+    std::vector<float> tiny(16 * 64, b == 0 ? -1e-45f : 1.0f);
+    std::memcpy(scene.values[b].data(), tiny.data(), tiny.size() * sizeof(float));
+  }
+  for (int32_t q = 0; q < 32; ++q) scene.query_pos[static_cast<size_t>(q)] = q < 16 ? 15 : 63;
+  for (float& x : scene.queries) x *= 20.0f;  // most weights are 0 or nearly so
+  scene.query_pos[0] = 63;
+  expect_bits_of_singles(set(), scene, "zeros");
+}
+
 TEST_P(Attend, ABiasOfZeroHasTheBitsOfNoBias) {
   Scene scene({.n_blocks = 7, .is_partial = true});
   const Attended without = run(set(), scene);
@@ -360,7 +472,7 @@ TEST_P(Attend, ABiasStandsForCopiesOfARow) {
   copy.values += 3 * 64 * sizeof(float);
   copy.n_rows = 1;
   copy.bias = nullptr;
-  for (int i = 0; i < 4; ++i) scene.blocks.push_back(copy);
+  for (; copy.place < 4; scene.blocks.push_back(copy)) ++copy.place;
   const Attended copied = run(set(), scene);
   for (size_t i = 0; i < biased.out.size(); ++i) EXPECT_NEAR(biased.out[i], copied.out[i], 100 * kEps * 4);
 }

@@ -440,6 +440,37 @@ TEST(Attend, SharedPrefixIsReadOnceForAllForks) {
   }
 }
 
+// Two forks that part inside a step of the softmax: some of its blocks are shared, others are each one's own.
+TEST(Attend, ForksThatPartInsideAStep) {
+  const KvLayout layout{.layers = {{.n_heads = 1, .key_width = 32, .value_width = 32, .window = 0},
+                                   {.n_heads = 1, .key_width = 32, .value_width = 32, .window = 50}},
+                        .key_type = DType::f16,
+                        .value_type = DType::f16};
+  const auto pool = make_pool(layout, kMiB);
+  Rng rng(47);
+  SequenceCache document(*pool);
+  extend(document, rng, 200);
+  SequenceCache fork = document.fork();
+  ASSERT_TRUE(fork.truncate(Pos(90)).ok());  // inside block 5, the second of its step
+  extend(fork, rng, 110);
+  Batch batch;
+  for (const int64_t first : {190, 80}) {
+    add_tokens(batch, document, first, 8);
+    add_tokens(batch, fork, first, 8);
+  }
+  batch.queries = random_matrix(rng, static_cast<int64_t>(batch.pos.size()), 4 * 32);
+  for (const int32_t layer : {0, 1}) {
+    const Attention of_layer{.layer = layer, .n_heads = 4};
+    const Output whole = run(batch, of_layer, 1);
+    expect_close(whole, run_naive(batch, of_layer, best_kernels()));
+    for (int64_t token = 0; token < batch.n(); ++token) {
+      const Output single = run(batch.part(token, 1), of_layer, 1);
+      ASSERT_EQ(std::memcmp(single.out.row(0), whole.out.row(token), 4 * 32 * 4), 0) << layer << " " << token;
+      ASSERT_EQ(std::memcmp(single.lse.row(0), whole.lse.row(token), 4 * 4), 0) << layer << " " << token;
+    }
+  }
+}
+
 // A fork that was truncated holds the same block with fewer rows: not the same view.
 TEST(Attend, TruncatedForkDoesNotSeeTheOthersRows) {
   const KvLayout layout{.layers = {{.n_heads = 1, .key_width = 32, .value_width = 32, .window = 0}}};

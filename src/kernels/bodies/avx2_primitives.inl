@@ -11,7 +11,7 @@ constexpr int kQuantPanels = 1, kQuantColumns = 4;
 constexpr int kPackedColumns = 2;
 constexpr int kFloatRows = 4, kFloatColumns = 2;
 constexpr int kGemmRows = 6, kGemmVectors = 2;
-constexpr int kScoreQueries = 3, kScoreChains = 2;
+constexpr int kScoreQueries = 3, kScoreChains = 2, kScoreBlocks = 1;
 constexpr int kMixQueries = 2, kMixVectors = 4;
 
 inline F zero() {
