@@ -314,7 +314,7 @@ EngineOptions automatic_options() {
           .compact_threshold = 0.8,
           .compact_ratio = 3,
           .compact_method = "self_study",
-          .compact_options = {{"conversations", "48"}}};
+          .compact_options = {{"conversations", "96"}}};
 }
 
 TEST(Background, AFactOutlivesManyCycles) {

@@ -12,7 +12,7 @@ constexpr int64_t kStepRows = kStepBlocks * kMaxBlockRows;
 // no reuse that would pay for going over a step's values in columns.
 constexpr int32_t kWideMix = 16;
 // Fewer queries than this score block by block: the turned keys of two blocks would push what is fetched ahead out
-// of the first-level cache (one row over q8_0 rows beyond the caches: 14.1 GFLOP/s with pairs, 15.5 without).
+// of the first-level cache (one row over q8_0 rows beyond the caches: 14.1 GFLOP/s with pairs, 14.9 without).
 constexpr int32_t kPairQueries = 5;
 // How many parts (keys or values of a block) ahead rows are fetched. More is slower, for the same reason: 15.5
 // GFLOP/s with 2, 14.9 with 4; and so are keys and values decoded in turns (13.1), whose values fill 32 KB.
