@@ -98,7 +98,9 @@ class HeadFitter {
   }
   std::vector<BiasFit> fit_biases();
   void try_biases(const std::vector<BiasFit>& fits);
-  void try_values(const std::vector<float>& weights, double bias_ridge, const Approximation& plain);
+  /// `plain` and `value_fit`, which it fills, must live until the end of run().
+  void try_values(const std::vector<float>& weights, double bias_ridge, const Approximation& plain,
+                  std::optional<ValueFit>& value_fit);
   Approximation approximate_with(std::span<const float> weights, MatView<const float> values) const {
     return approximate(targets_, weights, values, kernels_);
   }
@@ -115,6 +117,9 @@ class HeadFitter {
   Judgement plain_;
   std::optional<Candidate> best_;
   Judgement best_judgement_;
+  // What the best candidate's values are formed from at the end, if it has new ones.
+  const ValueFit* best_values_ = nullptr;
+  ValueFit::Step best_step_;
 };
 
 Judgement HeadFitter::judge(std::span<const float> errors) const {
@@ -197,26 +202,27 @@ std::vector<BiasFit> HeadFitter::fit_biases() {
   return fits;
 }
 
-void HeadFitter::try_values(const std::vector<float>& weights, double bias_ridge, const Approximation& plain) {
-  ValueFit value_fit(targets_, weights, values_, plain, max_value_step_, kernels_);
-  std::optional<ValueFit::Step> best_step;
+void HeadFitter::try_values(const std::vector<float>& weights, double bias_ridge, const Approximation& plain,
+                            std::optional<ValueFit>& value_fit) {
+  value_fit.emplace(targets_, weights, values_, plain, max_value_step_, kernels_);
   double last = judge(plain.error).heldout.mean_square;
   for (const double strength : kStrengths) {
-    if (!value_fit.solve(strength, report_.n_factorisation_retries)) break;
-    const double error = consider(value_fit.errors(), [&] {
-      best_step = value_fit.step();
+    if (!value_fit->solve(strength, report_.n_factorisation_retries)) break;
+    const double error = consider(value_fit->errors(), [&] {
+      best_values_ = &*value_fit;
+      best_step_ = value_fit->step();
       return Candidate{weights, {}, bias_ridge, strength};
     });
     if (!is_worth_going_on(strength, last, error)) break;
     last = error;
   }
-  if (best_step) best_->values = value_fit.values(*best_step);
 }
 
 void HeadFitter::try_biases(const std::vector<BiasFit>& fits) {
   double last = plain_.heldout.mean_square;
   for (const BiasFit& fit : fits) {
     const double error = consider(approximate_with(fit.weights, values_).error, [&] {
+      best_values_ = nullptr;
       return Candidate{fit.weights, {}, fit.ridge, 0};
     });
     if (!is_worth_going_on(fit.ridge, last, error)) return;
@@ -234,17 +240,21 @@ std::optional<Candidate> HeadFitter::run(Fit fit) {
   if (fit == Fit::none || targets_.n_fit == 0 || targets_.n_fit == targets_.n() || targets_.mass.cols == 0)
     return std::nullopt;
 
-  if (fit == Fit::values || fit == Fit::both) try_values(ones_, 0, plain);
+  std::optional<ValueFit> fit_of_plain, fit_of_biased;
+  std::optional<Approximation> biased;
+  if (fit == Fit::values || fit == Fit::both) try_values(ones_, 0, plain, fit_of_plain);
   if (fit == Fit::biases || fit == Fit::both) {
     const std::vector<BiasFit> bias_fits = fit_biases();
     try_biases(bias_fits);
     // The last one has the lowest held-out mass error.
     if (fit == Fit::both && !bias_fits.empty()) {
       const std::vector<float>& weights = bias_fits.back().weights;
-      try_values(weights, bias_fits.back().ridge, approximate_with(weights, values_));
+      biased = approximate_with(weights, values_);
+      try_values(weights, bias_fits.back().ridge, *biased, fit_of_biased);
     }
   }
   if (!best_) return std::nullopt;
+  if (best_values_ != nullptr) best_->values = best_values_->values(best_step_);
   report_.heldout_fitted = best_judgement_.heldout.mean;
   report_.heldout_fitted_worst = best_judgement_.heldout.worst;
   report_.log_mass_fitted = rms_log_mass(targets_, targets_.n_fit, targets_.n(), best_->weights);
@@ -252,7 +262,7 @@ std::optional<Candidate> HeadFitter::run(Fit fit) {
   report_.is_fit_accepted = true;
   report_.bias_ridge = static_cast<float>(best_->bias_ridge);
   report_.value_ridge = static_cast<float>(best_->value_ridge);
-  return best_;
+  return std::move(best_);
 }
 
 // Rows as they are: the input's biases, the original values.
@@ -277,10 +287,11 @@ Mat<float> copy_of(MatView<const float> from) {
   return copy;
 }
 
-void apply(const Candidate& candidate, std::span<const int32_t> fitted, const HeadProblem& kept,
+void apply(Candidate candidate, std::span<const int32_t> fitted, const HeadProblem& kept,
            const SolveOptions& options, CompactHead& head) {
   const bool has_new_values = candidate.value_ridge > 0;
-  if (has_new_values) head.values = copy_of(kept.values);
+  const bool has_unfitted = static_cast<int64_t>(fitted.size()) < kept.values.rows;
+  if (has_new_values) head.values = has_unfitted ? copy_of(kept.values) : std::move(candidate.values);
   // Weights at a bound are within f32 rounding of it.
   const float lower = std::exp(options.min_bias) * 1.0001f, upper = std::exp(options.max_bias) * 0.9999f;
   for (size_t j = 0; j < fitted.size(); ++j) {
@@ -290,7 +301,7 @@ void apply(const Candidate& candidate, std::span<const int32_t> fitted, const He
       head.bias[i] += std::clamp(std::log(weight), options.min_bias, options.max_bias);
       head.report.n_bias_at_bound += weight <= lower || weight >= upper ? 1 : 0;
     }
-    if (has_new_values)
+    if (has_new_values && has_unfitted)
       std::copy_n(candidate.values.row(static_cast<int64_t>(j)), candidate.values.cols,
                   head.values.row(static_cast<int64_t>(i)));
   }
@@ -321,12 +332,16 @@ CompactHead fit_kept_rows(const HeadProblem& kept, std::span<const int32_t> rows
   report.n_heldout_queries = targets.n() - targets.n_fit;
   report.had_nonfinite_input |= targets.n() < static_cast<int64_t>(split.queries.size());
 
-  Mat<float> values(static_cast<int64_t>(fitted.size()), kept.values.cols);
-  for (int64_t j = 0; j < values.rows; ++j)
-    std::copy_n(softmax.values().row(fitted[static_cast<size_t>(j)]), values.cols, values.row(j));
-  HeadFitter fitter(targets, std::as_const(values).view(), kMaxValueStep * region.longest_value, options, kernels,
-                    report);
-  if (const std::optional<Candidate> best = fitter.run(fit)) apply(*best, fitted, kept, options, head);
+  MatView<const float> values = softmax.values();
+  Mat<float> values_of_fitted;
+  if (!unfitted.empty()) {
+    values_of_fitted = Mat<float>(static_cast<int64_t>(fitted.size()), values.cols);
+    for (int64_t j = 0; j < values_of_fitted.rows; ++j)
+      std::copy_n(values.row(fitted[static_cast<size_t>(j)]), values.cols, values_of_fitted.row(j));
+    values = std::as_const(values_of_fitted).view();
+  }
+  HeadFitter fitter(targets, values, kMaxValueStep * region.longest_value, options, kernels, report);
+  if (std::optional<Candidate> best = fitter.run(fit)) apply(std::move(*best), fitted, kept, options, head);
   return head;
 }
 

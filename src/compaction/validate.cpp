@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace sh::compaction {
 namespace {
@@ -17,52 +18,56 @@ constexpr double kMinMassRatio = 1e-6;
 Approximation approximate(const FitTargets& targets, std::span<const float> weights, MatView<const float> values,
                           const kernels::KernelSet& kernels) {
   const int64_t n = targets.n(), t = targets.mass.cols, dv = targets.exact.cols;
-  Mat<float> weighted(t, dv);
-  for (int64_t j = 0; j < t; ++j) {
-    const float weight = weights[static_cast<size_t>(j)];
-    const float* value = values.row(j);
-    float* out = weighted.row(j);
-    for (int64_t c = 0; c < dv; ++c) out[c] = weight * value[c];
+  // The weights go into the smaller factor of the product.
+  const bool weighs_mass = n <= dv;
+  Mat<float> weighted(weighs_mass ? n : t, weighs_mass ? t : dv);
+  for (int64_t i = 0; i < weighted.rows; ++i) {
+    const float* from = weighs_mass ? targets.mass.row(i) : values.row(i);
+    float* out = weighted.row(i);
+    for (int64_t j = 0; j < weighted.cols; ++j)
+      out[j] = weights[static_cast<size_t>(weighs_mass ? j : i)] * from[j];
   }
+  const MatView<const float> left = (weighs_mass ? weighted : targets.mass).view();
+  const MatView<const float> right = weighs_mass ? values : std::as_const(weighted).view();
   Approximation result{Mat<float>(n, dv), std::vector<float>(static_cast<size_t>(n)),
                        std::vector<float>(static_cast<size_t>(n))};
   kernels.gemm_nn({.m = n,
                    .n = dv,
                    .k = t,
-                   .a = targets.mass.data.data(),
-                   .a_stride = t,
-                   .b = weighted.data.data(),
-                   .b_stride = dv,
+                   .a = left.data,
+                   .a_stride = left.stride,
+                   .b = right.data,
+                   .b_stride = right.stride,
                    .c = result.output.data.data(),
                    .c_stride = dv});
+  std::vector<float> difference(static_cast<size_t>(dv));
   for (int64_t i = 0; i < n; ++i) {
     const size_t query = static_cast<size_t>(i);
     const float mass =
         std::max(kernels.dot(targets.mass.row(i), weights.data(), t) + targets.rest_mass[query], kMinTotalMass);
     const float inverse = 1.0f / mass;
-    float *output = result.output.row(i), square = 0;
+    float* output = result.output.row(i);
     const float *rest = targets.rest_output.row(i), *exact = targets.exact.row(i);
     for (int64_t c = 0; c < dv; ++c) {
       output[c] = (output[c] + rest[c]) * inverse;
-      const float difference = output[c] - exact[c];
-      square += difference * difference;
+      difference[static_cast<size_t>(c)] = output[c] - exact[c];
     }
     result.total_mass[query] = mass;
-    result.error[query] = relative_error(std::sqrt(square), targets.mean_exact_norm);
+    result.error[query] =
+        relative_error(std::sqrt(kernels.dot(difference.data(), difference.data(), dv)), targets.mean_exact_norm);
   }
   return result;
 }
 
-std::vector<float> errors_after(const FitTargets& targets, const Mat<float>& output, const Mat<float>& step) {
+std::vector<float> errors_after(const FitTargets& targets, const Mat<float>& output, const Mat<float>& step,
+                                const kernels::KernelSet& kernels) {
   std::vector<float> errors(static_cast<size_t>(targets.n()));
+  std::vector<float> difference(static_cast<size_t>(output.cols));
   for (int64_t i = 0; i < targets.n(); ++i) {
     const float *from = output.row(i), *move = step.row(i), *exact = targets.exact.row(i);
-    float square = 0;
-    for (int64_t c = 0; c < output.cols; ++c) {
-      const float difference = from[c] + move[c] - exact[c];
-      square += difference * difference;
-    }
-    errors[static_cast<size_t>(i)] = relative_error(std::sqrt(square), targets.mean_exact_norm);
+    for (int64_t c = 0; c < output.cols; ++c) difference[static_cast<size_t>(c)] = from[c] + move[c] - exact[c];
+    errors[static_cast<size_t>(i)] = relative_error(
+        std::sqrt(kernels.dot(difference.data(), difference.data(), output.cols)), targets.mean_exact_norm);
   }
   return errors;
 }

@@ -23,7 +23,8 @@ Approximation approximate(const FitTargets& targets, std::span<const float> weig
                           const kernels::KernelSet& kernels);
 
 /// Errors of `output` plus `step`, both [n, dv].
-std::vector<float> errors_after(const FitTargets& targets, const Mat<float>& output, const Mat<float>& step);
+std::vector<float> errors_after(const FitTargets& targets, const Mat<float>& output, const Mat<float>& step,
+                                const kernels::KernelSet& kernels);
 
 /// ‖approximate - exact‖ relative to the mean norm of exact outputs, as it is if that is 0; at most 1e15, so that
 /// sums of squares stay finite, and 1e15 for NaN.

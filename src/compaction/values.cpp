@@ -93,7 +93,7 @@ std::vector<float> ValueFit::errors() const {
                     .b_stride = right.cols,
                     .c = change.data.data(),
                     .c_stride = right.cols});
-  return errors_after(targets_, plain_.output, change);
+  return errors_after(targets_, plain_.output, change, kernels_);
 }
 
 Mat<float> ValueFit::values(const Step& step) const {
