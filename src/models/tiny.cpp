@@ -52,7 +52,7 @@ TinyModel::TinyModel(const std::string& arch, const std::string& pre, const Tiny
   set("attention.head_count_kv", integer(sizes.n_kv_heads));
   set("attention.key_length", integer(sizes.head_width));
   set("attention.value_length", integer(sizes.head_width));
-  set("attention.layer_norm_rms_epsilon", number(1e-5));
+  set("attention.layer_norm_rms_epsilon", number(double{1e-5f}));
   set("rope.freq_base", number(10000.0));
   set_vocabulary(pre);
 }

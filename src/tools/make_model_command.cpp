@@ -104,7 +104,7 @@ class RandomFile {
     set("attention.head_count_kv", int64_t{shape_.n_kv_heads});
     set("attention.key_length", int64_t{shape_.head_width});
     set("attention.value_length", int64_t{shape_.head_width});
-    set("attention.layer_norm_rms_epsilon", 1e-6);
+    set("attention.layer_norm_rms_epsilon", double{1e-6f});  // written as f32, as llama.cpp wants it
     set("rope.freq_base", shape_.rope_base);
   }
 

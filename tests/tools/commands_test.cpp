@@ -202,6 +202,10 @@ TEST(MakeModel, WritesAFileThatRuns) {
       run_program({"complete", "-m", path, "-c", "64", "--temp", "0", "-n", "2", "--ignore-eos", "-p", "Hi"});
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_TRUE(contains(outcome.err, "answer 2 tokens")) << outcome.err;
+  // llama.cpp reads this key as f32 (type 6) only.
+  const std::string key = "layer_norm_rms_epsilon", head = slurp(path).substr(0, 4096);
+  ASSERT_NE(head.find(key), std::string::npos);
+  EXPECT_EQ(head.substr(head.find(key) + key.size(), 4), std::string("\x06\0\0\0", 4));
   unlink(path.c_str());
 }
 
