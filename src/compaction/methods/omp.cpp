@@ -14,8 +14,8 @@ const CompactionMethod methods_omp = {
     .selection = Selection::omp,
     .fit = Fit::both,
     .budget = BudgetPolicy::global,
-    .reread_fraction = 0.02,
-    .max_reread_tokens = 160,
+    .reread_fraction = 0.018,
+    .max_reread_tokens = 128,
     .n_sinks = 4,
     .n_recent = 4,
 };
