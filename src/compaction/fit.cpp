@@ -43,7 +43,10 @@ constexpr float kLostError = 1.0f;
 
 struct Candidate {
   std::vector<float> weights;  // [t] exp of the change of bias
-  Mat<float> values;           // [t, dv], or 0 rows: the original ones
+  // What its values are formed from, if it has new ones.
+  const ValueFit* value_fit = nullptr;
+  ValueFit::Step step;
+  Mat<float> values;  // [t, dv], of the best candidate only, or 0 rows: the original ones
   double bias_ridge = 0, value_ridge = 0;
 };
 
@@ -117,9 +120,6 @@ class HeadFitter {
   Judgement plain_;
   std::optional<Candidate> best_;
   Judgement best_judgement_;
-  // What the best candidate's values are formed from at the end, if it has new ones.
-  const ValueFit* best_values_ = nullptr;
-  ValueFit::Step best_step_;
 };
 
 Judgement HeadFitter::judge(std::span<const float> errors) const {
@@ -209,9 +209,11 @@ void HeadFitter::try_values(const std::vector<float>& weights, double bias_ridge
   for (const double strength : kStrengths) {
     if (!value_fit->solve(strength, report_.n_factorisation_retries)) break;
     const double error = consider(value_fit->errors(), [&] {
-      best_values_ = &*value_fit;
-      best_step_ = value_fit->step();
-      return Candidate{weights, {}, bias_ridge, strength};
+      return Candidate{.weights = weights,
+                       .value_fit = &*value_fit,
+                       .step = value_fit->step(),
+                       .bias_ridge = bias_ridge,
+                       .value_ridge = strength};
     });
     if (!is_worth_going_on(strength, last, error)) break;
     last = error;
@@ -221,10 +223,8 @@ void HeadFitter::try_values(const std::vector<float>& weights, double bias_ridge
 void HeadFitter::try_biases(const std::vector<BiasFit>& fits) {
   double last = plain_.heldout.mean_square;
   for (const BiasFit& fit : fits) {
-    const double error = consider(approximate_with(fit.weights, values_).error, [&] {
-      best_values_ = nullptr;
-      return Candidate{fit.weights, {}, fit.ridge, 0};
-    });
+    const double error = consider(approximate_with(fit.weights, values_).error,
+                                  [&] { return Candidate{.weights = fit.weights, .bias_ridge = fit.ridge}; });
     if (!is_worth_going_on(fit.ridge, last, error)) return;
     last = error;
   }
@@ -254,7 +254,7 @@ std::optional<Candidate> HeadFitter::run(Fit fit) {
     }
   }
   if (!best_) return std::nullopt;
-  if (best_values_ != nullptr) best_->values = best_values_->values(best_step_);
+  if (best_->value_fit != nullptr) best_->values = best_->value_fit->values(best_->step);
   report_.heldout_fitted = best_judgement_.heldout.mean;
   report_.heldout_fitted_worst = best_judgement_.heldout.worst;
   report_.log_mass_fitted = rms_log_mass(targets_, targets_.n_fit, targets_.n(), best_->weights);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "compaction/products.h"
+
 namespace sh::compaction {
 namespace {
 
@@ -63,15 +65,7 @@ Mat<float> gram_of_columns(MatView<const float> a, const std::function<bool()>& 
 Mat<float> transposed_product(MatView<const float> a, MatView<const float> b, const kernels::KernelSet& kernels) {
   Mat<float> result(a.cols, b.cols);
   if (a.rows <= kTileRows) {  // one tile: nothing to sum in double
-    kernels.gemm_tn({.m = a.cols,
-                     .n = b.cols,
-                     .k = a.rows,
-                     .a = a.data,
-                     .a_stride = a.stride,
-                     .b = b.data,
-                     .b_stride = b.stride,
-                     .c = result.data.data(),
-                     .c_stride = b.cols});
+    multiply_tn(kernels, a, b, result.view());
     return result;
   }
   std::vector<float> product;

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <utility>
 
+#include "compaction/products.h"
+
 namespace sh::compaction {
 namespace {
 
@@ -49,15 +51,7 @@ void RegionSummariser::add_tile(std::span<const int64_t> tile) {
                   weights_.data() + k * values.rows);
     weights = {weights_.data(), m, values.rows};
   }
-  kernels_.gemm_nn({.m = m,
-                    .n = values.cols,
-                    .k = values.rows,
-                    .a = weights.data,
-                    .a_stride = weights.stride,
-                    .b = values.data,
-                    .b_stride = values.stride,
-                    .c = summary_.output.row(first),
-                    .c_stride = values.cols});
+  multiply_nn(kernels_, weights, values, summary_.output.view().slice(first, m));
   for (int64_t k = 0; k < m; ++k) {
     const float sum = softmax_.sum(wanted[static_cast<size_t>(k)]);
     const float inverse = sum > 0 ? 1.0f / sum : 0.0f;

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <utility>
 
+#include "compaction/products.h"
+
 namespace sh::compaction {
 namespace {
 
@@ -18,15 +20,7 @@ RidgeSystem::RidgeSystem(MatView<const float> a, Mat<float> b, const kernels::Ke
     : kernels_(kernels), a_(a) {
   if (is_dual()) {
     gram_ = Mat<float>(a.rows, a.rows);
-    kernels.gemm_nt({.m = a.rows,
-                     .n = a.rows,
-                     .k = a.cols,
-                     .a = a.data,
-                     .a_stride = a.stride,
-                     .b = a.data,
-                     .b_stride = a.stride,
-                     .c = gram_.data.data(),
-                     .c_stride = a.rows});
+    multiply_nt(kernels, a, a, gram_.view());
     rhs_ = std::move(b);
   } else {
     gram_ = gram_of_columns(a, {}, kernels);

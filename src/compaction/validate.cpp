@@ -6,6 +6,8 @@
 #include <limits>
 #include <utility>
 
+#include "compaction/products.h"
+
 namespace sh::compaction {
 namespace {
 
@@ -31,15 +33,7 @@ Approximation approximate(const FitTargets& targets, std::span<const float> weig
   const MatView<const float> right = weighs_mass ? values : std::as_const(weighted).view();
   Approximation result{Mat<float>(n, dv), std::vector<float>(static_cast<size_t>(n)),
                        std::vector<float>(static_cast<size_t>(n))};
-  kernels.gemm_nn({.m = n,
-                   .n = dv,
-                   .k = t,
-                   .a = left.data,
-                   .a_stride = left.stride,
-                   .b = right.data,
-                   .b_stride = right.stride,
-                   .c = result.output.data.data(),
-                   .c_stride = dv});
+  multiply_nn(kernels, left, right, result.output.view());
   std::vector<float> difference(static_cast<size_t>(dv));
   for (int64_t i = 0; i < n; ++i) {
     const size_t query = static_cast<size_t>(i);

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <utility>
 
+#include "compaction/products.h"
+
 namespace sh::compaction {
 namespace {
 
@@ -38,15 +40,8 @@ ValueFit::ValueFit(const FitTargets& targets, std::span<const float> weights, Ma
       system_(std::as_const(shares_).view().slice(0, targets.n_fit), missing_of(targets, plain), kernels) {
   if (!system_.is_dual()) return;
   cross_ = Mat<float>(targets.n(), targets.n_fit);
-  kernels.gemm_nt({.m = cross_.rows,
-                   .n = cross_.cols,
-                   .k = shares_.cols,
-                   .a = shares_.data.data(),
-                   .a_stride = shares_.cols,
-                   .b = shares_.data.data(),
-                   .b_stride = shares_.cols,
-                   .c = cross_.data.data(),
-                   .c_stride = cross_.cols});
+  const MatView<const float> shares = std::as_const(shares_).view();
+  multiply_nt(kernels, shares, shares.slice(0, targets.n_fit), cross_.view());
 }
 
 // No row's step is longer than Σ_i share_ij · ‖y_i‖.
@@ -84,15 +79,7 @@ std::vector<float> ValueFit::errors() const {
   const bool is_dual = step_.dual.rows > 0;
   const Mat<float>&left = is_dual ? cross_ : shares_, &right = is_dual ? step_.dual : step_.direct;
   Mat<float> change(left.rows, right.cols);
-  kernels_.gemm_nn({.m = left.rows,
-                    .n = right.cols,
-                    .k = left.cols,
-                    .a = left.data.data(),
-                    .a_stride = left.cols,
-                    .b = right.data.data(),
-                    .b_stride = right.cols,
-                    .c = change.data.data(),
-                    .c_stride = right.cols});
+  multiply_nn(kernels_, left.view(), right.view(), change.view());
   return errors_after(targets_, plain_.output, change, kernels_);
 }
 

@@ -30,8 +30,8 @@ std::vector<std::string> byte_pieces() {
 gguf::Value integer(int64_t value) {
   return gguf::Value(value);
 }
-gguf::Value number(double value) {
-  return gguf::Value(value);
+gguf::Value number(float value) {  // f32 in the file, as llama.cpp wants it
+  return gguf::Value(double{value});
 }
 gguf::Value text(std::string value) {
   return gguf::Value(std::move(value));
@@ -52,8 +52,8 @@ TinyModel::TinyModel(const std::string& arch, const std::string& pre, const Tiny
   set("attention.head_count_kv", integer(sizes.n_kv_heads));
   set("attention.key_length", integer(sizes.head_width));
   set("attention.value_length", integer(sizes.head_width));
-  set("attention.layer_norm_rms_epsilon", number(double{1e-5f}));
-  set("rope.freq_base", number(10000.0));
+  set("attention.layer_norm_rms_epsilon", number(1e-5f));
+  set("rope.freq_base", number(10000.0f));
   set_vocabulary(pre);
 }
 

@@ -2,6 +2,7 @@
 // Operations on single rows: embedding, norms, sums, activations.
 #include <algorithm>
 
+#include "kernels/scratch.h"
 #include "ops/ops.h"
 #include "ops/rows.h"
 
@@ -15,8 +16,7 @@ void embed(OpContext& ctx, const Weight& table, std::span<const int32_t> ids, Ma
     const int32_t id = ids[static_cast<size_t>(t)];
     SH_CHECK(id >= 0 && id < table.n_out, "embed: token id outside the vocabulary");
     if (table.is_packed) {
-      thread_local AlignedBuffer<std::byte> buffer;
-      std::byte* row = buffer.grow(static_cast<size_t>(n_bytes));
+      std::byte* row = kernels::thread_scratch(static_cast<size_t>(n_bytes));
       unpack_row(table.dtype, table.data, id, table.n_in, row);
       format.dequantize(row, table.n_in, y.row(t));
     } else {
