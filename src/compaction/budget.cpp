@@ -37,31 +37,39 @@ Candidate candidate_of(float score, size_t index) {
   return (uint64_t{~ascending} << 32) | index;
 }
 
-/// Rows over all heads from the best score down. Only as many as can be taken are sorted: of a million of them an
-/// eighth.
+/// Rows over all heads from the best score down. Only as many as can be taken are gathered and sorted, by the
+/// count of candidates with the same upper bits: of a million rows an eighth, 36 -> 13 ms.
 void share_by_score(std::span<const std::vector<float>> scores, Allocation& allocation) {
+  constexpr int kBinBits = 16;
+  const auto bin_of = [](Candidate candidate) { return static_cast<size_t>(candidate >> (64 - kBinBits)); };
   std::vector<size_t> first;  // [n_heads] candidates before the head's
+  std::vector<int64_t> n_in_bin(size_t{1} << kBinBits, 0);
   size_t n_rows = 0;
   for (const std::vector<float>& of_head : scores) {
     first.push_back(n_rows);
     n_rows += of_head.size();
+    for (const float score : of_head)
+      if (can_be_kept(score)) ++n_in_bin[bin_of(candidate_of(score, 0))];
   }
   SH_CHECK(n_rows <= std::numeric_limits<uint32_t>::max(), "rows over all heads are numbered in 32 bits");
-  std::vector<Candidate> candidates;
-  candidates.reserve(n_rows);
-  for (size_t head = 0; head < scores.size(); ++head)
-    for (size_t row = 0; row < scores[head].size(); ++row)
-      if (can_be_kept(scores[head][row])) candidates.push_back(candidate_of(scores[head][row], first[head] + row));
   // Where blocks run out before rows, what is left goes to heads with room in theirs: ever longer stretches, as
   // fewer and fewer candidates can still be taken.
+  std::vector<Candidate> stretch;
   int64_t n_stretch = 0;
-  for (auto begin = candidates.begin(); begin != candidates.end() && allocation.n_most() > 0;) {
-    n_stretch = std::min<int64_t>(std::max(2 * n_stretch, allocation.n_most()), candidates.end() - begin);
-    const auto end = begin + n_stretch;
-    std::nth_element(begin, end - 1, candidates.end());
-    std::sort(begin, end);
-    for (; begin != end && allocation.has_rows_left(); ++begin) {
-      const auto index = static_cast<size_t>(*begin & std::numeric_limits<uint32_t>::max());
+  for (size_t begin = 0, end = 0; begin < n_in_bin.size() && allocation.n_most() > 0; begin = end) {
+    const int64_t n_wanted = std::max(2 * n_stretch, allocation.n_most());
+    for (n_stretch = 0; end < n_in_bin.size() && n_stretch < n_wanted; ++end) n_stretch += n_in_bin[end];
+    stretch.clear();
+    stretch.reserve(static_cast<size_t>(n_stretch));
+    for (size_t head = 0; head < scores.size(); ++head)
+      for (size_t row = 0; row < scores[head].size(); ++row) {
+        const Candidate candidate = candidate_of(scores[head][row], first[head] + row);
+        const size_t bin = bin_of(candidate);
+        if (bin >= begin && bin < end && can_be_kept(scores[head][row])) stretch.push_back(candidate);
+      }
+    std::sort(stretch.begin(), stretch.end());
+    for (auto next = stretch.begin(); next != stretch.end() && allocation.has_rows_left(); ++next) {
+      const auto index = static_cast<size_t>(*next & std::numeric_limits<uint32_t>::max());
       const auto head = std::upper_bound(first.begin(), first.end(), index) - first.begin() - 1;
       allocation.take(static_cast<size_t>(head));
     }

@@ -212,7 +212,7 @@ class Compaction {
     std::vector<HeadRows> rows;
     for (size_t i = 0; i < plans_.size(); i += rows.size()) {
       assemble_from(i, rows);
-      SH_RETURN_IF_ERROR(compacted.replace_layer(plans_[i].layer, rows));
+      SH_RETURN_IF_ERROR(compacted.replace_layer(executor_.thread_pool(), plans_[i].layer, rows));
     }
     SH_RETURN_IF_ERROR(compacted.mark_compacted(compacted_end()));
     return compacted;

@@ -48,7 +48,7 @@ class Gatherer {
     }
     if (wants(QuerySource::prefill)) {
       if (has_captured) {
-        sets_.push_back(captured->take());
+        sets_.push_back(captured->take(executor_.thread_pool()));
         used = used | QuerySource::prefill;
       } else if (compacted == Pos(0)) {
         SH_RETURN_IF_ERROR(add(reread(executor_, sequence_, ids_, Pos(0), end, fraction, context_,

@@ -111,7 +111,7 @@ class LayerwiseTap final : public ops::AttentionTap {
     std::vector<kv::HeadRows> layer_rows;
     assemble_layer(executor_.engine(), executor_.thread_pool(), *input_.sequence, plans, solved, layer_rows);
     std::move(solved.begin(), solved.end(), heads_.begin() + static_cast<std::ptrdiff_t>(first));
-    SH_RETURN_IF_ERROR(compacted_.replace_layer(layer, layer_rows));
+    SH_RETURN_IF_ERROR(compacted_.replace_layer(executor_.thread_pool(), layer, layer_rows));
     for (SequenceCache& conversation : conversations_)
       SH_RETURN_IF_ERROR(conversation.splice_layer(layer, compacted_, input_.sequence->next_pos()));
     sets_[static_cast<size_t>(layer)].clear();

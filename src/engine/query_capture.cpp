@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "base/aligned.h"
 #include "base/check.h"
 #include "base/pages.h"
 
@@ -30,12 +31,29 @@ struct QueryCapture::State {
   int64_t stride = 1, first_stride = 1;
   int64_t n_seen = 0;            // tokens announced so far: the next token's ordinal
   int64_t n_seen_before = 0;     // the same before the forward that runs
-  std::vector<float> rows;       // [n_rows, row_floats]
+  AlignedBuffer<float> rows;     // [max_rows, row_floats], of which the first n_rows are written or about to be
   size_t n_committed = 0;        // floats of `rows` whose memory is there
   std::vector<int32_t> row_pos;  // [n_rows]
   std::vector<int64_t> ordinal;  // [n_rows]
   std::vector<std::pair<int32_t, int64_t>>
       pending;  // (row of the batch, ordinal; then row of the store) of the forward that runs
+
+  State() = default;
+  State(const State& other)
+      : layers(other.layers),
+        row_floats(other.row_floats),
+        max_rows(other.max_rows),
+        stride(other.stride),
+        first_stride(other.first_stride),
+        n_seen(other.n_seen),
+        n_seen_before(other.n_seen_before),
+        rows(other.rows.n()),
+        ordinal(other.ordinal),
+        pending(other.pending) {
+    resize(other.row_pos.size());
+    row_pos = other.row_pos;
+    std::copy_n(other.rows.data(), row_pos.size() * static_cast<size_t>(row_floats), rows.data());
+  }
 
   int64_t row_bytes() const {
     return row_floats * static_cast<int64_t>(sizeof(float)) +
@@ -47,8 +65,7 @@ struct QueryCapture::State {
     for (size_t row = 0; row < row_pos.size(); ++row) {
       if (ordinal[row] % stride != 0) continue;
       if (kept != row) {
-        std::memcpy(&rows[kept * static_cast<size_t>(row_floats)], &rows[row * static_cast<size_t>(row_floats)],
-                    static_cast<size_t>(row_floats) * sizeof(float));
+        std::copy_n(row_at(row), row_floats, row_at(kept));
         row_pos[kept] = row_pos[row];
         ordinal[kept] = ordinal[row];
       }
@@ -56,14 +73,15 @@ struct QueryCapture::State {
     }
     resize(kept);
   }
+  float* row_at(size_t row) { return rows.data() + row * static_cast<size_t>(row_floats); }
+  const float* row_at(size_t row) const { return rows.data() + row * static_cast<size_t>(row_floats); }
   void resize(size_t n_rows) {
     const size_t n_floats = n_rows * static_cast<size_t>(row_floats);
-    if (n_floats > n_committed && n_floats <= rows.capacity()) {
-      const size_t end = std::min(rows.capacity(), std::max(n_floats, n_committed + kCommittedFloats));
+    if (n_floats > n_committed) {
+      const size_t end = std::min(rows.n(), std::max(n_floats, n_committed + kCommittedFloats));
       commit_pages(rows.data() + n_committed, (end - n_committed) * sizeof(float));
       n_committed = end;
     }
-    rows.resize(n_rows * static_cast<size_t>(row_floats));
     row_pos.resize(n_rows);
     ordinal.resize(n_rows);
   }
@@ -87,15 +105,13 @@ QueryCapture::QueryCapture(const models::Model& model, const kv::KvLayout& layou
   }
   s.max_rows = s.row_floats == 0 ? 0 : max_bytes / s.row_bytes();
   // Address space only: a vector that doubles would hold up to twice the bound while it grows.
-  s.rows.reserve(static_cast<size_t>(s.max_rows * s.row_floats));
+  s.rows.grow(static_cast<size_t>(s.max_rows * s.row_floats));
   s.row_pos.reserve(static_cast<size_t>(s.max_rows));
   s.ordinal.reserve(static_cast<size_t>(s.max_rows));
 }
 
 QueryCapture::QueryCapture(const QueryCapture& other)
-    : ops::AttentionTap(other), state_(std::make_unique<State>(*other.state_)) {
-  state_->n_committed = state_->rows.size();
-}
+    : ops::AttentionTap(other), state_(std::make_unique<State>(*other.state_)) {}
 QueryCapture::~QueryCapture() = default;
 
 void QueryCapture::begin_batch(std::span<const kv::Pos> pos, std::span<const bool> is_wanted,
@@ -142,7 +158,7 @@ bool QueryCapture::on_attention(int32_t layer_index, MatView<const float> querie
     to += n;
   };
   for (const auto& [batch_row, row] : s.pending) {
-    float* to = &s.rows[static_cast<size_t>(row * s.row_floats + layer.offset)];
+    float* to = s.row_at(static_cast<size_t>(row)) + layer.offset;
     copy(queries.row(batch_row), int64_t{layer.n_heads} * layer.key_width, to);
     copy(lse.row(batch_row), layer.n_heads, to);
     copy(out.row(batch_row), int64_t{layer.n_heads} * layer.value_width, to);
@@ -173,11 +189,11 @@ int64_t QueryCapture::n_tokens() const {
 }
 int64_t QueryCapture::n_bytes() const {
   const State& s = *state_;
-  return static_cast<int64_t>(s.rows.capacity() * sizeof(float) + s.row_pos.capacity() * sizeof(int32_t) +
+  return static_cast<int64_t>(s.rows.n() * sizeof(float) + s.row_pos.capacity() * sizeof(int32_t) +
                               s.ordinal.capacity() * sizeof(int64_t));
 }
 
-QuerySets QueryCapture::take() const {
+QuerySets QueryCapture::take(ThreadPool& threads) const {
   const State& s = *state_;
   const auto n_rows = static_cast<int64_t>(s.row_pos.size());
   std::vector<int64_t> order(s.row_pos.size());
@@ -186,17 +202,17 @@ QuerySets QueryCapture::take() const {
     return s.ordinal[static_cast<size_t>(a)] < s.ordinal[static_cast<size_t>(b)];
   });
   QuerySets sets(s.layers.size());
-  for (size_t l = 0; l < s.layers.size(); ++l) {
+  threads.run(std::ssize(s.layers), [&](int64_t index, int) {
+    const auto l = static_cast<size_t>(index);
     const State::Layer& layer = s.layers[l];
     sets[l] = pool_groups({.n_heads = layer.n_kv_heads, .key_width = layer.key_width, .value_width = layer.value_width},
                           layer.n_heads, n_rows, [&](int64_t i) {
                             const auto row = static_cast<size_t>(order[static_cast<size_t>(i)]);
-                            const float* base = &s.rows[row * static_cast<size_t>(s.row_floats) +
-                                                        static_cast<size_t>(layer.offset)];
+                            const float* base = s.row_at(row) + layer.offset;
                             const float* lse = base + int64_t{layer.n_heads} * layer.key_width;
                             return TokenQueries{base, lse, lse + layer.n_heads, s.row_pos[row]};
                           });
-  }
+  });
   return sets;
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/mat_view.h"
+#include "base/thread_pool.h"
 #include "kv/layout.h"
 #include "kv/pos.h"
 #include "models/model.h"
@@ -69,7 +70,7 @@ class QueryCapture : public ops::AttentionTap {
   void truncate(kv::Pos end);
   int64_t n_tokens() const;
   int64_t n_bytes() const;
-  QuerySets take() const;  // copies in the order of the tokens, pooled over the group
+  QuerySets take(ThreadPool& threads) const;  // copies in the order of the tokens, pooled over the group
 
  private:
   struct State;

@@ -118,6 +118,7 @@ std::vector<HeadPlan> plan_heads(const SequenceCache& sequence, const Region& re
     for (int32_t h = 0; h < layers[l].n_heads; ++h) {
       HeadPlan plan{.layer = static_cast<int32_t>(l), .head = h};
       const std::vector<Pos> pos = sequence.positions(plan.layer, h);
+      plan.rows.reserve(pos.size());
       for (size_t row = 0; row < pos.size(); ++row)
         if (pos[row] >= first && region.contains(pos[row])) plan.rows.push_back(static_cast<int32_t>(row));
       plan.n_fixed = static_cast<int64_t>(pos.size() - plan.rows.size());

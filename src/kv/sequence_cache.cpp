@@ -438,8 +438,10 @@ void SequenceCache::decode_rows(const kernels::KernelSet& kernels, int32_t layer
 }
 
 std::vector<Pos> SequenceCache::positions(int32_t layer, int32_t head_index) const {
+  const HeadCache& cache = head(layer, head_index);
   std::vector<Pos> pos;
-  for (const BlockEntry& entry : head(layer, head_index).blocks)
+  pos.reserve(static_cast<size_t>(cache.n_rows));
+  for (const BlockEntry& entry : cache.blocks)
     for (int32_t row = 0; row < entry.n_rows; ++row) pos.push_back(pos_of_row(*pool_, entry, row));
   return pos;
 }

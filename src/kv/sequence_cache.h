@@ -8,6 +8,7 @@
 
 #include "base/mat_view.h"
 #include "base/result.h"
+#include "base/thread_pool.h"
 #include "kernels/kernel_set.h"
 #include "kv/block_pool.h"
 #include "kv/pos.h"
@@ -136,8 +137,9 @@ class SequenceCache {
   /// Replaces one layer's rows before next_pos(); rows[head]. Otherwise like splice_layer(): identity untouched,
   /// may be called inside a step (copy_head() then has rows at and after next_pos() that are not to be handed
   /// back), commits whole or changes nothing.
+  /// `threads` write the heads: on one thread that is a tenth of a quick compaction.
   /// Errors: out_of_memory; invalid_argument for rows that do not fit the layout or lie at or after next_pos().
-  Result<void> replace_layer(int32_t layer, const std::vector<HeadRows>& rows);
+  Result<void> replace_layer(ThreadPool& threads, int32_t layer, const std::vector<HeadRows>& rows);
   /// Ends a compaction that went layer by layer: one compaction more, up to `compacted_end`.
   /// Errors: invalid_argument when that lies before what is compacted already or beyond next_pos().
   Result<void> mark_compacted(Pos compacted_end);
@@ -211,10 +213,10 @@ class SequenceCache {
   Cut cut_at(const HeadCache& cache, Pos boundary) const;
   /// Moves the block's rows from n_rows_gone on to the front.
   void cut_block(size_t layer, BlockEntry& entry, const Cut& cut, BlockPool::Claim& claim);
-  /// A head's rows before the boundary; the entries' references belong to the caller.
-  using MakeFront = std::function<HeadCache(size_t layer, size_t head, BlockPool::Claim& claim)>;
-  /// Replaces rows before the boundary in layers [begin, end); `front` takes what `need` says.
-  Result<void> replace_front(size_t begin, size_t end, Pos boundary, Need need, const MakeFront& front);
+  /// The rows before the boundary of a layer's heads; the entries' references belong to the caller.
+  using MakeFronts = std::function<std::vector<HeadCache>(size_t layer, BlockPool::Claim& claim)>;
+  /// Replaces rows before the boundary in layers [begin, end); `fronts` takes what `need` says.
+  Result<void> replace_front(size_t begin, size_t end, Pos boundary, Need need, const MakeFronts& fronts);
   Result<void> splice_layers(size_t begin, size_t end, const SequenceCache& other, Pos boundary);
 
   BlockPool* pool_;

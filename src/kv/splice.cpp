@@ -77,7 +77,7 @@ void SequenceCache::cut_block(size_t layer, BlockEntry& entry, const Cut& cut, B
 }
 
 Result<void> SequenceCache::replace_front(size_t begin, size_t end, Pos boundary, Need need,
-                                          const MakeFront& front) {
+                                          const MakeFronts& fronts) {
   std::vector<std::vector<Cut>> cuts(heads_.size());
   std::vector<BlockId> gone;
   for (size_t layer = begin; layer < end; ++layer) {
@@ -106,10 +106,11 @@ Result<void> SequenceCache::replace_front(size_t begin, size_t end, Pos boundary
   pool_->release(gone);
   for (size_t layer = begin; layer < end; ++layer) {
     const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
+    std::vector<HeadCache> made = fronts(layer, *claim);
     for (size_t head = 0; head < heads_[layer].size(); ++head) {
       HeadCache& cache = heads_[layer][head];
       const Cut& cut = cuts[layer][head];
-      HeadCache joined = front(layer, head, *claim);
+      HeadCache joined = std::move(made[head]);
       // Inside a step the room at the front's end is not this sequence's: its block is shared, or has no
       // annotation for what comes. Outside, reserve() decides.
       if (n_reserved_ > 0 && !joined.blocks.empty()) joined.blocks.back().is_sealed = true;
@@ -142,23 +143,24 @@ Result<void> SequenceCache::splice_layers(size_t begin, size_t end, const Sequen
     return Error{ErrorKind::invalid_argument,
                  fmt::format("KV cache: cannot splice at {}: this sequence has {} tokens, the other {}",
                              boundary.value, identity_.next_pos.value, other.identity_.next_pos.value)};
-  const auto front = [&](size_t layer, size_t head, BlockPool::Claim&) {
-    HeadCache shared;
+  const auto fronts = [&](size_t layer, BlockPool::Claim&) {
+    std::vector<HeadCache> shared(other.heads_[layer].size());
     std::vector<BlockId> blocks;
-    for (BlockEntry entry : other.heads_[layer][head].blocks) {
-      // What its block holds behind these rows stays unread here: a row that is added goes to a copy of the block,
-      // or over them when the other sequence is gone.
-      entry.n_rows = n_rows_before(entry, boundary);
-      entry.is_sealed = false;
-      if (entry.n_rows == 0) break;
-      blocks.push_back(entry.block);
-      shared.blocks.push_back(entry);
-      shared.n_rows += entry.n_rows;
-    }
+    for (size_t head = 0; head < shared.size(); ++head)
+      for (BlockEntry entry : other.heads_[layer][head].blocks) {
+        // What its block holds behind these rows stays unread here: a row that is added goes to a copy of the
+        // block, or over them when the other sequence is gone.
+        entry.n_rows = n_rows_before(entry, boundary);
+        entry.is_sealed = false;
+        if (entry.n_rows == 0) break;
+        blocks.push_back(entry.block);
+        shared[head].blocks.push_back(entry);
+        shared[head].n_rows += entry.n_rows;
+      }
     pool_->add_reference(blocks);
     return shared;
   };
-  return replace_front(begin, end, boundary, Need{}, front);
+  return replace_front(begin, end, boundary, Need{}, fronts);
 }
 
 Result<void> SequenceCache::splice(const SequenceCache& other, Pos boundary) {
@@ -189,14 +191,19 @@ Result<void> SequenceCache::splice_layer(int32_t layer, const SequenceCache& oth
   return splice_layers(index, index + 1, other, boundary);
 }
 
-Result<void> SequenceCache::replace_layer(int32_t layer, const std::vector<HeadRows>& rows) {
+Result<void> SequenceCache::replace_layer(ThreadPool& threads, int32_t layer, const std::vector<HeadRows>& rows) {
   SH_CHECK(layer >= 0 && layer < static_cast<int32_t>(heads_.size()), "no such layer");
   const size_t index = static_cast<size_t>(layer);
   SH_RETURN_IF_ERROR(check_layer(rows, index, identity_.next_pos));
-  const auto front = [&](size_t of_layer, size_t head, BlockPool::Claim& claim) {
-    return write_head(of_layer, rows[head], claim);
+  const auto fronts = [&](size_t of_layer, BlockPool::Claim& claim) {
+    std::vector<HeadCache> written(rows.size());
+    threads.run(std::ssize(rows), [&](int64_t head, int) {
+      const auto i = static_cast<size_t>(head);
+      written[i] = write_head(of_layer, rows[i], claim);
+    });
+    return written;
   };
-  return replace_front(index, index + 1, identity_.next_pos, need_of(rows, index), front);
+  return replace_front(index, index + 1, identity_.next_pos, need_of(rows, index), fronts);
 }
 
 Result<void> SequenceCache::mark_compacted(Pos compacted_end) {

@@ -74,7 +74,7 @@ TEST(QueryCapture, ReproducesTheModelsAttention) {
     kv::SequenceCache sequence(engine->block_pool());
     QueryCapture capture(engine->model(), engine->kv_layout(), int64_t{4} << 20);
     read_captured(*engine, sequence, ids, capture, 100);
-    const Deviation deviation = deviation_of(*engine, sequence, capture.take());
+    const Deviation deviation = deviation_of(*engine, sequence, capture.take(engine->executor().thread_pool()));
     EXPECT_EQ(deviation.n_queries, capture.n_tokens() * 5 * 4);  // 5 layers of 4 query heads
     EXPECT_GT(capture.n_tokens(), 100);
     EXPECT_LT(deviation.lse, kTolerance) << tensor_format(type).name;
@@ -95,7 +95,7 @@ TEST(QueryCapture, ReproducesAttentionOfEveryTinyModel) {
     QueryCapture capture((*engine)->model(), (*engine)->kv_layout(), kLargeCap);
     read_captured(**engine, sequence, ids, capture, 16);
     ASSERT_EQ(capture.n_tokens(), 40) << name;
-    const Deviation deviation = deviation_of(**engine, sequence, capture.take());
+    const Deviation deviation = deviation_of(**engine, sequence, capture.take((*engine)->executor().thread_pool()));
     EXPECT_LT(deviation.lse, kTolerance) << name;
     EXPECT_LT(deviation.out, kTolerance) << name;
   }
@@ -112,7 +112,7 @@ TEST(QueryCapture, ReproducesAttentionOverCompactedRows) {
   ASSERT_TRUE(compact_sequence(engine->executor(), sequence, ids, nullptr, request).ok());
   QueryCapture capture(engine->model(), engine->kv_layout(), kLargeCap);
   read_captured(*engine, sequence, question_ids(*engine, document.questions[0].text), capture, 8);
-  const Deviation deviation = deviation_of(*engine, sequence, capture.take());
+  const Deviation deviation = deviation_of(*engine, sequence, capture.take(engine->executor().thread_pool()));
   EXPECT_GT(deviation.n_queries, 0);
   EXPECT_LT(deviation.lse, kTolerance);
   EXPECT_LT(deviation.out, kTolerance);
@@ -153,7 +153,7 @@ class Feeder {
   }
 
   std::vector<int32_t> positions() const {
-    const QuerySets sets = capture.take();
+    const QuerySets sets = capture.take(threads_);
     std::vector<int32_t> tokens;
     for (size_t i = 0; i < sets[0][0].pos.size(); i += 2)
       tokens.push_back(sets[0][0].pos[i]);  // two query heads a KV head
@@ -161,7 +161,7 @@ class Feeder {
   }
   /// Every captured number belongs to the token, layer and head that it is filed under.
   bool is_consistent() const {
-    const QuerySets sets = capture.take();
+    const QuerySets sets = capture.take(threads_);
     for (size_t l = 0; l < sets.size(); ++l)
       for (size_t h = 0; h < sets[l].size(); ++h) {
         const QuerySet& set = sets[l][h];
@@ -180,6 +180,7 @@ class Feeder {
 
  private:
   std::vector<kv::LayerLayout> layers_;
+  mutable ThreadPool threads_{2};
 };
 
 // A token takes 5 layers · 4 heads · (64 + 1 + 64) floats and 12 bytes: a cap of 50 tokens and a bit.
@@ -245,7 +246,7 @@ TEST(QueryCapture, RealQueriesDoNotDependOnTheUbatch) {
     kv::SequenceCache sequence(engine->block_pool());
     QueryCapture capture(engine->model(), engine->kv_layout(), kSmallCap);
     read_captured(*engine, sequence, ids, capture, side == 0 ? 512 : 19);
-    sets[side] = capture.take();
+    sets[side] = capture.take(engine->executor().thread_pool());
   }
   for (size_t l = 0; l < sets[0].size(); ++l)
     for (size_t h = 0; h < sets[0][l].size(); ++h) {
@@ -296,7 +297,7 @@ TEST(QueryCapture, UnwantedTokensAndNoMemoryCaptureNothing) {
   const bool is_wanted[] = {false, true, false};
   capture.begin_batch(pos, is_wanted);
   EXPECT_EQ(capture.n_tokens(), 1);
-  EXPECT_EQ(capture.take()[0][0].pos[0], 1);
+  EXPECT_EQ(capture.take(engine->executor().thread_pool())[0][0].pos[0], 1);
   QueryCapture none(engine->model(), engine->kv_layout(), 100);
   none.begin_batch(pos);
   EXPECT_EQ(none.n_tokens(), 0);

@@ -28,6 +28,12 @@ inline std::unique_ptr<BlockPool> make_pool(const KvLayout& layout, int64_t budg
   return std::move(pool).value();
 }
 
+/// Threads for what takes them; two, so that writing side by side is tested wherever it is used.
+inline ThreadPool& test_threads() {
+  static ThreadPool threads(2);
+  return threads;
+}
+
 /// The seed of a random test: SHORTHAND_TEST_SEED, or `usual`.
 inline uint64_t test_seed(uint64_t usual) {
   const auto text = env::get("SHORTHAND_TEST_SEED");

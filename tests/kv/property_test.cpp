@@ -293,7 +293,7 @@ class World {
     const Pos next_pos = pair.cache->next_pos();
     std::vector<HeadRows> rows = random_compaction(*pair.cache, rng_, next_pos, 0.5, 0.2)[l];
     for (HeadRows& head : rows) cut_rows(head, next_pos);
-    if (!pair.cache->replace_layer(layer, rows).ok()) {
+    if (!pair.cache->replace_layer(test_threads(), layer, rows).ok()) {
       ++n_refused_;
       return;
     }

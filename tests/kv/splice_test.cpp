@@ -298,7 +298,7 @@ TEST(SpliceLayer, InsideAStep) {
       } else {
         std::vector<HeadRows> rows;
         for (int32_t head = 0; head < n_heads; ++head) rows.push_back(fork.copy_head(layer, head));
-        ASSERT_TRUE(cache.replace_layer(layer, rows).ok());
+        ASSERT_TRUE(cache.replace_layer(test_threads(), layer, rows).ok());
       }
       const std::vector<HeadRows> expected = joined(snapshot(fork), appended, Pos(100));
       const Snapshot now = snapshot(cache);
@@ -332,7 +332,7 @@ SequenceCache with_gap(BlockPool& pool, int64_t next_pos, int64_t end) {
   SequenceCache cache = filled(pool, next_pos, 1);
   std::vector<HeadRows> rows{cache.copy_head(0, 0), cache.copy_head(0, 1)};
   for (HeadRows& head : rows) cut_rows(head, Pos(end));
-  EXPECT_TRUE(cache.replace_layer(0, rows).ok());
+  EXPECT_TRUE(cache.replace_layer(test_threads(), 0, rows).ok());
   return cache;
 }
 
@@ -400,7 +400,7 @@ TEST(ReplaceLayer, RefusesWholeAndWorksInAFullPool) {
   const auto refuses = [&](auto change) {
     auto bad = rows[0];
     change(bad);
-    const auto result = cache.replace_layer(0, bad);
+    const auto result = cache.replace_layer(test_threads(), 0, bad);
     EXPECT_EQ(result.ok() ? ErrorKind::io : result.error().kind, ErrorKind::invalid_argument);
     EXPECT_TRUE(snapshot(cache) == before);
   };
@@ -412,17 +412,17 @@ TEST(ReplaceLayer, RefusesWholeAndWorksInAFullPool) {
   {
     const SequenceCache fork = cache.fork();
     const PoolStats stats = pool->stats();
-    const auto refused = cache.replace_layer(0, rows[0]);
+    const auto refused = cache.replace_layer(test_threads(), 0, rows[0]);
     ASSERT_FALSE(refused.ok());
     EXPECT_EQ(refused.error().kind, ErrorKind::out_of_memory);
     EXPECT_TRUE(snapshot(cache) == before);
     EXPECT_TRUE(testing::operator==(stats, pool->stats()));
   }
-  ASSERT_TRUE(cache.replace_layer(0, rows[0]).ok());
+  ASSERT_TRUE(cache.replace_layer(test_threads(), 0, rows[0]).ok());
   EXPECT_TRUE(testing::operator==(cache.copy_head(0, 0), rows[0][0]));
   EXPECT_TRUE(testing::operator==(cache.copy_head(0, 1), rows[0][1]));
   EXPECT_TRUE(testing::operator==(cache.copy_head(2, 0), before.heads[2]));
-  EXPECT_TRUE(cache.replace_layer(1, {}).ok());
+  EXPECT_TRUE(cache.replace_layer(test_threads(), 1, {}).ok());
 }
 
 // Re-basing: the same rows at positions that close the gap which a compaction left.
