@@ -25,11 +25,11 @@
 
 namespace sh::kernels {
 
-/// The entry of a target that this processor family does not have.
+/// The entry of a target that this processor family does not have, behind all that it has.
 constexpr KernelSet absent_set(const char* name, int rank, const char* needs) {
   KernelSet set{};
   set.name = name;
-  set.rank = rank;
+  set.rank = -rank;
   set.needs = needs;
   set.supported = +[] { return false; };
   return set;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What the shared bodies are written in, for the 4 lanes of a 128-bit NEON register. Included inside a target region
-// and namespace.
+// What the shared bodies are written in, for 4 lanes. Included inside a target region and namespace.
 //
 // Source:  Arm C Language Extensions, "Advanced SIMD (Neon) intrinsics"; what an instruction does with NaN, signed
 // zeros and rounding: Arm Architecture Reference Manual for A-profile, C7.
@@ -9,11 +8,11 @@ using F = float32x4_t;
 using I = int32x4_t;
 constexpr int64_t kLanes = 4;
 constexpr bool kWideDot = false;  // dot4 takes signed bytes, so wide codes are signed
-// Register tiles: 32 vector registers. Chosen by counting them and the sums that hide a latency of 4 on two units;
-// speed was not measured on an Arm core yet.
+// Register tiles: 32 vector registers. Chosen so that no tile spills and its sums hide a latency of 4 on two
+// units; not measured on an Arm CPU.
 constexpr int kQuantPanels = 4, kQuantColumns = 3;  // 12 integer and 12 float sums
 constexpr int kPackedColumns = 4;
-constexpr int kFloatRows = 4, kFloatColumns = 6;
+constexpr int kFloatRows = 4, kFloatColumns = 4;
 constexpr int kGemmRows = 8, kGemmVectors = 3;
 constexpr int kScoreQueries = 3, kScoreChains = 2, kScoreBlocks = 1;
 constexpr int kMixQueries = 4, kMixVectors = 4;

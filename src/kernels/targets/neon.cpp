@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// NEON with byte dot products: Arm from Cortex-A55/A76 and Neoverse N1, Apple from A11. Conversions of binary16 are
-// in every 64-bit Arm CPU; half arithmetic and i8mm are not used.
+// NEON with byte dot products: Arm from Cortex-A76 and Neoverse N1. Conversions of binary16 are in every 64-bit
+// Arm CPU; half arithmetic and i8mm are not used.
 #include <cstddef>
 #include <cstdint>
 
