@@ -4,7 +4,8 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config python3 git libboost1.81-dev nlohmann-json3-dev libfmt-dev libpcre2-dev
-          libutf8proc-dev libeigen3-dev libxxhash-dev libgtest-dev libbenchmark-dev)
+          libutf8proc-dev libeigen3-dev libxxhash-dev libgtest-dev libbenchmark-dev
+          g++-aarch64-linux-gnu qemu-user googletest)  # the last three: the NEON kernels' tests
 if [[ "${1:-}" == fuzz ]]; then
   packages+=(clang libclang-rt-14-dev)
 fi

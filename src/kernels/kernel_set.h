@@ -105,7 +105,7 @@ struct AttendTile {
 /// One CPU target. One file each in kernels/targets/.
 struct KernelSet {
   const char* name;
-  int rank;             // the supported set with the highest rank is chosen
+  int rank;             // the supported set with the highest rank is chosen; below 0: of another processor family
   const char* needs;    // CPU features, for messages
   bool (*supported)();  // asks the CPU and the operating system
 

@@ -14,6 +14,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#include <sys/auxv.h>
 #endif
 
 #include <cstdint>
@@ -22,11 +25,11 @@
 
 namespace sh::kernels {
 
-/// The entry of a target that this processor family does not have.
+/// The entry of a target that this processor family does not have, behind all that it has.
 constexpr KernelSet absent_set(const char* name, int rank, const char* needs) {
   KernelSet set{};
   set.name = name;
-  set.rank = rank;
+  set.rank = -rank;
   set.needs = needs;
   set.supported = +[] { return false; };
   return set;
@@ -60,6 +63,12 @@ inline bool x86_has(const CpuidBits& needed, uint32_t saved) {
   if (needed.eax_7_1 == 0) return true;
   if (eax < 1 || __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return false;
   return (eax & needed.eax_7_1) == needed.eax_7_1;
+}
+#elif defined(__aarch64__)
+/// Whether the CPU has all these features, HWCAP_...
+/// Source:  Linux kernel, Documentation/arm64/elf_hwcaps.rst.
+inline bool arm_has(unsigned long needed) {
+  return (getauxval(AT_HWCAP) & needed) == needed;
 }
 #endif
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <algorithm>
 #include <cstring>
+#include <map>
 
 #include "kernels/kernel_testing.h"
 #include "kernels/q8_row.h"
@@ -9,6 +10,20 @@
 
 namespace sh::kernels {
 namespace {
+
+/// The first n of a format's random weights. They are encoded once for all tests: the searches of some formats
+/// take longer than the products, above all under an emulator.
+const std::byte* random_weights(const TensorFormat& format, int64_t n) {
+  static std::map<DType, std::vector<std::byte>> encoded;
+  std::vector<std::byte>& bytes = encoded[format.dtype];
+  const int64_t old_bytes = static_cast<int64_t>(bytes.size());
+  const int64_t old_n = old_bytes / format.block_bytes * format.block_elements;
+  if (n > old_n) {
+    bytes.resize(static_cast<size_t>(row_bytes(format.dtype, n)));
+    format.quantize(random_floats(n, 20, 0.5f).data() + old_n, n - old_n, bytes.data() + old_bytes);
+  }
+  return bytes.data();
+}
 
 /// A product to compute: random weights in a format, random activations in the form that the set wants.
 struct Product {
@@ -27,9 +42,8 @@ struct Product {
         n_inner(n_inner_),
         n_cols(n_cols_),
         x(random_floats(n_cols * n_inner, 21)) {
-    const auto w = random_floats(n_rows * n_inner, 20, 0.5f);
     weights.resize(static_cast<size_t>(n_rows * row_bytes(format.dtype, n_inner)));
-    format.quantize(w.data(), n_rows * n_inner, weights.data());
+    std::copy_n(random_weights(format, n_rows * n_inner), weights.size(), weights.begin());
     const bool is_float = set.weight_kernel(format.dtype).form == ActivationForm::f32;
     activation_row_bytes = is_float ? n_inner * static_cast<int64_t>(sizeof(float)) : set.q8_row_bytes(n_inner);
     activations.resize(static_cast<size_t>(n_cols * activation_row_bytes));
@@ -218,8 +232,11 @@ TEST_P(Matmul, ExtremeCodesDoNotSaturate) {
     const int64_t n = 2 * format->block_elements;
     Product product(set(), *format, 33, n, 1);
     for (float sign : {1.0f, -1.0f}) {
-      std::vector<float> w(static_cast<size_t>(33 * n), sign);
-      format->quantize(w.data(), 33 * n, product.weights.data());
+      const std::vector<float> w(static_cast<size_t>(n), sign);
+      const int64_t bytes = row_bytes(format->dtype, n);
+      format->quantize(w.data(), n, product.weights.data());
+      for (int64_t r = 1; r < 33; ++r)
+        std::copy_n(product.weights.begin(), bytes, product.weights.begin() + r * bytes);
       for (size_t i = 0; i < product.x.size(); ++i) product.x[i] = 1.0f;
       set().quantize_q8(product.x.data(), n, product.activations.data());
       product.expect_close(product.run(0, 33, 0, 1));

@@ -2,10 +2,6 @@
 // Rows of the KV cache to floats and back, to the bit as the reference codecs in tensor/formats do; formats
 // without a fast path here go through those. Included inside a target region and namespace.
 
-inline float half_scale(uint16_t h) {
-  return _cvtsh_ss(h);
-}
-
 void decode_f16(const std::byte* row, int64_t n, float* out) {
   const uint16_t* in = reinterpret_cast<const uint16_t*>(row);
   over_lanes(
@@ -32,10 +28,7 @@ void decode_q4_0(const std::byte* row, int64_t n, float* out) {
   const BlockQ4_0* blocks = reinterpret_cast<const BlockQ4_0*>(row);
   for (int64_t b = 0; b < n / 32; ++b) {
     int8_t codes[32];
-    const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks[b].qs));
-    const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
-    const __m256i nibbles = _mm256_and_si256(both, _mm256_set1_epi8(15));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm256_sub_epi8(nibbles, _mm256_set1_epi8(8)));
+    store_nibbles(codes, blocks[b].qs);
     const F d = set1(half_scale(blocks[b].d));
     for (int64_t i = 0; i < 32; i += kLanes) store(out + 32 * b + i, mul(load_signed_bytes(codes + i), d));
   }
@@ -86,9 +79,6 @@ inline float held_scale(float d) {
 }
 inline float inverse_or_zero(float d) {
   return d != 0.0f ? 1.0f / d : 0.0f;
-}
-inline uint16_t half_of(float x) {
-  return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
 }
 /// x held in [low, high] and cut towards zero; NaN gives low.
 inline I truncated(F x, float low, float high) {

@@ -1,19 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Vector loops over floats. Included inside a target region and namespace, after the target's primitives.
 
-/// Lanes added in a fixed order: quarters, then words (0 + 2) + (1 + 3). sum_lanes4 adds in the same order.
-inline float sum_lanes(F x) {
-  const __m128 s = sum_quarters(x);
-  const __m128 pairs = _mm_add_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehdup_ps(pairs)));
-}
-inline __m128 sum_lanes4(F a, F b, F c, F d) {
-  const __m128 qa = sum_quarters(a), qb = sum_quarters(b), qc = sum_quarters(c), qd = sum_quarters(d);
-  const __m128 ab = _mm_add_ps(_mm_unpacklo_ps(qa, qb), _mm_unpackhi_ps(qa, qb));
-  const __m128 cd = _mm_add_ps(_mm_unpacklo_ps(qc, qd), _mm_unpackhi_ps(qc, qd));
-  return _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
-}
-
 /// exp within 2 units in the last place; 0 below the smallest normal number and for -inf, inf above the largest,
 /// NaN of NaN.
 ///

@@ -37,7 +37,7 @@ inline __attribute__((always_inline)) void float_step(const typename Weight::Ele
   if constexpr (kColumns == 1 && !kIsPart) {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
-      _mm_prefetch(reinterpret_cast<const char*>(w + r * w_stride) + kFloatAhead, _MM_HINT_T0);
+      __builtin_prefetch(reinterpret_cast<const char*>(w + r * w_stride) + kFloatAhead);
   }
 #pragma GCC unroll 8
   for (int c = 0; c < kColumns; ++c) {
@@ -63,8 +63,8 @@ void float_tile(const typename Weight::Element* w, int64_t w_stride, const float
   for (int c = 0; c < kColumns; ++c) {
     float* to = out + c * out_stride;
     if constexpr (kRows == 4) {
-      const __m128 sum = sum_lanes4(sums[c][0], sums[c][1], sums[c][2], sums[c][3]);
-      _mm_storeu_ps(to, is_first ? sum : _mm_add_ps(_mm_loadu_ps(to), sum));
+      const Quad sum = sum_lanes4(sums[c][0], sums[c][1], sums[c][2], sums[c][3]);
+      store_quad(to, is_first ? sum : add_quads(load_quad(to), sum));
     } else {
       for (int r = 0; r < kRows; ++r) to[r] = is_first ? sum_lanes(sums[c][r]) : to[r] + sum_lanes(sums[c][r]);
     }

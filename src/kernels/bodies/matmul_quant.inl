@@ -42,7 +42,7 @@ inline PanelPart panel_part(const QuantPanel& panel, int64_t i, int64_t lane) {
 inline void prefetch_bytes(const std::byte* p, int64_t n) {
   const char* line = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(p) & ~uintptr_t{63});
   for (const char* end = reinterpret_cast<const char*>(p) + n; line < end; line += 64)
-    _mm_prefetch(line, _MM_HINT_T0);
+    __builtin_prefetch(line);
 }
 
 /// Codes k to k + n of the rows from `row` on. `spare` holds copies when fewer than kPanelRows rows are left.

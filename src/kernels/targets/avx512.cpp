@@ -33,6 +33,7 @@ namespace {
 // Each body builds on those before it.
 // clang-format off
 #include "kernels/bodies/avx512_primitives.inl"
+#include "kernels/bodies/x86_primitives.inl"
 #include "kernels/bodies/elementwise.inl"
 #include "kernels/bodies/quant_formats.inl"
 #include "kernels/bodies/codecs.inl"
