@@ -145,13 +145,16 @@ Result<HeadScores> score_heads(const CompactionMethod& method, const ProblemSour
   const auto n_heads = static_cast<size_t>(source.n_heads());
   HeadScores scores{std::vector<std::vector<float>>(n_heads), std::vector<RegionSummary>(n_heads)};
   Phase phase(method, source, context, 0.0, kScorePart);
-  SH_RETURN_IF_ERROR(phase.run([&](size_t head) { return source.n_rows(static_cast<int64_t>(head)); },
-                               [&](size_t head, const HeadProblem& problem) {
-                                 RegionSummary& region = scores.regions[head];
-                                 region.queries = queries_to_summarise(method, problem, options);
-                                 scores.rows[head] = score_rows(problem, method, options, *context.kernels,
-                                                                region.queries.empty() ? nullptr : &region);
-                               }));
+  SH_RETURN_IF_ERROR(phase.run_on([&](size_t head) { return source.n_rows(static_cast<int64_t>(head)); },
+                                  [&](size_t head, HeadStorage& storage) {
+                                    return source.load_to_stream(static_cast<int64_t>(head), storage);
+                                  },
+                                  [&](size_t head, const HeadProblem& problem) {
+                                    RegionSummary& region = scores.regions[head];
+                                    region.queries = queries_to_summarise(method, problem, options);
+                                    scores.rows[head] = score_rows(problem, method, options, *context.kernels,
+                                                                   region.queries.empty() ? nullptr : &region);
+                                  }));
   return scores;
 }
 

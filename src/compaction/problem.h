@@ -11,6 +11,16 @@
 
 namespace sh::compaction {
 
+/// Rows of a region that are decoded when they are read, a stretch at a time: a pass over many rows then finds
+/// them in the cache.
+class RowReader {
+ public:
+  virtual ~RowReader() = default;
+  /// Rows [begin, end); valid until the next call of the same function.
+  virtual MatView<const float> keys(int64_t begin, int64_t end) = 0;
+  virtual MatView<const float> values(int64_t begin, int64_t end) = 0;
+};
+
 /// T region rows, d key width, dv value width, n reference queries of all query heads of the group, t kept rows.
 /// A query attends the region and rows outside it (pinned rows, its own conversation). When `lse` and `out` are
 /// given they hold what it saw over ALL rows; the region's share of its attention is π = exp(lse_region - lse),
@@ -20,6 +30,7 @@ struct HeadProblem {
   int32_t layer = 0, head = 0;   // for reports
   MatView<const float> keys;     // [T, d] after rope, as attention reads them (decoded)
   MatView<const float> values;   // [T, dv]
+  RowReader* reader = nullptr;   // gives keys and values where those two have a shape only (load_to_stream())
   std::span<const float> bias;   // [T] bias of rows that an earlier compaction wrote, or empty (0)
   std::span<const int32_t> pos;  // [T] not decreasing, or empty: every query sees every row
   int64_t n_fixed_rows = 0;      // rows outside the region that stay: they count in the head's blocks

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -15,6 +16,7 @@ struct HeadStorage {
   Mat<float> keys, values, queries, out;
   std::vector<float> bias, lse;
   std::vector<int32_t> pos, query_pos;
+  std::unique_ptr<RowReader> reader;
 };
 
 /// Gives one head's problem at a time, so that a solve holds as many decoded heads as it has threads, not all.
@@ -27,6 +29,8 @@ class ProblemSource {
   /// Valid until `storage` is used again.
   /// Threads: several at once, each with storage of its own.
   virtual HeadProblem load(int64_t head, HeadStorage& storage) const = 0;
+  /// The same problem for passes over stretches of its rows, perhaps with a reader in place of keys and values.
+  virtual HeadProblem load_to_stream(int64_t head, HeadStorage& storage) const { return load(head, storage); }
   /// The same problem with some of its region rows only (increasing), which is all that is read.
   virtual HeadProblem load_rows(int64_t head, std::span<const int32_t> rows, HeadStorage& storage) const = 0;
 };

@@ -19,6 +19,7 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 // Squares and products of larger numbers leave the range of f32.
 constexpr float kMaxMagnitude = 1e15f;
 constexpr int64_t kTileFloats = 1 << 18;  // 1 MiB of scores at a time: inside the second-level cache
+constexpr int64_t kStreamedFloats = 1 << 20;  // more where every tile decodes the rows anew
 
 // Compares bits without the sign, which order as magnitudes do with infinity and NaN above all: integer lanes,
 // where a loop over truth values took 29 % of a score pass of 82 queries.
@@ -74,11 +75,13 @@ Result<void> check_shapes(const HeadProblem& problem) {
 
 std::vector<uint8_t> finite_rows(const HeadProblem& problem) {
   std::vector<uint8_t> is_finite(static_cast<size_t>(problem.keys.rows));
-  for (int64_t row = 0; row < problem.keys.rows; ++row)
-    is_finite[static_cast<size_t>(row)] =
-        all_usable(problem.keys.row(row), problem.keys.cols) &&
-        all_usable(problem.values.row(row), problem.values.cols) &&
-        (problem.bias.empty() || std::isfinite(problem.bias[static_cast<size_t>(row)]));
+  for_stretches(problem, [&](int64_t begin, int64_t end) {
+    const MatView<const float> keys = keys_of(problem, begin, end), values = values_of(problem, begin, end);
+    for (int64_t row = begin; row < end; ++row)
+      is_finite[static_cast<size_t>(row)] =
+          all_usable(keys.row(row - begin), keys.cols) && all_usable(values.row(row - begin), values.cols) &&
+          (problem.bias.empty() || std::isfinite(problem.bias[static_cast<size_t>(row)]));
+  });
   return is_finite;
 }
 
@@ -117,12 +120,14 @@ RegionSoftmax::RegionSoftmax(const HeadProblem& problem, const kernels::KernelSe
     : problem_(problem),
       kernels_(kernels),
       n_rows_(problem.keys.rows),
-      max_tile_(std::min(std::clamp<int64_t>(kTileFloats / std::max<int64_t>(n_rows_, 1), 16, 256),
+      max_tile_(std::min(std::clamp<int64_t>((problem.reader != nullptr ? kStreamedFloats : kTileFloats) /
+                                                 std::max<int64_t>(n_rows_, 1),
+                                             16, 256),
                          std::max<int64_t>(problem.queries.rows, 1))),
       row_is_finite_(finite_rows(problem)),
       scores_(static_cast<size_t>(max_tile_ * n_rows_)) {
   n_finite_rows_ = std::count(row_is_finite_.begin(), row_is_finite_.end(), 1);
-  if (n_finite_rows_ < n_rows_) {
+  if (n_finite_rows_ < n_rows_ && problem.reader == nullptr) {
     clean_values_ = Mat<float>(n_rows_, problem.values.cols);
     for (int64_t row = 0; row < n_rows_; ++row)
       if (row_is_finite_[static_cast<size_t>(row)])
@@ -144,16 +149,19 @@ void RegionSoftmax::compute(std::span<const int64_t> queries) {
   SH_CHECK(m <= max_tile_, "more queries than a tile holds");
   for (int64_t i = 0; i < m; ++i)
     std::copy_n(problem_.queries.row(queries[static_cast<size_t>(i)]), d, queries_.data() + i * d);
-  kernels_.gemm_nt({.m = m,
-                    .n = n_rows_,
-                    .k = d,
-                    .a = queries_.data(),
-                    .a_stride = d,
-                    .b = problem_.keys.data,
-                    .b_stride = problem_.keys.stride,
-                    .c = scores_.data(),
-                    .c_stride = n_rows_,
-                    .alpha = problem_.scale});
+  for_stretches(problem_, [&](int64_t begin, int64_t end) {
+    const MatView<const float> keys = keys_of(problem_, begin, end);
+    kernels_.gemm_nt({.m = m,
+                      .n = end - begin,
+                      .k = d,
+                      .a = queries_.data(),
+                      .a_stride = d,
+                      .b = keys.data,
+                      .b_stride = keys.stride,
+                      .c = scores_.data() + begin,
+                      .c_stride = n_rows_,
+                      .alpha = problem_.scale});
+  });
   for (int64_t i = 0; i < m; ++i)
     finish_row(scores_.data() + i * n_rows_, n_visible(queries[static_cast<size_t>(i)]), i);
 }
@@ -180,6 +188,18 @@ void RegionSoftmax::finish_row(float* scores, int64_t n_seen, int64_t i) {
   std::fill(scores + n_seen, scores + n_rows_, 0.0f);
   sum_[static_cast<size_t>(i)] = sum;
   lse_[static_cast<size_t>(i)] = lse;
+}
+
+MatView<const float> RegionSoftmax::values(int64_t begin, int64_t end) {
+  if (problem_.reader == nullptr) return std::as_const(*this).values().slice(begin, end - begin);
+  const MatView<const float> read = values_of(problem_, begin, end);
+  if (std::all_of(row_is_finite_.begin() + begin, row_is_finite_.begin() + end, [](uint8_t f) { return f != 0; }))
+    return read;
+  clean_values_ = Mat<float>(end - begin, read.cols);
+  for (int64_t row = begin; row < end; ++row)
+    if (row_is_finite_[static_cast<size_t>(row)])
+      std::copy_n(read.row(row - begin), read.cols, clean_values_.row(row - begin));
+  return std::as_const(clean_values_).view();
 }
 
 float RegionSoftmax::share(int64_t query, float lse_of_region) const {

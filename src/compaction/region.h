@@ -17,6 +17,22 @@ namespace sh::compaction {
 /// Errors: invalid_argument when shapes contradict each other, naming layer and head.
 Result<void> check_shapes(const HeadProblem& problem);
 
+/// Keys and values of region rows [begin, end), a stretch of for_stretches().
+inline MatView<const float> keys_of(const HeadProblem& problem, int64_t begin, int64_t end) {
+  return problem.reader != nullptr ? problem.reader->keys(begin, end) : problem.keys.slice(begin, end - begin);
+}
+inline MatView<const float> values_of(const HeadProblem& problem, int64_t begin, int64_t end) {
+  return problem.reader != nullptr ? problem.reader->values(begin, end) : problem.values.slice(begin, end - begin);
+}
+/// 256 KiB of a width of 128, decoded: keys or values of a stretch stay in the second cache.
+inline constexpr int64_t kStretchRows = 512;
+/// fn(begin, end) for stretches that a reader gives at once, or for all rows where they lie ready.
+template <typename Fn>
+void for_stretches(const HeadProblem& problem, Fn&& fn) {
+  const int64_t n_rows = problem.keys.rows, n = problem.reader != nullptr ? kStretchRows : n_rows;
+  for (int64_t begin = 0; begin < n_rows; begin += n) fn(begin, begin + n < n_rows ? begin + n : n_rows);
+}
+
 /// Rows whose key, value and bias are finite (and keys and values below 1e15). Others have no place in a softmax:
 /// they count as absent and are never kept.
 std::vector<uint8_t> finite_rows(const HeadProblem& problem);
@@ -50,9 +66,12 @@ class RegionSoftmax {
   /// Scores of some rows for one query, with mask and bias, not exponentiated: -inf where it sees nothing.
   void scores_of(int64_t query, std::span<const int32_t> rows, float* out) const;
 
+  const HeadProblem& problem() const { return problem_; }
   const std::vector<uint8_t>& row_is_finite() const { return row_is_finite_; }
   int64_t n_finite_rows() const { return n_finite_rows_; }
-  /// The values, rows that are not finite replaced by 0.
+  /// Values of a stretch, rows that are not finite replaced by 0.
+  MatView<const float> values(int64_t begin, int64_t end);
+  /// All values in the same way. Needs: they lie ready.
   MatView<const float> values() const { return clean_values_.rows > 0 ? clean_values_.view() : problem_.values; }
 
  private:

@@ -5,10 +5,14 @@
 #include <cmath>
 #include <utility>
 
-#include "compaction/products.h"
+#include "base/aligned.h"
 
 namespace sh::compaction {
 namespace {
+
+// [wanted of the tile, stretch], when not all of the tile is wanted. It stays with its thread: given back for
+// every head it was a tenth of a score pass in page faults.
+thread_local AlignedBuffer<float> wanted_weights;
 
 float longest_row(MatView<const float> values, const kernels::KernelSet& kernels) {
   float longest = 0;
@@ -19,20 +23,18 @@ float longest_row(MatView<const float> values, const kernels::KernelSet& kernels
 
 }  // namespace
 
-RegionSummariser::RegionSummariser(std::vector<int64_t> queries, const RegionSoftmax& softmax,
+RegionSummariser::RegionSummariser(std::vector<int64_t> queries, RegionSoftmax& softmax,
                                    const kernels::KernelSet& kernels)
     : softmax_(softmax), kernels_(kernels) {
-  const MatView<const float> values = softmax.values();
+  const HeadProblem& problem = softmax.problem();
   summary_.queries = std::move(queries);
   summary_.lse.reserve(summary_.queries.size());
-  summary_.output = Mat<float>(static_cast<int64_t>(summary_.queries.size()), values.cols);
-  summary_.n_rows = values.rows;
+  summary_.output = Mat<float>(static_cast<int64_t>(summary_.queries.size()), problem.values.cols);
+  summary_.n_rows = problem.values.rows;
   summary_.n_finite_rows = softmax.n_finite_rows();
-  summary_.longest_value = longest_row(values, kernels);
 }
 
 void RegionSummariser::add_tile(std::span<const int64_t> tile) {
-  const MatView<const float> values = softmax_.values();
   const auto first = static_cast<int64_t>(summary_.lse.size()), n_tile = static_cast<int64_t>(tile.size());
   std::vector<int64_t> wanted;  // places in the tile
   for (int64_t i = 0; i < n_tile; ++i) {
@@ -43,20 +45,33 @@ void RegionSummariser::add_tile(std::span<const int64_t> tile) {
   }
   const auto m = static_cast<int64_t>(wanted.size());
   if (m == 0) return;
-  MatView<const float> weights = softmax_.weights_of_tile(n_tile);
-  if (m < n_tile) {
-    weights_.resize(static_cast<size_t>(m * values.rows));
-    for (int64_t k = 0; k < m; ++k)
-      std::copy_n(softmax_.weights(wanted[static_cast<size_t>(k)]), values.rows,
-                  weights_.data() + k * values.rows);
-    weights = {weights_.data(), m, values.rows};
-  }
-  multiply_nn(kernels_, weights, values, summary_.output.view().slice(first, m));
+  MatView<float> output = summary_.output.view().slice(first, m);
+  for_stretches(softmax_.problem(), [&](int64_t begin, int64_t end) {
+    const MatView<const float> values = softmax_.values(begin, end);
+    if (first == 0) summary_.longest_value = std::max(summary_.longest_value, longest_row(values, kernels_));
+    const MatView<const float> all = softmax_.weights_of_tile(n_tile);
+    MatView<const float> weights(all.data + begin, m, end - begin, all.stride);
+    if (m < n_tile) {
+      float* copy = wanted_weights.grow(static_cast<size_t>(m * weights.cols));
+      for (int64_t k = 0; k < m; ++k)
+        std::copy_n(all.row(wanted[static_cast<size_t>(k)]) + begin, weights.cols, copy + k * weights.cols);
+      weights = {copy, m, weights.cols};
+    }
+    kernels_.gemm_nn({.m = m,
+                      .n = values.cols,
+                      .k = weights.cols,
+                      .a = weights.data,
+                      .a_stride = weights.stride,
+                      .b = values.data,
+                      .b_stride = values.stride,
+                      .c = output.data,
+                      .c_stride = output.stride,
+                      .accumulate = true});
+  });
   for (int64_t k = 0; k < m; ++k) {
     const float sum = softmax_.sum(wanted[static_cast<size_t>(k)]);
     const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
-    float* output = summary_.output.row(first + k);
-    for (int64_t c = 0; c < values.cols; ++c) output[c] *= inverse;
+    for (int64_t c = 0; c < output.cols; ++c) output(k, c) *= inverse;
   }
 }
 

@@ -26,17 +26,16 @@ struct RegionSummary {
 class RegionSummariser {
  public:
   /// `queries` are increasing; others may be computed too.
-  RegionSummariser(std::vector<int64_t> queries, const RegionSoftmax& softmax, const kernels::KernelSet& kernels);
+  RegionSummariser(std::vector<int64_t> queries, RegionSoftmax& softmax, const kernels::KernelSet& kernels);
   /// Takes the wanted among the queries that the softmax has computed last: `tile`, increasing from call to call.
   /// Cost: T·dv products a wanted query.
   void add_tile(std::span<const int64_t> tile);
   RegionSummary take() { return std::move(summary_); }
 
  private:
-  const RegionSoftmax& softmax_;
+  RegionSoftmax& softmax_;
   const kernels::KernelSet& kernels_;
   RegionSummary summary_;
-  std::vector<float> weights_;  // [wanted of the tile, T], when not all of the tile is wanted
 };
 
 /// The summary by a pass of its own.

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <utility>
 
 namespace sh::engine {
 
@@ -160,9 +162,50 @@ CacheProblems::CacheProblems(const Engine& engine, const SequenceCache& sequence
                              const QuerySets& sets, bool cache_keys)
     : engine_(engine), sequence_(sequence), plans_(plans), sets_(sets), cache_keys_(cache_keys) {}
 
+namespace {
+
+/// Rows of a cache, decoded into the storage's matrices.
+class CacheRowReader final : public compaction::RowReader {
+ public:
+  CacheRowReader(const kernels::KernelSet& kernels, const SequenceCache& sequence, const HeadPlan& plan,
+                 compaction::HeadStorage& storage)
+      : kernels_(kernels), sequence_(sequence), plan_(plan), storage_(storage) {}
+  MatView<const float> keys(int64_t begin, int64_t end) override {
+    sequence_.decode_keys(kernels_, plan_.layer, plan_.head, rows(begin, end), storage_.keys);
+    return std::as_const(storage_.keys).view();
+  }
+  MatView<const float> values(int64_t begin, int64_t end) override {
+    sequence_.decode_values(kernels_, plan_.layer, plan_.head, rows(begin, end), storage_.values);
+    return std::as_const(storage_.values).view();
+  }
+
+ private:
+  std::span<const int32_t> rows(int64_t begin, int64_t end) const {
+    return std::span(plan_.rows).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  }
+  const kernels::KernelSet& kernels_;
+  const SequenceCache& sequence_;
+  const HeadPlan& plan_;
+  compaction::HeadStorage& storage_;
+};
+
+}  // namespace
+
 HeadProblem CacheProblems::load(int64_t head, compaction::HeadStorage& storage) const {
   const HeadPlan& plan = plans_[static_cast<size_t>(head)];
-  return problem_of(plan, plan.rows, storage);
+  return decoded(plan, plan.rows, storage);
+}
+
+HeadProblem CacheProblems::load_to_stream(int64_t head, compaction::HeadStorage& storage) const {
+  if (cache_keys_) return load(head, storage);
+  const HeadPlan& plan = plans_[static_cast<size_t>(head)];
+  HeadProblem problem = problem_of(plan, plan.rows, storage);
+  const kv::LayerLayout& layer = engine_.kv_layout().layers[static_cast<size_t>(plan.layer)];
+  problem.keys = {nullptr, std::ssize(plan.rows), layer.key_width};
+  problem.values = {nullptr, std::ssize(plan.rows), layer.value_width};
+  storage.reader = std::make_unique<CacheRowReader>(engine_.kernels(), sequence_, plan, storage);
+  problem.reader = storage.reader.get();
+  return problem;
 }
 
 HeadProblem CacheProblems::load_rows(int64_t head, std::span<const int32_t> rows,
@@ -170,18 +213,32 @@ HeadProblem CacheProblems::load_rows(int64_t head, std::span<const int32_t> rows
   const HeadPlan& plan = plans_[static_cast<size_t>(head)];
   std::vector<int32_t> rows_of_head;
   for (const int32_t row : rows) rows_of_head.push_back(plan.rows[static_cast<size_t>(row)]);
-  return problem_of(plan, rows_of_head, storage);
+  return decoded(plan, rows_of_head, storage);
+}
+
+HeadProblem CacheProblems::decoded(const HeadPlan& plan, std::span<const int32_t> rows,
+                                   compaction::HeadStorage& storage) const {
+  HeadProblem problem = problem_of(plan, rows, storage);
+  sequence_.decode_keys(engine_.kernels(), plan.layer, plan.head, rows, storage.keys);
+  sequence_.decode_values(engine_.kernels(), plan.layer, plan.head, rows, storage.values);
+  problem.keys = storage.keys.view();
+  problem.values = storage.values.view();
+  if (problem.queries.rows == 0 && cache_keys_ && storage.keys.rows > 0) {
+    const int64_t n = std::min(storage.keys.rows, kMaxSurrogateQueries);
+    storage.queries = Mat<float>(n, storage.keys.cols);
+    for (int64_t i = 0; i < n; ++i)
+      std::copy_n(storage.keys.row(i * storage.keys.rows / n), storage.keys.cols, storage.queries.row(i));
+    problem.queries = storage.queries.view();
+  }
+  return problem;
 }
 
 HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int32_t> rows,
                                       compaction::HeadStorage& storage) const {
-  sequence_.decode_rows(engine_.kernels(), plan.layer, plan.head, rows, storage.keys, storage.values, storage.bias,
-                        storage.pos);
+  sequence_.read_annotations(plan.layer, plan.head, rows, storage.bias, storage.pos);
   HeadProblem problem;
   problem.layer = plan.layer;
   problem.head = plan.head;
-  problem.keys = storage.keys.view();
-  problem.values = storage.values.view();
   problem.bias = storage.bias;
   problem.pos = storage.pos;
   problem.n_fixed_rows = plan.n_fixed;
@@ -200,12 +257,6 @@ HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int3
       const auto first = static_cast<size_t>(plan.rows.front());
       leave_out_blind_queries(static_cast<int32_t>(pos[first].value) + window, problem, storage);
     }
-  } else if (cache_keys_ && storage.keys.rows > 0) {
-    const int64_t n = std::min(storage.keys.rows, kMaxSurrogateQueries);
-    storage.queries = Mat<float>(n, storage.keys.cols);
-    for (int64_t i = 0; i < n; ++i)
-      std::copy_n(storage.keys.row(i * storage.keys.rows / n), storage.keys.cols, storage.queries.row(i));
-    problem.queries = storage.queries.view();
   }
   return problem;
 }

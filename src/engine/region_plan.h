@@ -61,12 +61,16 @@ class CacheProblems final : public compaction::ProblemSource {
   }
   int64_t n_fixed_rows(int64_t head) const override { return plans_[static_cast<size_t>(head)].n_fixed; }
   compaction::HeadProblem load(int64_t head, compaction::HeadStorage& storage) const override;
+  compaction::HeadProblem load_to_stream(int64_t head, compaction::HeadStorage& storage) const override;
   compaction::HeadProblem load_rows(int64_t head, std::span<const int32_t> rows,
                                     compaction::HeadStorage& storage) const override;
 
  private:
+  /// The problem without keys and values.
   compaction::HeadProblem problem_of(const HeadPlan& plan, std::span<const int32_t> rows,
                                      compaction::HeadStorage& storage) const;
+  compaction::HeadProblem decoded(const HeadPlan& plan, std::span<const int32_t> rows,
+                                  compaction::HeadStorage& storage) const;
 
   const Engine& engine_;
   const kv::SequenceCache& sequence_;

@@ -110,7 +110,8 @@ void RowCoverage::fold_pending(int32_t layer_index) {
 void RowCoverage::fold_tile(const Layer& layer, int64_t plan_index, int64_t begin, int64_t end, Worker& w) {
   const HeadPlan& plan = plans_[static_cast<size_t>(plan_index)];
   const auto rows = std::span(plan.rows).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
-  sequence_.decode_rows(executor_.kernels(), plan.layer, plan.head, rows, w.keys, w.values, w.bias, w.pos);
+  sequence_.decode_keys(executor_.kernels(), plan.layer, plan.head, rows, w.keys);
+  sequence_.read_annotations(plan.layer, plan.head, rows, w.bias, w.pos);
   const int64_t n_rows = end - begin, group = layer.n_heads / layer.n_kv_heads;
   const auto n_queries = static_cast<int64_t>(layer.pos.size());
   w.products.resize(static_cast<size_t>(kPendingTokens * kTileRows));
@@ -142,7 +143,8 @@ void RowCoverage::fold_tile(const Layer& layer, int64_t plan_index, int64_t begi
   for (int64_t row = 0; row < n_rows; ++row)
     best[row] = std::max(best[row], w.best[static_cast<size_t>(row)] + w.bias[static_cast<size_t>(row)]);
   if (layer.has_checked_rows) return;
-  // With the first queries, while the rows are decoded anyway.
+  // With the first queries, while the keys are decoded anyway.
+  sequence_.decode_values(executor_.kernels(), plan.layer, plan.head, rows, w.values);
   for (int64_t row = 0; row < n_rows; ++row)
     if (!is_usable(w.keys.row(row), w.keys.cols) || !is_usable(w.values.row(row), w.values.cols) ||
         !std::isfinite(w.bias[static_cast<size_t>(row)]))

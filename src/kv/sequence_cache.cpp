@@ -399,42 +399,76 @@ SequenceCache::DecodedHead SequenceCache::decode_head(const kernels::KernelSet& 
   std::vector<int32_t> rows(static_cast<size_t>(head(layer, head_index).n_rows)), pos;
   std::iota(rows.begin(), rows.end(), 0);
   DecodedHead decoded;
-  decode_rows(kernels, layer, head_index, rows, decoded.keys, decoded.values, decoded.bias, pos);
+  decode_keys(kernels, layer, head_index, rows, decoded.keys);
+  decode_values(kernels, layer, head_index, rows, decoded.values);
+  read_annotations(layer, head_index, rows, decoded.bias, pos);
   for (const int32_t p : pos) decoded.pos.emplace_back(p);
   return decoded;
 }
 
-void SequenceCache::decode_rows(const kernels::KernelSet& kernels, int32_t layer, int32_t head_index,
-                                std::span<const int32_t> rows, Mat<float>& keys, Mat<float>& values,
-                                std::vector<float>& bias, std::vector<int32_t>& pos) const {
-  const KvLayout& layout = pool_->layout();
-  const LayerLayout& shape = layout.layers[static_cast<size_t>(layer)];
-  const auto n = static_cast<int64_t>(rows.size());
-  const auto resize = [n](Mat<float>& m, int64_t cols) {
-    m.rows = n;
-    m.cols = cols;
-    m.data.resize(static_cast<size_t>(n * cols));
-  };
-  resize(keys, shape.key_width);
-  resize(values, shape.value_width);
-  bias.clear();
-  pos.clear();
-  const int64_t key_row_bytes = row_bytes(layout.key_type, shape.key_width);
-  const int64_t value_row_bytes = row_bytes(layout.value_type, shape.value_width);
-  int64_t next = 0, first = 0;  // of `rows`; row of the head where the block begins
-  for (const BlockEntry& entry : head(layer, head_index).blocks) {
-    for (; next < n && rows[static_cast<size_t>(next)] < first + entry.n_rows; ++next) {
-      const int64_t row = rows[static_cast<size_t>(next)] - first;
-      kernels.decode_row(layout.key_type, pool_->keys(entry.block) + row * key_row_bytes, shape.key_width,
-                         keys.row(next));
-      kernels.decode_row(layout.value_type, pool_->values(entry.block) + row * value_row_bytes, shape.value_width,
-                         values.row(next));
-      bias.push_back(bias_of_row(*pool_, entry, row));
-      pos.push_back(pos_of_row(*pool_, entry, row).value);
+namespace {
+
+/// fn(entry, row, n, next): `n` rows of a block from its row `row` on are rows[next] and those after it.
+template <typename Fn>
+void for_runs(const HeadCache& cache, std::span<const int32_t> rows, Fn&& fn) {
+  size_t next = 0;
+  int64_t first = 0;  // row of the head where the block begins
+  for (const BlockEntry& entry : cache.blocks) {
+    if (next == rows.size()) break;
+    while (next < rows.size() && rows[next] < first + entry.n_rows) {
+      size_t end = next + 1;
+      while (end < rows.size() && rows[end] == rows[end - 1] + 1 && rows[end] < first + entry.n_rows) ++end;
+      fn(entry, rows[next] - first, static_cast<int64_t>(end - next), next);
+      next = end;
     }
     first += entry.n_rows;
   }
-  SH_CHECK(next == n, "rows to decode lie within the head");
+  SH_CHECK(next == rows.size(), "rows to decode lie within the head");
+}
+
+/// Replaces `out`. encoded(block): where the rows of a block begin.
+template <typename Encoded>
+void decode_runs(const kernels::KernelSet& kernels, const HeadCache& cache, std::span<const int32_t> rows,
+                 DType type, int64_t width, Mat<float>& out, Encoded&& encoded) {
+  out.rows = std::ssize(rows);
+  out.cols = width;
+  out.data.resize(static_cast<size_t>(out.rows * width));
+  const int64_t n_bytes = row_bytes(type, width);
+  for_runs(cache, rows, [&](const BlockEntry& entry, int64_t row, int64_t n, size_t next) {
+    kernels.decode_row(type, encoded(entry.block) + row * n_bytes, n * width, out.row(static_cast<int64_t>(next)));
+  });
+}
+
+}  // namespace
+
+void SequenceCache::decode_keys(const kernels::KernelSet& kernels, int32_t layer, int32_t head_index,
+                                std::span<const int32_t> rows, Mat<float>& keys) const {
+  const KvLayout& layout = pool_->layout();
+  decode_runs(kernels, head(layer, head_index), rows, layout.key_type,
+              layout.layers[static_cast<size_t>(layer)].key_width, keys,
+              [&](BlockId block) { return pool_->keys(block); });
+}
+
+void SequenceCache::decode_values(const kernels::KernelSet& kernels, int32_t layer, int32_t head_index,
+                                  std::span<const int32_t> rows, Mat<float>& values) const {
+  const KvLayout& layout = pool_->layout();
+  decode_runs(kernels, head(layer, head_index), rows, layout.value_type,
+              layout.layers[static_cast<size_t>(layer)].value_width, values,
+              [&](BlockId block) { return pool_->values(block); });
+}
+
+void SequenceCache::read_annotations(int32_t layer, int32_t head_index, std::span<const int32_t> rows,
+                                     std::vector<float>& bias, std::vector<int32_t>& pos) const {
+  bias.clear();
+  pos.clear();
+  bias.reserve(rows.size());
+  pos.reserve(rows.size());
+  for_runs(head(layer, head_index), rows, [&](const BlockEntry& entry, int64_t row, int64_t n, size_t) {
+    for (int64_t r = row; r < row + n; ++r) {
+      bias.push_back(bias_of_row(*pool_, entry, r));
+      pos.push_back(pos_of_row(*pool_, entry, r).value);
+    }
+  });
 }
 
 std::vector<Pos> SequenceCache::positions(int32_t layer, int32_t head_index) const {

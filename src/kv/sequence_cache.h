@@ -162,9 +162,12 @@ class SequenceCache {
   DecodedHead decode_head(const kernels::KernelSet& kernels, int32_t layer, int32_t head) const;
   /// Some rows of a head, decoded into buffers that are used again.
   /// Shapes: rows increasing; keys [rows, key_width], values [rows, value_width] f32; bias and pos [rows].
-  void decode_rows(const kernels::KernelSet& kernels, int32_t layer, int32_t head, std::span<const int32_t> rows,
-                   Mat<float>& keys, Mat<float>& values, std::vector<float>& bias,
-                   std::vector<int32_t>& pos) const;
+  void decode_keys(const kernels::KernelSet& kernels, int32_t layer, int32_t head, std::span<const int32_t> rows,
+                   Mat<float>& keys) const;
+  void decode_values(const kernels::KernelSet& kernels, int32_t layer, int32_t head, std::span<const int32_t> rows,
+                     Mat<float>& values) const;
+  void read_annotations(int32_t layer, int32_t head, std::span<const int32_t> rows, std::vector<float>& bias,
+                        std::vector<int32_t>& pos) const;
   std::vector<Pos> positions(int32_t layer, int32_t head) const;
   /// The same rows in their encoding.
   HeadRows copy_head(int32_t layer, int32_t head) const;

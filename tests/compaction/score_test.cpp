@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <utility>
 
 #include "compaction/region.h"
 #include "synthetic.h"
@@ -126,6 +127,56 @@ TEST(Score, QueriesAndRowsThatAreNotFiniteAreLeftOut) {
   dirty.values(9, 2) = INFINITY;
   const auto without = score_rows(dirty.problem(), testing::scoring(RowScore::max, Weighting::none), {}, kernel_set());
   for (size_t row = 0; row < 50; ++row) EXPECT_EQ(std::isinf(without[row]), row == 7 || row == 9);
+}
+
+// A reader as a cache has it: a stretch is gone when the next one is read.
+class Decoder final : public RowReader {
+ public:
+  explicit Decoder(const HeadProblem& problem) : keys_of_(problem.keys), values_of_(problem.values) {}
+  MatView<const float> keys(int64_t begin, int64_t end) override { return copy(keys_of_, begin, end, keys_); }
+  MatView<const float> values(int64_t begin, int64_t end) override {
+    return copy(values_of_, begin, end, values_);
+  }
+  int64_t n_longest = 0;
+
+ private:
+  MatView<const float> copy(MatView<const float> from, int64_t begin, int64_t end, Mat<float>& to) {
+    n_longest = std::max(n_longest, end - begin);
+    to = Mat<float>(end - begin, from.cols);
+    for (int64_t row = begin; row < end; ++row) std::copy_n(from.row(row), from.cols, to.row(row - begin));
+    return std::as_const(to).view();
+  }
+  MatView<const float> keys_of_, values_of_;
+  Mat<float> keys_, values_;
+};
+
+TEST(Score, RowsReadInStretchesGiveTheSame) {
+  for (const bool is_dirty : {false, true}) {
+    SCOPED_TRACE(is_dirty);
+    testing::Head head = clustered_head(11, 1300, 70);
+    if (is_dirty) head.keys(3, 2) = std::nanf(""), head.values(900, 1) = INFINITY;
+    const CompactionMethod method = testing::scoring(RowScore::max, Weighting::attention_share);
+    std::vector<int64_t> wanted;
+    for (int64_t query = 1; query < 70; query += 4) wanted.push_back(query);
+    const HeadProblem ready = head.problem();
+    RegionSummary of_ready{.queries = wanted}, of_read{.queries = wanted};
+    const auto scores = score_rows(ready, method, {}, kernel_set(), &of_ready);
+
+    Decoder decoder(ready);
+    HeadProblem streamed = ready;
+    streamed.reader = &decoder;
+    streamed.keys.data = streamed.values.data = nullptr;
+    // Sums over the rows are taken in another order, scores are not.
+    EXPECT_EQ(score_rows(streamed, method, {}, kernel_set(), &of_read), scores);
+    EXPECT_EQ(decoder.n_longest, kStretchRows);
+    EXPECT_EQ(of_read.lse, of_ready.lse);
+    EXPECT_EQ(of_read.n_finite_rows, of_ready.n_finite_rows);
+    EXPECT_EQ(of_read.n_finite_rows, is_dirty ? 1298 : 1300);
+    EXPECT_EQ(of_read.longest_value, of_ready.longest_value);
+    for (int64_t q = 0; q < std::ssize(wanted); ++q)
+      for (int64_t c = 0; c < head.values.cols; ++c)
+        EXPECT_NEAR(of_read.output(q, c), of_ready.output(q, c), 1e-5 * (1 + std::abs(of_ready.output(q, c))));
+  }
 }
 
 TEST(Score, AConstantShiftOfAllScoresChangesNothing) {

@@ -12,7 +12,7 @@ namespace sh::engine {
 namespace {
 
 const kernels::KernelSet& kernel_set() {
-  return *kernels::kernel_sets().back();
+  return *kernels::choose_kernels("generic").value();
 }
 
 int32_t draw(SpreadSampler& sampler, std::vector<float> logits, float temperature = 1) {

@@ -38,8 +38,9 @@ inline std::vector<int32_t> random_ids(int64_t n, uint64_t seed, int64_t n_vocab
 
 /// A loaded model with a cache of its own and everything to step it.
 struct Runner {
-  explicit Runner(const gguf::File& file, const kernels::KernelSet* set = kernels::kernel_sets().back(),
-                  int n_threads = 2, DType cache_type = DType::f32, bool repacks = true)
+  explicit Runner(const gguf::File& file,
+                  const kernels::KernelSet* set = kernels::choose_kernels("generic").value(), int n_threads = 2,
+                  DType cache_type = DType::f32, bool repacks = true)
       : threads(n_threads) {
     const Repacking repacking{set, &threads};
     Result<std::unique_ptr<Model>> loaded = load_model(file, repacks ? &repacking : nullptr);

@@ -68,7 +68,7 @@ inline std::vector<const kernels::KernelSet*> supported_kernels() {
 }
 
 struct Context {
-  explicit Context(const kernels::KernelSet* set = kernels::kernel_sets().back(), int n_threads = 2)
+  explicit Context(const kernels::KernelSet* set = kernels::choose_kernels("generic").value(), int n_threads = 2)
       : threads(n_threads) {
     ctx.pool = &threads;
     ctx.kernels = set;
