@@ -118,10 +118,43 @@ inline FloatRows float_rows(DType dtype, const std::byte* rows, const std::byte*
   return {buffer, padded};
 }
 
+/// Whether rows of halves can be taken in whole vectors.
+inline bool are_whole_halves(DType dtype, int64_t width, int64_t n_rows) {
+  return dtype == DType::f16 && width % (2 * kMaxBlockRows) == 0 && n_rows == kMaxBlockRows;
+}
+
+/// Keys of halves are turned two at a time and decoded afterwards, which takes half of the shuffles and no rows
+/// between.
+inline void turn_halves(const std::byte* rows, const std::byte* ahead, int64_t width, float* turned,
+                        int64_t columns) {
+  const int64_t bytes = 2 * width, n_parts = kRowVectors * width / (2 * kLanes);
+  const int64_t part_bytes = kMaxBlockRows * bytes / n_parts;
+  alignas(64) uint32_t pairs[kLanes * kLanes];
+  for (int64_t r = 0; r < kMaxBlockRows; r += kLanes)
+    for (int64_t i = 0; i < width; i += 2 * kLanes) {
+      if (ahead != nullptr) {
+        prefetch_bytes(ahead, part_bytes);
+        ahead += part_bytes;
+      }
+      transpose_words(rows + r * bytes + 2 * i, bytes, reinterpret_cast<std::byte*>(pairs), kLanes * 4);
+      float* to = turned + i * columns + r;
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < kLanes; ++k) {
+        const I pair = int_load(pairs + k * kLanes);
+        store(to + 2 * k * columns, low_halves(pair));
+        store(to + (2 * k + 1) * columns, low_halves(shift_right<16>(pair)));
+      }
+    }
+}
+
 /// The keys of a view to columns [column, column + 16) of the turned keys, which have `columns` of them.
 inline void turn_keys(const AttendTile& tile, const AttendScratch& s, const Step& step, int64_t view,
                       int64_t column, int64_t columns) {
   const KvBlockView& block = step.views[view];
+  if (are_whole_halves(tile.key_type, tile.key_width, block.n_rows)) {
+    turn_halves(block.keys, part_ahead(step, view), tile.key_width, s.turned_keys + column, columns);
+    return;
+  }
   const FloatRows rows = float_rows(tile.key_type, block.keys, part_ahead(step, view), block.n_rows,
                                     tile.key_width, s.key_padded, s.key_rows);
   for (int64_t r = 0; r < kMaxBlockRows; r += kLanes)
@@ -194,9 +227,21 @@ void score_blocks(const AttendTile& tile, const AttendScratch& s, const QueryRan
         tile.key_width, s.turned_keys, tile.scale, s.weights + q * kStepRows + slot * kMaxBlockRows);
 }
 
+/// Rows of halves, decoded as they are mixed.
+struct HalfRows {
+  const uint16_t* first;
+  int64_t stride;
+};
+inline F load_values(const float* p) {
+  return load(p);
+}
+inline F load_values(const uint16_t* p) {
+  return load_half(p);
+}
+
 /// outs = factor · outs + weights · values, for kQueries queries and kVectors vectors of the value.
-template <int kQueries, int kVectors>
-void mix_tile(const float* weights, const float* factors, const FloatRows& values, int64_t value_padded,
+template <int kQueries, int kVectors, typename Rows>
+void mix_tile(const float* weights, const float* factors, const Rows& values, int64_t value_padded,
               int64_t n_rows, float* outs) {
   F sums[kQueries][kVectors];
 #pragma GCC unroll 8
@@ -208,7 +253,7 @@ void mix_tile(const float* weights, const float* factors, const FloatRows& value
   for (int64_t r = 0; r < n_rows; ++r) {
     F row[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) row[v] = load(values.first + r * values.stride + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) row[v] = load_values(values.first + r * values.stride + v * kLanes);
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
       const F weight = set1(weights[q * kStepRows + r]);
@@ -224,27 +269,30 @@ void mix_tile(const float* weights, const float* factors, const FloatRows& value
 
 /// kVectors vectors of the value, for all queries of the range: so many columns of the rows (64 · 64 floats = 16
 /// KB of a step) stay in the first-level cache from one group of queries to the next.
-template <int kVectors>
-void mix_columns(const AttendScratch& s, const QueryRange& range, const FloatRows& values, int64_t n_rows,
+template <int kVectors, typename Rows>
+void mix_columns(const AttendScratch& s, const QueryRange& range, const Rows& values, int64_t n_rows,
                  const float* weights, float* outs) {
   int32_t q = range.begin;
   for (; q + kMixQueries <= range.end; q += kMixQueries)
     mix_tile<kMixQueries, kVectors>(weights + q * kStepRows, s.factors + q, values, s.value_padded, n_rows,
                                     outs + q * s.value_padded);
-  for (; q < range.end; ++q)
+  for (; q + 2 <= range.end; q += 2)
+    mix_tile<2, kVectors>(weights + q * kStepRows, s.factors + q, values, s.value_padded, n_rows,
+                          outs + q * s.value_padded);
+  if (q < range.end)
     mix_tile<1, kVectors>(weights + q * kStepRows, s.factors + q, values, s.value_padded, n_rows,
                           outs + q * s.value_padded);
 }
 
 /// n_rows rows of values, whose weights begin at slot `slot`, into the outputs of the queries.
-inline void mix(const AttendScratch& s, const QueryRange& range, const FloatRows& values, int64_t n_rows,
-                int32_t slot) {
+template <typename Rows>
+void mix(const AttendScratch& s, const QueryRange& range, const Rows& values, int64_t n_rows, int32_t slot) {
   const float* weights = s.weights + slot * kMaxBlockRows;
   int64_t i = 0;
   for (; i + kMixVectors * kLanes <= s.value_padded; i += kMixVectors * kLanes)
-    mix_columns<kMixVectors>(s, range, {values.first + i, values.stride}, n_rows, weights, s.outs + i);
+    mix_columns<kMixVectors>(s, range, Rows{values.first + i, values.stride}, n_rows, weights, s.outs + i);
   for (; i < s.value_padded; i += kLanes)
-    mix_columns<1>(s, range, {values.first + i, values.stride}, n_rows, weights, s.outs + i);
+    mix_columns<1>(s, range, Rows{values.first + i, values.stride}, n_rows, weights, s.outs + i);
 }
 
 /// What a block's rows need beyond their products.
@@ -408,17 +456,25 @@ inline void mix_step(const AttendTile& tile, const AttendScratch& s, const Step&
     for (int64_t i = 0; i < kStepBlocks; ++i)
       decode_rows(tile.value_type, step.views[i].values, part_ahead(step, step.n_views + i), kMaxBlockRows,
                   tile.value_width, s.value_padded, s.values + i * kMaxBlockRows * s.value_padded);
-    mix(s, s.ranges[0], {s.values, s.value_padded}, kStepRows, 0);
+    mix(s, s.ranges[0], FloatRows{s.values, s.value_padded}, kStepRows, 0);
     return;
   }
   for (int64_t i = 0; i < step.n_views; ++i) {
     const KvBlockView& block = step.views[i];
     const QueryRange range = s.ranges[i];
     if (range.begin == range.end) continue;
-    mix(s, range,
-        float_rows(tile.value_type, block.values, part_ahead(step, step.n_views + i), block.n_rows,
-                   tile.value_width, s.value_padded, s.values),
-        block.n_rows, slot_of(block));
+    const std::byte* ahead = part_ahead(step, step.n_views + i);
+    if (range.end - range.begin <= kMixQueries &&
+        are_whole_halves(tile.value_type, tile.value_width, block.n_rows)) {
+      if (ahead != nullptr) prefetch_bytes(ahead, kMaxBlockRows * 2 * tile.value_width);
+      mix(s, range, HalfRows{reinterpret_cast<const uint16_t*>(block.values), tile.value_width}, block.n_rows,
+          slot_of(block));
+    } else {
+      mix(s, range,
+          float_rows(tile.value_type, block.values, ahead, block.n_rows, tile.value_width, s.value_padded,
+                     s.values),
+          block.n_rows, slot_of(block));
+    }
     fill(s.factors + range.begin, range.end - range.begin, 1.0f);
   }
 }
