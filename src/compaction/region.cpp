@@ -191,7 +191,7 @@ void RegionSoftmax::finish_row(float* scores, int64_t n_seen, int64_t i) {
 }
 
 MatView<const float> RegionSoftmax::values(int64_t begin, int64_t end) {
-  if (problem_.reader == nullptr) return std::as_const(*this).values().slice(begin, end - begin);
+  if (problem_.reader == nullptr) return values().slice(begin, end - begin);
   const MatView<const float> read = values_of(problem_, begin, end);
   if (std::all_of(row_is_finite_.begin() + begin, row_is_finite_.begin() + end, [](uint8_t f) { return f != 0; }))
     return read;
@@ -199,7 +199,7 @@ MatView<const float> RegionSoftmax::values(int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row)
     if (row_is_finite_[static_cast<size_t>(row)])
       std::copy_n(read.row(row - begin), read.cols, clean_values_.row(row - begin));
-  return std::as_const(clean_values_).view();
+  return clean_values_.view();
 }
 
 float RegionSoftmax::share(int64_t query, float lse_of_region) const {

@@ -20,7 +20,7 @@ constexpr size_t kCommittedFloats = size_t{1} << 20;
 /// Sampled tokens are those whose ordinal is a multiple of `stride`. Storage is one flat row a token: for each
 /// layer the queries, lse and outputs of its heads, so that dropping every second token is a compaction of one
 /// array.
-struct QueryCapture::State {
+struct QueryCapture::Sampling {
   struct Layer {
     int64_t offset = 0;  // floats into a token's row
     int32_t n_heads = 0, n_kv_heads = 0, key_width = 0, value_width = 0;
@@ -31,27 +31,19 @@ struct QueryCapture::State {
   int64_t stride = 1, first_stride = 1;
   int64_t n_seen = 0;            // tokens announced so far: the next token's ordinal
   int64_t n_seen_before = 0;     // the same before the forward that runs
-  AlignedBuffer<float> rows;     // [max_rows, row_floats], of which the first n_rows are written or about to be
-  size_t n_committed = 0;        // floats of `rows` whose memory is there
   std::vector<int32_t> row_pos;  // [n_rows]
   std::vector<int64_t> ordinal;  // [n_rows]
   std::vector<std::pair<int32_t, int64_t>>
       pending;  // (row of the batch, ordinal; then row of the store) of the forward that runs
+};
+
+struct QueryCapture::State : Sampling {
+  AlignedBuffer<float> rows;  // [max_rows, row_floats], of which the first n_rows are written or about to be
+  size_t n_committed = 0;     // floats of `rows` whose memory is there
 
   State() = default;
-  State(const State& other)
-      : layers(other.layers),
-        row_floats(other.row_floats),
-        max_rows(other.max_rows),
-        stride(other.stride),
-        first_stride(other.first_stride),
-        n_seen(other.n_seen),
-        n_seen_before(other.n_seen_before),
-        rows(other.rows.n()),
-        ordinal(other.ordinal),
-        pending(other.pending) {
-    resize(other.row_pos.size());
-    row_pos = other.row_pos;
+  State(const State& other) : Sampling(other), rows(other.rows.n()) {
+    resize(row_pos.size());
     std::copy_n(other.rows.data(), row_pos.size() * static_cast<size_t>(row_floats), rows.data());
   }
 

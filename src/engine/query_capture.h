@@ -73,6 +73,7 @@ class QueryCapture : public ops::AttentionTap {
   QuerySets take(ThreadPool& threads) const;  // copies in the order of the tokens, pooled over the group
 
  private:
+  struct Sampling;
   struct State;
   std::unique_ptr<State> state_;
 };

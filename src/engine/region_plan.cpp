@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
-#include <utility>
 
 namespace sh::engine {
 
@@ -172,11 +171,11 @@ class CacheRowReader final : public compaction::RowReader {
       : kernels_(kernels), sequence_(sequence), plan_(plan), storage_(storage) {}
   MatView<const float> keys(int64_t begin, int64_t end) override {
     sequence_.decode_keys(kernels_, plan_.layer, plan_.head, rows(begin, end), storage_.keys);
-    return std::as_const(storage_.keys).view();
+    return storage_.keys.view();
   }
   MatView<const float> values(int64_t begin, int64_t end) override {
     sequence_.decode_values(kernels_, plan_.layer, plan_.head, rows(begin, end), storage_.values);
-    return std::as_const(storage_.values).view();
+    return storage_.values.view();
   }
 
  private:

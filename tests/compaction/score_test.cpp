@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
-#include <utility>
 
 #include "compaction/region.h"
 #include "synthetic.h"
@@ -144,7 +143,7 @@ class Decoder final : public RowReader {
     n_longest = std::max(n_longest, end - begin);
     to = Mat<float>(end - begin, from.cols);
     for (int64_t row = begin; row < end; ++row) std::copy_n(from.row(row), from.cols, to.row(row - begin));
-    return std::as_const(to).view();
+    return to.view();
   }
   MatView<const float> keys_of_, values_of_;
   Mat<float> keys_, values_;

@@ -464,6 +464,7 @@ inline void mix_step(const AttendTile& tile, const AttendScratch& s, const Step&
     const QueryRange range = s.ranges[i];
     if (range.begin == range.end) continue;
     const std::byte* ahead = part_ahead(step, step.n_views + i);
+    // One tile of queries decodes each value once; more take it from a buffer.
     if (range.end - range.begin <= kMixQueries &&
         are_whole_halves(tile.value_type, tile.value_width, block.n_rows)) {
       if (ahead != nullptr) prefetch_bytes(ahead, kMaxBlockRows * 2 * tile.value_width);
