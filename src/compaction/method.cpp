@@ -62,11 +62,9 @@ struct AxisTable<QuerySource> {
 template <>
 struct AxisTable<RowScore> {
   static constexpr std::string_view axis = "score";
-  static constexpr Choice<RowScore> choices[] = {{RowScore::recency, "recency"},
-                                                 {RowScore::max, "max"},
-                                                 {RowScore::rms, "rms"},
-                                                 {RowScore::mean, "mean"},
-                                                 {RowScore::random, "random"}};
+  static constexpr Choice<RowScore> choices[] = {
+      {RowScore::recency, "recency"}, {RowScore::max, "max"},   {RowScore::max_or_unasked, "max_or_unasked"},
+      {RowScore::rms, "rms"},         {RowScore::mean, "mean"}, {RowScore::random, "random"}};
 };
 template <>
 struct AxisTable<Weighting> {

@@ -38,6 +38,7 @@ struct HeadProblem {
   float softcap = 0.0f;
 
   MatView<const float> queries;        // [n, d] after norm and rope, unscaled
+  int64_t queries_per_token = 1;       // so many that follow one another are of one token, one a head of the group
   std::span<const int32_t> query_pos;  // [n] or empty: a query sees region rows with pos <= query_pos
   std::span<const float> lse;          // [n] or empty
   MatView<const float> out;            // [n, dv] or empty

@@ -60,35 +60,113 @@ void pool_neighbours(int32_t width, std::vector<double>& values) {
   }
 }
 
-std::vector<double> aggregate(const HeadProblem& problem, RowScore score, Weighting weighting,
-                              const SolveOptions& options, RegionSoftmax& softmax, RegionSummariser* summariser) {
-  const int64_t n_rows = problem.keys.rows;
-  std::vector<double> total(static_cast<size_t>(n_rows), 0.0);
-  std::vector<float> tile(static_cast<size_t>(n_rows));
-  const std::vector<int64_t> queries = pick_queries(problem, options.max_score_queries_per_head);
-  const int64_t n_queries = static_cast<int64_t>(queries.size());
+/// Calls on_query(query, weights, factor) for every query that sees something, its weights of the rows being
+/// weights[row] · factor, and on_tile() after each tile.
+template <typename OnQuery, typename OnTile>
+void for_queries(std::span<const int64_t> queries, Weighting weighting, RegionSoftmax& softmax,
+                 RegionSummariser* summariser, OnQuery&& on_query, OnTile&& on_tile) {
+  const auto n_queries = std::ssize(queries);
   for (int64_t begin = 0; begin < n_queries; begin += softmax.max_tile()) {
     const int64_t m = std::min(softmax.max_tile(), n_queries - begin);
-    const std::span<const int64_t> part(queries.data() + begin, static_cast<size_t>(m));
+    const std::span<const int64_t> part = queries.subspan(static_cast<size_t>(begin), static_cast<size_t>(m));
     softmax.compute(part);
     if (summariser != nullptr) summariser->add_tile(part);
-    std::fill(tile.begin(), tile.end(), 0.0f);
     for (int64_t i = 0; i < m; ++i) {
       if (!(softmax.sum(i) > 0)) continue;
-      const float share =
-          weighting == Weighting::none ? 1.0f : softmax.share(part[static_cast<size_t>(i)], softmax.lse(i));
-      fold(score, softmax.weights(i), share / softmax.sum(i), tile.data(), n_rows);
+      const int64_t query = part[static_cast<size_t>(i)];
+      const float share = weighting == Weighting::none ? 1.0f : softmax.share(query, softmax.lse(i));
+      on_query(query, softmax.weights(i), share / softmax.sum(i));
     }
-    for (size_t row = 0; row < total.size(); ++row)
-      total[row] =
-          score == RowScore::max ? std::max(total[row], static_cast<double>(tile[row])) : total[row] + tile[row];
+    on_tile();
   }
+}
+
+std::vector<double> aggregate(RowScore score, Weighting weighting, std::span<const int64_t> queries,
+                              RegionSoftmax& softmax, RegionSummariser* summariser) {
+  const HeadProblem& problem = softmax.problem();
+  const int64_t n_rows = problem.keys.rows;
+  std::vector<double> total(static_cast<size_t>(n_rows), 0.0);
+  std::vector<float> tile(static_cast<size_t>(n_rows), 0.0f);
+  for_queries(
+      queries, weighting, softmax, summariser,
+      [&](int64_t, const float* weights, float factor) { fold(score, weights, factor, tile.data(), n_rows); },
+      [&] {
+        for (size_t row = 0; row < total.size(); ++row)
+          total[row] = score == RowScore::max ? std::max(total[row], static_cast<double>(tile[row]))
+                                              : total[row] + tile[row];
+        std::fill(tile.begin(), tile.end(), 0.0f);
+      });
   if (score != RowScore::max) {
     const std::vector<double> n = n_seeing(problem, queries);
     for (size_t row = 0; row < total.size(); ++row) total[row] /= std::max(n[row], 1.0);
   }
   if (score == RowScore::rms)
     for (double& value : total) value = std::sqrt(value);
+  return total;
+}
+
+/// What tokens asked of rows: the most that any asked of each, and how much of it no other token asked.
+class Asked {
+ public:
+  explicit Asked(size_t n_rows) : token_(n_rows, 0.0f), most_(n_rows, 0.0f), second_(n_rows, 0.0f) {}
+
+  /// Queries of a token follow one another: what several of its heads ask is asked once.
+  void add_query(int64_t token, const float* weights, float factor) {
+    if (n_tokens_ == 0 || token != token_index_) {
+      end_token();
+      ++n_tokens_;
+      token_index_ = token;
+    }
+    fold(RowScore::max, weights, factor, token_.data(), std::ssize(token_));
+  }
+  void end_token() {
+    for (size_t row = 0; row < most_.size(); ++row) {
+      second_[row] = std::max(second_[row], std::min(most_[row], token_[row]));
+      most_[row] = std::max(most_[row], token_[row]);
+      token_[row] = 0.0f;
+    }
+  }
+
+  double most(size_t row) const { return most_[row]; }
+  /// What the next token is expected to ask of a row that none has asked for: of all that was asked of rows by one
+  /// token alone, a token's mean, weighted by how much of it one row was asked for.
+  double of_a_new_row() const {
+    double sum = 0;
+    for (size_t row = 0; row < most_.size(); ++row) {
+      const double alone = most_[row] - second_[row];
+      sum += alone * alone;
+    }
+    return sum / static_cast<double>(std::max<int64_t>(1, n_tokens_));
+  }
+
+ private:
+  std::vector<float> token_, most_, second_;  // [T]
+  int64_t n_tokens_ = 0, token_index_ = 0;
+};
+
+// The chance that a row is asked for grows with so small a power of its place in the region that heads which ask
+// for new rows share a budget, each with its newest rows, but old rows are not given up for it: with 0.1 to 0.5
+// 97 to 100 % of the answers at 8x on documents of 900 tokens, with 1 and 2 88 and 76 %.
+constexpr double kAgePower = 0.25;
+
+std::vector<double> most_or_unasked(Weighting weighting, std::span<const int64_t> queries, RegionSoftmax& softmax,
+                                    RegionSummariser* summariser) {
+  const HeadProblem& problem = softmax.problem();
+  const auto n_rows = static_cast<size_t>(problem.keys.rows);
+  Asked asked(n_rows);
+  for_queries(
+      queries, weighting, softmax, summariser,
+      [&](int64_t query, const float* weights, float factor) {
+        asked.add_query(query / problem.queries_per_token, weights, factor);
+      },
+      [] {});
+  asked.end_token();
+  const double of_a_new_row = asked.of_a_new_row();
+  std::vector<double> total(n_rows);
+  for (size_t row = 0; row < n_rows; ++row) {
+    const double place = static_cast<double>(row + 1) / static_cast<double>(n_rows);
+    total[row] = std::max(asked.most(row), of_a_new_row * std::pow(place, kAgePower));
+  }
   return total;
 }
 
@@ -110,8 +188,11 @@ std::vector<float> score_rows(const HeadProblem& problem, const CompactionMethod
     is_finite = softmax.row_is_finite();
     std::optional<RegionSummariser> summariser;
     if (summary != nullptr) summariser.emplace(std::move(summary->queries), softmax, kernels);
-    std::vector<double> total =
-        aggregate(problem, method.score, method.weighting, options, softmax, summariser ? &*summariser : nullptr);
+    const std::vector<int64_t> queries = pick_queries(problem, options.max_score_queries_per_head);
+    RegionSummariser* to_fill = summariser ? &*summariser : nullptr;
+    std::vector<double> total = method.score == RowScore::max_or_unasked
+                                    ? most_or_unasked(method.weighting, queries, softmax, to_fill)
+                                    : aggregate(method.score, method.weighting, queries, softmax, to_fill);
     if (summariser) *summary = summariser->take();
     if (method.score_pool > 1) pool_neighbours(method.score_pool, total);
     std::copy(total.begin(), total.end(), scores.begin());

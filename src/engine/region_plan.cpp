@@ -228,6 +228,7 @@ HeadProblem CacheProblems::decoded(const HeadPlan& plan, std::span<const int32_t
     for (int64_t i = 0; i < n; ++i)
       std::copy_n(storage.keys.row(i * storage.keys.rows / n), storage.keys.cols, storage.queries.row(i));
     problem.queries = storage.queries.view();
+    problem.queries_per_token = 1;
   }
   return problem;
 }
@@ -245,6 +246,8 @@ HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int3
   const auto& layer_sets = sets_[static_cast<size_t>(plan.layer)];
   if (!layer_sets.empty() && layer_sets[static_cast<size_t>(plan.head)].queries.rows > 0) {
     const QuerySet& set = layer_sets[static_cast<size_t>(plan.head)];
+    problem.queries_per_token =
+        engine_.model().n_query_heads(plan.layer) / engine_.kv_layout().layers[static_cast<size_t>(plan.layer)].n_heads;
     problem.queries = set.queries.view();
     problem.query_pos = set.pos;
     problem.lse = set.lse;
@@ -334,7 +337,7 @@ compaction::BudgetLimits limits_of(const Engine& engine, const SequenceCache& se
   const auto n_heads = static_cast<int64_t>(plans.size());
   if (request.target_rows > 0) {
     limits.max_region_rows = std::min(request.target_rows, n_region_rows) * n_heads;
-  } else if (request.of_whole_cache) {
+  } else if (request.of_whole_cache && request.ratio > 1) {  // at 1 every row stays, and so do its bytes
     // A compacted block costs its annotation too. Layers may differ in row size: count in the mean block.
     const kv::BlockPool& pool = sequence.pool();
     std::vector<bool> is_planned(engine.kv_layout().layers.size(), false);

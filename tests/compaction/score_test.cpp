@@ -53,7 +53,29 @@ double aggregate(const testing::Head& head, const Mat<double>& a, int64_t row, R
   return score == RowScore::rms ? std::sqrt(result) : result;
 }
 
-void expect_oracle(const testing::Head& head, float softcap = 0) {
+// What a further token would ask of a row that none has asked for, the newest one: of each row the square of the
+// most that a token asked beyond any other, a token's mean.
+double unasked(const testing::Head& head, const Mat<double>& a, int64_t queries_per_token) {
+  std::vector<std::vector<double>> tokens;
+  int64_t last = -1;
+  for (int64_t q = 0; q < a.rows; ++q) {
+    if (testing::n_visible(head, q) == 0) continue;
+    if (q / queries_per_token != last) tokens.emplace_back(static_cast<size_t>(a.cols), 0.0);
+    last = q / queries_per_token;
+    for (int64_t row = 0; row < a.cols; ++row)
+      tokens.back()[static_cast<size_t>(row)] = std::max(tokens.back()[static_cast<size_t>(row)], a(q, row));
+  }
+  double sum = 0;
+  for (size_t row = 0; row < static_cast<size_t>(a.cols); ++row) {
+    std::vector<double> asked = {0, 0};
+    for (const std::vector<double>& token : tokens) asked.push_back(token[row]);
+    std::sort(asked.rbegin(), asked.rend());
+    sum += (asked[0] - asked[1]) * (asked[0] - asked[1]);
+  }
+  return sum / static_cast<double>(std::max<size_t>(1, tokens.size()));
+}
+
+void expect_oracle(const testing::Head& head, float softcap = 0, int64_t queries_per_token = 1) {
   for (const Weighting weighting : {Weighting::none, Weighting::attention_share}) {
     const Mat<double> a = oracle_attention(head, weighting, softcap);
     for (const RowScore score : {RowScore::max, RowScore::rms, RowScore::mean}) {
@@ -66,6 +88,17 @@ void expect_oracle(const testing::Head& head, float softcap = 0) {
         // Scores up to ~20 carry 20 · 1e-7 into the exponent, some products more: 1e-4 relative is safe.
         ASSERT_NEAR(scores[static_cast<size_t>(row)], expected, 1e-4 * expected + 1e-12) << "row " << row;
       }
+    }
+    HeadProblem problem = head.problem();
+    problem.softcap = softcap;
+    problem.queries_per_token = queries_per_token;
+    const auto scores =
+        score_rows(problem, testing::scoring(RowScore::max_or_unasked, weighting), {}, kernel_set());
+    const double of_newest = unasked(head, a, queries_per_token);
+    for (int64_t row = 0; row < head.keys.rows; ++row) {
+      const double place = static_cast<double>(row + 1) / static_cast<double>(head.keys.rows);
+      const double expected = std::max(aggregate(head, a, row, RowScore::max), of_newest * std::pow(place, 0.25));
+      ASSERT_NEAR(scores[static_cast<size_t>(row)], expected, 1e-4 * expected + 1e-12) << "row " << row;
     }
   }
 }
@@ -98,6 +131,39 @@ TEST(Score, HonoursTheSoftcap) {
   const auto scores = score_rows(problem, testing::scoring(RowScore::mean, Weighting::none), {}, kernel_set());
   for (int64_t row = 0; row < 64; ++row)
     EXPECT_NEAR(scores[static_cast<size_t>(row)], aggregate(head, a, row, RowScore::mean), 1e-6);
+}
+
+TEST(Score, QueriesOfATokenAskForTheSameRowOnce) {
+  expect_oracle(clustered_head(7, 80, 120), 0, 3);
+}
+
+// A head whose query i asks for row asked_of(i) of 64 alone.
+template <typename AskedOf>
+testing::Head head_that_asks(int64_t n_queries, AskedOf&& asked_of) {
+  testing::Head head = clustered_head(8, 64, n_queries, 64, false);
+  std::fill(head.keys.data.begin(), head.keys.data.end(), 0.0f);
+  std::fill(head.queries.data.begin(), head.queries.data.end(), 0.0f);
+  for (int64_t row = 0; row < 64; ++row) head.keys(row, row) = 12.0f;
+  for (int64_t q = 0; q < n_queries; ++q) head.queries(q, asked_of(q)) = 12.0f;
+  testing::finish(head);
+  return head;
+}
+
+// What a sample tells of rows that it did not reach: from a head that looks up another row with every token more
+// rows may be asked for, from one that looks at the same rows again and again no others.
+TEST(Score, HeadsThatLookRowsUpWantRowsThatWereNotAskedFor) {
+  const CompactionMethod method = testing::scoring(RowScore::max_or_unasked, Weighting::none);
+  const auto of_lookup =
+      score_rows(head_that_asks(8, [](int64_t q) { return 7 * q; }).problem(), method, {}, kernel_set());
+  const auto of_few =
+      score_rows(head_that_asks(8, [](int64_t q) { return q % 2; }).problem(), method, {}, kernel_set());
+  for (size_t row = 0; row < 64; ++row) {
+    const bool is_asked = row % 7 == 0 && row / 7 < 8;
+    EXPECT_EQ(of_lookup[row] > 0.95f, is_asked || row == 63) << row;  // the newest counts as much
+    EXPECT_GT(of_lookup[row], 0.3f) << row;
+    if (row >= 2) EXPECT_LT(of_few[row], 0.01f) << row;
+  }
+  EXPECT_GT(of_lookup[40], of_lookup[20]) << "of rows that were not asked for the newer first";
 }
 
 TEST(Score, RecencyPrefersTheEndAndNeedsNoQueries) {

@@ -2,6 +2,7 @@
 // What the methods are worth next to each other on scribe: KL of answers to questions that no method has seen.
 #include <cmath>
 #include <map>
+#include <vector>
 
 #include "engine/logit_compare.h"
 #include "engine/scribe_document.h"
@@ -55,10 +56,14 @@ class MethodOrder : public ScribeDocument {
   static inline std::vector<Asked> asked_;
 };
 
-TEST_F(MethodOrder, StudiedCachesBeatBaselinesOfTheSameBytes) {
+TEST_F(MethodOrder, MatchedCachesBeatBaselinesOfTheSameBytes) {
   std::map<std::string, double> kl;
-  for (const char* name : {"self_study", "on_policy", "sequential_on_policy", "kvzip", "streaming", "snapkv",
-                           "h2o", "random", "truncate"}) {
+  const auto matched = {"select", "solver", "omp", "self_study", "on_policy", "sequential_on_policy"};
+  const auto baselines = {"streaming", "snapkv", "h2o", "random", "truncate"};
+  std::vector<const char*> names(matched);
+  names.insert(names.end(), baselines.begin(), baselines.end());
+  names.push_back("kvzip");
+  for (const char* name : names) {
     CompactionRequest request{.method = name, .ratio = 8, .of_whole_cache = true};
     request.validates = false;
     SequenceCache sequence = base_->fork();
@@ -69,10 +74,21 @@ TEST_F(MethodOrder, StudiedCachesBeatBaselinesOfTheSameBytes) {
     ASSERT_TRUE(std::isfinite(kl[name])) << name;
     RecordProperty(name, std::to_string(kl[name]));
   }
-  for (const char* studied : {"self_study", "on_policy", "sequential_on_policy"})
-    for (const char* baseline : {"streaming", "snapkv", "h2o", "random", "truncate"})
-      EXPECT_LT(kl[studied], 0.5 * kl[baseline]) << studied << " " << baseline;
+  for (const char* name : matched)
+    for (const char* baseline : baselines) EXPECT_LT(kl[name], 0.5 * kl[baseline]) << name << " " << baseline;
   EXPECT_LT(kl["kvzip"], kl["streaming"]);
+}
+
+TEST_F(MethodOrder, ARatioOfOneChangesNothing) {
+  for (const CompactionMethod* method : compaction::methods()) {
+    CompactionRequest request = request_of(method->name, 1);
+    request.of_whole_cache = true;
+    request.self_study.n_conversations = 4;
+    SequenceCache sequence = base_->fork();
+    const CompactionReport report = compact(sequence, request);
+    EXPECT_TRUE(fingerprint(sequence) == fingerprint(*base_)) << method->name;
+    EXPECT_EQ(report.real_ratio, 1) << method->name;
+  }
 }
 
 // The same bytes, the same rows and nothing but numbers, however many threads there are.

@@ -7,11 +7,12 @@ extern const CompactionMethod methods_sequential_on_policy;
 const CompactionMethod methods_sequential_on_policy = {
     .name = "sequential_on_policy",
     .alias = "sequential",
-    .summary = "As self_study, rows chosen and fitted layer by layer with the queries asked over the compacted "
-               "layers before.",
+    .summary =
+        "As self_study, rows chosen and fitted layer by layer with the queries asked over the compacted "
+        "layers before.",
     .source = "Attention Matching, arXiv 2602.16284, on-policy queries, in one pass over the layers",
     .queries = QuerySource::self_study,
-    .score = RowScore::max,
+    .score = RowScore::max_or_unasked,
     .weighting = Weighting::attention_share,
     .fit = Fit::both,
     .budget = BudgetPolicy::global,
