@@ -78,6 +78,8 @@ struct ReplayCheck {
   double confident_flips = 0;  // share of tokens where a prediction with a margin above 0.2 changed
   double seconds = 0;
   double scale_seconds = 0;  // of these, spent on the model's scale: with the first validated compaction only
+  bool replays_sample = false;  // these are the tokens that a sample of queries was taken from: they praise the
+                                // compaction, and there is no verdict
   Verdict verdict = Verdict::unknown;
   int64_t n_fits_dropped = 0;  // heads whose fit was taken back to stay within max_kl
 };

@@ -186,7 +186,7 @@ bool Conversation::wants_compaction() const {
          n >= retry_at_rows_;
 }
 
-Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits& limits) const {
+Result<CompactionRequest> Conversation::requested_by_flags(int64_t n_keep) const {
   const EngineOptions& options = engine_.options();
   CompactionRequest request;
   request.method = options.compact_method;
@@ -196,10 +196,14 @@ Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits&
   request.max_kl = options.compact_max_kl;
   request.target.kl = options.compact_target_kl;
   for (const auto& [name, value] : options.compact_options) SH_RETURN_IF_ERROR(set_option(request, name, value));
-
-  const int64_t n_keep = limits.n_keep < 0 ? n_tokens() : limits.n_keep;
   const int64_t n_always = options.compact_keep < 0 ? n_first_prompt_ : options.compact_keep;
   request.n_protected_prefix = std::min<int64_t>(std::max(n_keep, n_always), cache_.next_pos().value);
+  return request;
+}
+
+Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits& limits) const {
+  const EngineOptions& options = engine_.options();
+  SH_ASSIGN(CompactionRequest request, requested_by_flags(limits.n_keep < 0 ? n_tokens() : limits.n_keep));
   request.n_live_suffix = std::min<int64_t>(engine_.n_ctx_slot() / kCompactionPart, cache_.next_pos().value);
   SH_ASSIGN(const compaction::CompactionMethod method, method_of(request));
   if (limits.turn_begin >= 0) {
@@ -220,6 +224,21 @@ Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits&
   const double n_rows = std::max(low_watermark - n_fixed, n_region / (2 * options.compact_ratio));
   request.target_rows = std::max<int64_t>(1, static_cast<int64_t>(n_rows));
   return request;
+}
+
+Error Conversation::full_error(const std::string& reason) const {
+  const EngineOptions& options = engine_.options();
+  std::string remedy = "raise -c";
+  int64_t n_pinned = 0;
+  for (const Span& span : options.compact_pinned)
+    n_pinned += std::clamp<int64_t>(n_tokens() - span.begin, 0, span.end - span.begin);
+  if (n_pinned > 0) remedy += fmt::format(" or pin less (--compact-pin holds {} tokens)", n_pinned);
+  const int64_t n_kept = options.compact_keep < 0 ? n_first_prompt_ : std::min(options.compact_keep, n_tokens());
+  if (n_kept > 0) remedy += fmt::format(" or keep less (--compact-keep holds {} tokens)", n_kept);
+  if (options.compact_max_kl > 0)
+    remedy += fmt::format(" or allow more than --compact-max-kl {}", options.compact_max_kl);
+  return Error{ErrorKind::context_exceeded,
+               fmt::format("the conversation fills its {} rows and {}; {}", engine_.n_ctx_slot(), reason, remedy)};
 }
 
 void Conversation::note_attempt() {

@@ -65,6 +65,12 @@ class Conversation {
   /// Whether the next compaction is to wait for a turn that asks for what came before it (EngineOptions::
   /// compact_delay); a full cache cannot wait.
   bool delays_compaction() const { return engine_.options().compact_delay && rows_left() > 0; }
+  /// The error of a cache without a row left that automatic compaction could not help: why, and what to do.
+  Error full_error(const std::string& reason) const;
+  /// What the engine's options say of a compaction: method, ratio or target, limit, choices, and what stays:
+  /// pinned spans and as many tokens at the start as `n_keep` or compact_keep says. Errors: invalid_argument
+  /// (options).
+  Result<CompactionRequest> requested_by_flags(int64_t n_keep) const;
   /// What automatic compaction asks for now: the engine's options, and as much as brings the whole cache, rows
   /// that stay included, down to threshold * capacity / ratio rows a head. Where rows that stay leave too little
   /// for that, the others are thinned to half of what the ratio says, not to nothing. Errors: invalid_argument

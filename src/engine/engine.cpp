@@ -10,6 +10,7 @@
 
 #include "base/env.h"
 #include "engine/measure_profile.h"
+#include "engine/region_plan.h"
 #include "engine/vocabulary.h"
 
 namespace sh::engine {
@@ -47,21 +48,38 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
                                                           std::numeric_limits<int32_t>::max(), options.n_ctx)};
   if (!(options.compact_threshold >= 0 && options.compact_threshold <= 1))
     return Error{ErrorKind::invalid_argument, fmt::format("--compact-threshold: expected a fraction from 0 (off) to 1, got {}", options.compact_threshold)};
-  if (options.compact_threshold > 0) {
-    if (!(options.compact_ratio > 1) || !std::isfinite(options.compact_ratio))
-      return Error{ErrorKind::invalid_argument, fmt::format("--compact-ratio: expected more than 1, got {}", options.compact_ratio)};
-    SH_RETURN_IF_ERROR(compaction::find_method(options.compact_method));
-  }
+  if (options.compact_threshold > 0 && (!(options.compact_ratio > 1) || !std::isfinite(options.compact_ratio)))
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("--compact-ratio: expected more than 1, got {}", options.compact_ratio)};
+  // Also while it is off: chat's /compact goes by it.
+  if (const auto method = compaction::find_method(options.compact_method); !method.ok())
+    return Error{ErrorKind::invalid_argument, fmt::format("--compact-method: {}", method.error().message)};
+  if (options.compact_target_kl > 0 && options.compact_max_kl > 0 &&
+      options.compact_max_kl < options.compact_target_kl)
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("--compact-max-kl: expected at least --compact-target-kl ({}), got {}: what is "
+                             "compacted to the target would be refused",
+                             options.compact_target_kl, options.compact_max_kl)};
   CompactionRequest scratch;
   for (const auto& [name, value] : options.compact_options)
     if (const auto set = set_option(scratch, name, value); !set.ok())
       return Error{set.error().kind, fmt::format("--compact-options: {}", set.error().message)};
+  scratch.method = options.compact_method;
+  SH_ASSIGN(const compaction::CompactionMethod method, method_of(scratch));
+  const bool scores_by_attention =
+      method.score != compaction::RowScore::recency && method.score != compaction::RowScore::random;
+  if (method.queries.is_none() && (scores_by_attention || method.fit != compaction::Fit::none))
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("--compact-options: queries=none leaves '{}' nothing to choose or fit rows by; name a "
+                             "source, or score=recency and fit=none",
+                             options.compact_method)};
   if (scratch.budget == compaction::BudgetPolicy::profile && options.compact_profile.empty())
     return Error{ErrorKind::invalid_argument,
                  "--compact-options: budget=profile needs --compact-profile FILE; 'shorthand profile' measures one"};
   for (const DType dtype : {options.type_k, options.type_v})
     if (!kernels::is_kv_dtype(dtype))
-      return Error{ErrorKind::unsupported, fmt::format("-ctk/-ctv: {} cannot hold a KV cache; use f32, f16, bf16, q8_0 or q4_0", tensor_format(dtype).name)};
+      return Error{ErrorKind::unsupported, fmt::format("-ctk/-ctv: {} cannot hold a KV cache; use one of {}",
+                                                       tensor_format(dtype).name, kernels::kv_dtype_names())};
 
   if (options.kernels.empty()) options.kernels = env::kernels().value_or("");
   SH_ASSIGN(e.kernels_, kernels::choose_kernels(options.kernels));

@@ -62,10 +62,12 @@ class Gatherer {
       SH_RETURN_IF_ERROR(add(repeat_prefill(executor_, sequence_, ids_, fraction, context_,
                                             &out_.replay, &out_.study)));
       used = used | QuerySource::repeat_prefill;
+      out_.replays_sample = fraction < 1;
     }
     if (wants(QuerySource::self_study)) {
       out_.replay = {};
       out_.reference.reset();
+      out_.replays_sample = false;
       SH_RETURN_IF_ERROR(add(
           self_study(executor_, sequence_, ids_, request_.self_study, context_, &out_.replay, &out_.study)));
       used = used | QuerySource::self_study;

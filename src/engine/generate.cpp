@@ -74,9 +74,7 @@ Result<void> compact_if_due(Run& run, bool is_prompt_read) {
   }
   if (compacted.error().kind == ErrorKind::cancelled) return {};  // seen again where the caller looks for it
   if (run.conversation.rows_left() == 0)
-    return Error{ErrorKind::context_exceeded,
-                 fmt::format("the conversation fills its {} rows and could not be compacted: {}",
-                             run.engine.n_ctx_slot(), compacted.error().message)};
+    return run.conversation.full_error("could not be compacted: " + compacted.error().message);
   log_warning("automatic compaction failed: {}", compacted.error().message);
   return {};
 }

@@ -60,12 +60,6 @@ const Spelling* find_spelling(const std::string& name, Command command) {
   return begin == end ? nullptr : &begin->second;
 }
 
-const char* long_name(const Flag& flag) {
-  for (const char* name : flag.names)
-    if (name[0] == '-' && name[1] == '-') return name;
-  return flag.names.back();
-}
-
 /// Edits (insert, delete, replace, swap of neighbours) from one word to the other.
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
@@ -176,6 +170,18 @@ std::string process_escapes(std::string_view text) {
   return out;
 }
 
+/// Flags of automatic compaction do nothing while it is off; chat's /compact goes by most of them.
+void note_idle_flags(Command command, ProgramParams& params, const std::map<const Flag*, std::string>& sources) {
+  std::vector<std::string> idle = {"--compact-rebase", "--compact-delay"};
+  if (command != kChat)
+    idle.insert(idle.end(), {"--compact-method", "--compact-ratio", "--compact-keep", "--compact-pin",
+                             "--compact-max-kl", "--compact-target-kl", "--compact-options"});
+  for (const std::string& name : idle)
+    if (const auto source = sources.find(find_spelling(name, command)->flag); source != sources.end())
+      params.warnings.push_back(
+          fmt::format("{} has no effect: automatic compaction is off (--compact-threshold)", source->second));
+}
+
 /// Settings that depend on several flags.
 void settle(Command command, ProgramParams& params, const std::map<const Flag*, std::string>& sources) {
   const auto is_given = [&](const char* name) { return sources.count(find_spelling(name, command)->flag) > 0; };
@@ -188,6 +194,8 @@ void settle(Command command, ProgramParams& params, const std::map<const Flag*, 
   params.server.n_threads = std::max(params.server.n_threads, 0);
   params.server.sse_ping_seconds = std::max(params.server.sse_ping_seconds, 0);
   if (params.processes_escapes) params.prompt = process_escapes(params.prompt);
+  if (!engine.compact_threshold && (command & (kServe | kComplete | kChat)) != 0)
+    note_idle_flags(command, params, sources);
 }
 
 }  // namespace
@@ -224,7 +232,8 @@ Result<ProgramParams> parse_params(Command command, std::span<const std::string>
     if (is_repeated && !flag.adds_up) params.warnings.push_back(fmt::format("{} is given more than once; the last one counts", given));
     if (const auto source = sources.find(&flag); source != sources.end() && !is_repeated)
       params.warnings.push_back(fmt::format("{} is set, but the command line's {} counts", source->second, given));
-    if (std::string_view(long_name(flag)) == "--api-key") params.server.api_keys.clear();
+    const bool replaces = !flag.adds_up || (!is_repeated && sources.count(&flag) > 0);
+    if (flag.clear && replaces) flag.clear(params);
     const Result<void> set = flag.set(params, value);
     if (!set.ok()) return at(given, set.error());
     if (flag.no_effect != nullptr) params.notes.push_back(fmt::format("{} has no effect: {}", given, flag.no_effect));

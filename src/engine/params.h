@@ -155,6 +155,7 @@ struct Flag {
   std::function<std::string(const ProgramParams&)> show;  // the value as text, for defaults; may be empty
   const char* no_effect = nullptr;      // accepted for compatibility: why it does nothing here
   bool adds_up = false;                 // given again it adds to what is there, instead of replacing it
+  std::function<void(ProgramParams&)> clear = {};  // of a list: empties it, before what replaces its items is set
 };
 std::span<const Flag> flag_table();
 

@@ -137,15 +137,20 @@ Result<void> read_prompt_file(P& params, const std::string& path) {
   return {};
 }
 
-/// "A-B" or "A:B" → positions [A, B).
-Result<void> add_pinned_span(P& params, const std::string& value) {
-  const size_t dash = value.find_first_of("-:");
-  const Error error = bad_value("two token positions A-B with A < B", value);
-  if (dash == std::string::npos) return error;
-  const auto begin = parse_number<int64_t>(value.substr(0, dash), 0, std::numeric_limits<int32_t>::max());
-  const auto end = parse_number<int64_t>(value.substr(dash + 1), 0, std::numeric_limits<int32_t>::max());
-  if (!begin.ok() || !end.ok() || *begin >= *end) return error;
-  params.engine.compact_pinned.push_back({*begin, *end});
+/// "A-B" or "A:B" → positions [A, B); several with commas between.
+Result<void> add_pinned_spans(P& params, const std::string& value) {
+  std::vector<std::string> parts;
+  add_parts(parts, value, ',');
+  const Error error = bad_value("two token positions A-B with A < B, several pairs with commas between", value);
+  if (parts.empty()) return error;
+  for (const std::string& part : parts) {
+    const size_t dash = part.find_first_of("-:");
+    if (dash == std::string::npos) return error;
+    const auto begin = parse_number<int64_t>(part.substr(0, dash), 0, std::numeric_limits<int32_t>::max());
+    const auto end = parse_number<int64_t>(part.substr(dash + 1), 0, std::numeric_limits<int32_t>::max());
+    if (!begin.ok() || !end.ok() || *begin >= *end) return error;
+    params.engine.compact_pinned.push_back({*begin, *end});
+  }
   return {};
 }
 
@@ -417,8 +422,11 @@ std::vector<Flag> make_table() {
   t.push_back(number(g, {"--compact-keep"}, "LLAMA_ARG_COMPACT_KEEP", "N", kGenerates,
                      "tokens at the start of every conversation that automatic compaction never touches; -1: its whole first prompt",
                      [](P& p) -> auto& { return p.engine.compact_keep; }, -1));
-  t.push_back(custom(g, {"--compact-pin"}, nullptr, "A-B", kGenerates,
-                     "token positions from A up to B that automatic compaction never touches; may be given more than once", add_pinned_span, {}, true));
+  t.push_back(custom(g, {"--compact-pin"}, "LLAMA_ARG_COMPACT_PIN", "A-B", kGenerates,
+                     "token positions from A up to B that automatic compaction never touches; a comma list for "
+                     "several, may be given more than once",
+                     add_pinned_spans, {}, true));
+  t.back().clear = [](P& p) { p.engine.compact_pinned.clear(); };
   t.push_back(number(g, {"--compact-max-kl"}, "LLAMA_ARG_COMPACT_MAX_KL", "F", kGenerates,
                      "refuse an automatic compaction whose replay has a larger mean KL, in nats; 0: no limit",
                      [](P& p) -> auto& { return p.engine.compact_max_kl; }, 0, 1e6));
@@ -427,6 +435,7 @@ std::vector<Flag> make_table() {
                      [](P& p) -> auto& { return p.engine.compact_target_kl; }, 0, 1e6));
   t.push_back(custom(g, {"--compact-options"}, "LLAMA_ARG_COMPACT_OPTIONS", "LIST", kGenerates,
                      "name=value,... : choices of automatic compaction that differ from its method's, as in compact-eval's --methods", add_compact_options, {}, true));
+  t.back().clear = [](P& p) { p.engine.compact_options.clear(); };
   t.push_back(text(g, {"--compact-profile"}, "LLAMA_ARG_COMPACT_PROFILE", "FILE", kGenerates | kEval,
                    "shares of the heads that budget=profile goes by, as 'shorthand profile' writes them",
                    [](P& p) -> auto& { return p.engine.compact_profile; }));
@@ -452,6 +461,7 @@ std::vector<Flag> make_table() {
                        add_parts(p.server.api_keys, value, ',');
                        return {};
                      }));
+  t.back().clear = [](P& p) { p.server.api_keys.clear(); };
   t.push_back(custom(g, {"--api-key-file"}, "LLAMA_ARG_API_KEY_FILE", "FILE", kServe, "file of keys, one a line", read_api_keys));
   t.push_back(custom(g, {"--api-prefix"}, "LLAMA_ARG_API_PREFIX", "PATH", kServe, "put before every route", set_api_prefix));
   t.push_back(on_off(g, {"--metrics"}, {"--no-metrics"}, "LLAMA_ARG_ENDPOINT_METRICS", kServe, "answer GET /metrics", [](P& p) -> auto& { return p.server.has_metrics; }));

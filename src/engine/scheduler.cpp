@@ -9,6 +9,8 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <tuple>
+#include <utility>
 
 #include "base/log.h"
 #include "engine/generate.h"
@@ -81,6 +83,7 @@ struct Scheduler::State {
   bool stopping = false;
   std::deque<Task> incoming;
   std::vector<uint64_t> cancellations;
+  bool cancels_all = false;
   struct Command {
     int32_t id_slot;
     bool waits_for_idle;
@@ -109,11 +112,12 @@ struct Scheduler::State {
 
   void loop() {
     bool is_blocked = false;  // requests run, but none can go on before a compaction is through
+    bool cancels_all_now = false;
     for (;;) {
       {
         std::unique_lock lock(mutex);
         const auto has_news = [&] {
-          return stopping || is_compaction_ready || !incoming.empty() || !cancellations.empty() ||
+          return stopping || is_compaction_ready || !incoming.empty() || !cancellations.empty() || cancels_all ||
                  has_ready_command() || can_start();
         };
         if (is_blocked)
@@ -126,9 +130,11 @@ struct Scheduler::State {
         incoming.clear();
         // Together with what was submitted: an id that is cancelled must have been seen before.
         ids_to_cancel.swap(cancellations);
+        cancels_all_now = std::exchange(cancels_all, false);
       }
       run_commands();
       apply_cancellations();
+      if (cancels_all_now) end_all();
       compactions->advance();  // before a new prompt makes a conversation wait for its end
       start_tasks();
       is_blocked = any_running() && !step();
@@ -197,6 +203,15 @@ struct Scheduler::State {
     ids_to_cancel.clear();
   }
 
+  void end_all() {
+    for (auto& slot : slots) {
+      if (slot->run) finish(*slot, StopReason::cancelled);
+      compactions->drop(*slot, "the server is shutting down");
+    }
+    for (Task& task : deferred) end_unstarted(task, StopReason::cancelled, std::nullopt);
+    deferred.clear();
+  }
+
   // ---- choosing slots ----
 
   /// The slot that a task would start on now, or null.
@@ -206,20 +221,27 @@ struct Scheduler::State {
       Slot* wanted = slots[static_cast<size_t>(task.request.id_slot % n)].get();
       return wanted->is_busy() ? nullptr : wanted;
     }
+    const bool has_empty = std::any_of(slots.begin(), slots.end(), [](const auto& slot) {
+      return !slot->is_busy() && !slot->compaction && slot->conversation.n_tokens() == 0;
+    });
     Slot* best = nullptr;
     double best_similarity = kMinSimilarity;
     for (const auto& slot : slots) {
       if (slot->is_busy()) continue;
-      const double similarity = static_cast<double>(slot->usable_prefix(task.request.prompt)) /
-                                static_cast<double>(task.request.prompt.size());
+      const int64_t n_shared = slot->usable_prefix(task.request.prompt);
+      const double similarity = static_cast<double>(n_shared) / static_cast<double>(task.request.prompt.size());
+      // More would be thrown away than is saved: not while a slot is empty.
+      if (has_empty && slot->conversation.n_tokens() > 2 * n_shared) continue;
       if (similarity > best_similarity) {
         best = slot.get();
         best_similarity = similarity;
       }
     }
     if (best != nullptr) return best;
-    // One that is being compacted was not given up by its owner: it comes last.
-    const auto rank = [](const Slot& slot) { return std::pair(slot.compaction != nullptr, slot.last_used); };
+    // One that is being compacted was not given up by its owner: it comes last, as an empty one comes first.
+    const auto rank = [](const Slot& slot) {
+      return std::tuple(slot.compaction != nullptr, slot.conversation.n_tokens() > 0, slot.last_used);
+    };
     for (const auto& slot : slots)
       if (!slot->is_busy() && (best == nullptr || rank(*slot) < rank(*best))) best = slot.get();
     return best;
@@ -399,10 +421,8 @@ struct Scheduler::State {
     if (!slot.run || slot.conversation.rows_left() > 0) return;
     if (engine.compacts_automatically() && !job.is_automatic) return;  // its own compaction comes next
     if (slot.run->is_prompt_done()) return finish(slot, StopReason::context_full);
-    fail(slot, Error{ErrorKind::context_exceeded,
-                     fmt::format("the conversation fills its {} rows and {}", engine.n_ctx_slot(),
-                                 result.ok() ? "a compaction freed none; raise -c or --compact-ratio"
-                                             : "could not be compacted: " + result.error().message)});
+    fail(slot, slot.conversation.full_error(result.ok() ? "a compaction freed none"
+                                                        : "could not be compacted: " + result.error().message));
   }
 
   /// Gives up the cache of the idle slot that was used longest ago; false when there is none.
@@ -536,6 +556,12 @@ Result<uint64_t> Scheduler::submit(GenerationRequest request,
 void Scheduler::cancel(uint64_t id) {
   std::lock_guard lock(state_->mutex);
   state_->cancellations.push_back(id);
+  state_->wake.notify_all();
+}
+
+void Scheduler::cancel_all() {
+  std::lock_guard lock(state_->mutex);
+  state_->cancels_all = true;
   state_->wake.notify_all();
 }
 

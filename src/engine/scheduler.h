@@ -119,6 +119,8 @@ class Scheduler {
   /// Ends a request with StopReason::cancelled before its next token, together with the automatic compaction that
   /// it began, or a compaction. Unknown ids are ignored.
   void cancel(uint64_t id);
+  /// The same with everything that was submitted or ordered so far: the program is about to end.
+  void cancel_all();
   /// Compacts what a slot holds, in the background: all conversations go on, this one too, and what it says
   /// meanwhile stays as it is. One compaction runs at a time, others wait; one of a conversation that is being
   /// read waits for the end of its prompt. Gives an id for cancel(); 0 when it was refused at once. Errors arrive

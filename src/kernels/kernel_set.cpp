@@ -84,4 +84,11 @@ bool is_kv_dtype(DType dtype) {
   return tensor_format(dtype).block_elements <= 32 && dtype != DType::mxfp4;
 }
 
+std::string kv_dtype_names() {
+  std::string names;
+  for (const TensorFormat* format : tensor_formats())
+    if (is_kv_dtype(format->dtype)) names += fmt::format("{}{}", names.empty() ? "" : ", ", format->name);
+  return names;
+}
+
 }  // namespace sh::kernels

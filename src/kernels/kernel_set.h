@@ -153,5 +153,7 @@ std::string describe_choice(const KernelSet& chosen, std::string_view forced);
 
 /// Encodings that a KV cache may have (the ones encode_row is fast for).
 bool is_kv_dtype(DType dtype);
+/// "f32, f16, ...": the names of all of them.
+std::string kv_dtype_names();
 
 }  // namespace sh::kernels

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "base/env.h"
 #include "compaction/method.h"
@@ -17,13 +16,28 @@ namespace {
 constexpr int64_t kMaxTokens = int64_t{1} << 40;
 constexpr size_t kMaxPinnedSpans = 1000;
 constexpr int32_t kMaxConversations = 65536;
+constexpr size_t kMaxShownName = 60;  // longer than any method's name
 
 /// Fields of the fork that have no counterpart: lambda (our ridges are chosen by held-out queries), the passes of
 /// an on-policy fit (there is one) and the tokens of a sequential study.
 constexpr const char* kUnusedFields[] = {"lambda", "n_on_policy_passes", "n_generate_q_sequential"};
 
-void note_unused(FieldReader& fields, const char* name, Json& unused) {
+void note_unused(const FieldReader& fields, const char* name, Json& unused) {
   if (fields.find(name) != nullptr) unused.push_back(name);
+}
+
+/// Sizes that another one overrides.
+void note_overridden_sizes(const FieldReader& fields, const engine::CompactionRequest& request, Json& unused) {
+  const bool has_target = request.target.is_set();
+  if (has_target) note_unused(fields, "target_tokens", unused);
+  if (!has_target && request.target_rows <= 0) return;
+  note_unused(fields, "ratio", unused);
+  note_unused(fields, "of_whole_cache", unused);
+}
+
+/// What nobody reads is named in the answer: a slip of the pen must not look obeyed.
+void note_unread(const FieldReader& fields, Json& unused) {
+  for (std::string& name : fields.unread()) unused.push_back(std::move(name));
 }
 
 void read_target(FieldReader& fields, engine::QualityTarget& target) {
@@ -85,11 +99,19 @@ void read_study(FieldReader& fields, engine::SelfStudyOptions& study) {
 }
 
 Result<void> check_method(const std::string& name) {
-  if (const auto method = compaction::find_method(name); !method.ok()) return as_bad_request(method.error());
+  const auto method = compaction::find_method(name.substr(0, kMaxShownName));
+  if (!method.ok()) return as_bad_request(method.error());
   const std::optional<std::string> allowed = env::compact_allowed_methods();
-  if (!allowed || ("," + *allowed + ",").find("," + name + ",") != std::string::npos) return {};
+  if (!allowed) return {};
+  for (size_t begin = 0; begin <= allowed->size();) {
+    const size_t end = std::min(allowed->find(',', begin), allowed->size());
+    std::string entry = allowed->substr(begin, end - begin);
+    std::erase(entry, ' ');
+    if (const auto known = compaction::find_method(entry); known.ok() && *known == *method) return {};
+    begin = end + 1;
+  }
   return Error{ErrorKind::invalid_argument,
-               fmt::format("method: '{}' is not in LLAMA_COMPACT_ALLOWED_METHODS", name)};
+               fmt::format("method: '{}' is not in LLAMA_COMPACT_ALLOWED_METHODS ({})", name, *allowed)};
 }
 
 }  // namespace
@@ -102,9 +124,7 @@ Result<ParsedCompaction> parse_compaction(const Json& body, int32_t n_slots) {
   ParsedCompaction out;
   engine::CompactionRequest& request = out.request;
   FieldReader fields(body);
-  fields.read("id_slot", out.id_slot, std::numeric_limits<int32_t>::min());
-  if (out.id_slot < 0 || out.id_slot >= n_slots)
-    fields.fail("id_slot", fmt::format("a slot from 0 to {}", n_slots - 1), Json(out.id_slot));
+  fields.read("id_slot", out.id_slot, 0, n_slots - 1);
   fields.read("method", request.method);
   fields.read("ratio", request.ratio, 1, 1e9);
   fields.read("target_tokens", request.target_rows, -1, kMaxTokens);
@@ -138,6 +158,8 @@ Result<ParsedCompaction> parse_compaction(const Json& body, int32_t n_slots) {
     if (value != nullptr && !value->is_number()) fields.fail(name, "a number", *value);
     note_unused(fields, name, out.unused_fields);
   }
+  note_overridden_sizes(fields, request, out.unused_fields);
+  note_unread(fields, out.unused_fields);
   SH_RETURN_IF_ERROR(fields.result());
   SH_RETURN_IF_ERROR(check_method(request.method));
   return out;
@@ -153,8 +175,7 @@ Result<ParsedCompaction> parse_keep_compaction(const Json& body, int32_t id_slot
   fields.read("keep_first", out.request.n_protected_prefix, 0, kMaxTokens);
   fields.read("keep_last", out.request.n_live_suffix, 0, kMaxTokens);
   out.request.ratio = 1 / keep_ratio;
-  for (const char* name : {"beta", "scorer", "n_future", "use_covariance", "layer_weights"})
-    note_unused(fields, name, out.unused_fields);
+  note_unread(fields, out.unused_fields);
   SH_RETURN_IF_ERROR(fields.result());
   SH_RETURN_IF_ERROR(check_method(out.request.method));
   return out;

@@ -95,16 +95,6 @@ std::function<void(Result<Value>)> respond_with(const Call& call, int32_t id_slo
   };
 }
 
-Result<int32_t> slot_of(const Call& call) {
-  int32_t id_slot = -1;
-  const auto [end, code] = std::from_chars(call.id.data(), call.id.data() + call.id.size(), id_slot);
-  const int32_t n_slots = call.state.engine->options().n_parallel;
-  if (code == std::errc() && end == call.id.data() + call.id.size() && id_slot >= 0 && id_slot < n_slots)
-    return id_slot;
-  return Error{ErrorKind::invalid_argument, fmt::format("there is no slot '{}'; this server has slots 0 to {}",
-                                                        call.id.substr(0, 20), n_slots - 1)};
-}
-
 Result<void> start_slot_action(const Call& call) {
   SH_ASSIGN(const int32_t id_slot, slot_of(call));
   engine::Scheduler& scheduler = *call.state.scheduler;
@@ -134,6 +124,16 @@ void answer_error(const Call& call, const Result<void>& started) {
 }
 
 }  // namespace
+
+Result<int32_t> slot_of(const Call& call) {
+  int32_t id_slot = -1;
+  const auto [end, code] = std::from_chars(call.id.data(), call.id.data() + call.id.size(), id_slot);
+  const int32_t n_slots = call.state.engine->options().n_parallel;
+  if (code == std::errc() && end == call.id.data() + call.id.size() && id_slot >= 0 && id_slot < n_slots)
+    return id_slot;
+  return Error{ErrorKind::invalid_argument, fmt::format("there is no slot '{}'; this server has slots 0 to {}",
+                                                        call.id.substr(0, 20), n_slots - 1)};
+}
 
 void post_compact(Call call) {
   answer_error(call, start_compaction(call));

@@ -10,7 +10,7 @@ namespace {
 
 std::string described(const Json& value) {
   constexpr size_t kMaxShown = 60;
-  if (value.is_structured()) return value.type_name();
+  if (value.is_null()) return "null";
   std::string text = dump_json(value);
   if (text.size() > kMaxShown) text = text.substr(0, kMaxShown) + "...";
   return fmt::format("{} {}", value.type_name(), text);
@@ -41,6 +41,7 @@ FieldReader::FieldReader(const Json& object, std::string path) : object_(object)
 
 const Json* FieldReader::find(std::string_view name) const {
   if (!object_.is_object()) return nullptr;
+  asked_.emplace(name);
   const auto found = object_.find(name);
   return found == object_.end() || found->is_null() ? nullptr : &*found;
 }
@@ -120,6 +121,16 @@ void FieldReader::fail(std::string_view name, std::string_view expected, const J
 
 void FieldReader::fail(Error error) {
   if (!error_) error_ = std::move(error);
+}
+
+std::vector<std::string> FieldReader::unread() const {
+  constexpr size_t kMaxNames = 50, kMaxNameBytes = 60;
+  std::vector<std::string> names;
+  if (!object_.is_object()) return names;
+  for (const auto& [name, value] : object_.items())
+    if (!value.is_null() && asked_.count(name) == 0 && names.size() < kMaxNames)
+      names.push_back(name.substr(0, kMaxNameBytes));
+  return names;
 }
 
 Result<void> FieldReader::result() const {

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,9 +37,12 @@ class FieldReader {
   void fail(std::string_view name, std::string_view expected, const Json& got);
   void fail(Error error);
   Result<void> result() const;
+  /// Fields that nobody has looked for: at most 50, each cut to 60 bytes.
+  std::vector<std::string> unread() const;
 
  private:
   const Json& object_;
+  mutable std::set<std::string, std::less<>> asked_;
   std::string path_;
   std::optional<Error> error_;
 };

@@ -236,6 +236,7 @@ Json probs_json(const std::vector<engine::TokenProbs>& probs, int32_t n_top,
 }
 
 void add_measurements(Json& out, const Choice& choice) {
+  out["id_slot"] = choice.last.id_slot;
   out["timings"] = timings_json(choice.last.timings);
   out["kv"] = kv_json(choice.last);
   if (!choice.compactions.empty()) out["compaction"] = compaction_json(choice.compactions);

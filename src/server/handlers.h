@@ -2,6 +2,7 @@
 // The handlers that the table of routes names; each group in a file of its own.
 #pragma once
 
+#include "base/result.h"
 #include "server/router.h"
 
 namespace sh::server {
@@ -20,6 +21,8 @@ void post_tokenize(Call call);
 void post_detokenize(Call call);
 void post_apply_template(Call call);
 // compact_route.cpp
+/// The slot that a path names. Errors: invalid_argument.
+Result<int32_t> slot_of(const Call& call);
 void post_compact(Call call);
 void post_slot_action(Call call);
 // native_completion.cpp

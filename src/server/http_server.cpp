@@ -546,7 +546,7 @@ std::string HttpServer::url() const {
   return fmt::format("http://{}{}{}:{}", is_v6 ? "[" : "", host, is_v6 ? "]" : "", state_->port);
 }
 
-void HttpServer::stop() {
+void HttpServer::stop(const std::function<void()>& end_running) {
   State& s = *state_;
   if (s.threads.empty()) return;
   s.shared->is_stopping = true;
@@ -556,9 +556,15 @@ void HttpServer::stop() {
     s.retry.cancel();
   });
   s.each_connection([](Connection& connection) { connection.close_if_idle(); });
-  if (!s.wait_until_empty(std::chrono::seconds(s.shared->options.drain_seconds))) {
+  const auto linger = std::chrono::seconds(kLingerSeconds);
+  bool is_empty = s.wait_until_empty(std::chrono::seconds(s.shared->options.drain_seconds));
+  if (!is_empty && end_running) {
+    end_running();
+    is_empty = s.wait_until_empty(linger);
+  }
+  if (!is_empty) {
     s.each_connection([](Connection& connection) { connection.hang_up(); });
-    s.wait_until_empty(std::chrono::seconds(kLingerSeconds));
+    s.wait_until_empty(linger);
   }
   {
     std::lock_guard lock(s.shared->mutex);

@@ -38,9 +38,10 @@ class HttpServer {
   int port() const;
   /// "http://127.0.0.1:8080"
   std::string url() const;
-  /// Accepts no more, closes idle connections, lets running requests go on for drain_seconds, hangs up on the
-  /// rest. Threads: not from a handler.
-  void stop();
+  /// Accepts no more, closes idle connections, lets running requests go on for drain_seconds. For what is left
+  /// then `end_running` is to see to an answer; who has none two seconds later is hung up on. Threads: not from a
+  /// handler.
+  void stop(const std::function<void()>& end_running = {});
 
  private:
   HttpServer();

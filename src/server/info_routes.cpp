@@ -57,6 +57,11 @@ std::string last_method(const std::vector<engine::SlotStatus>& slots) {
   return method;
 }
 
+/// What the next compaction goes by when nobody names a method.
+std::string next_method(const engine::Engine& engine) {
+  return engine.compacts_automatically() ? engine.options().compact_method : engine::CompactionRequest{}.method;
+}
+
 Json capabilities_json(const ServerState& state, bool has_compacted) {
   const engine::EngineOptions& options = state.engine->options();
   const engine::ServerParams& server = state.params.server;
@@ -122,7 +127,7 @@ Json runtime_json(const ServerState& state) {
                 {"enabled", kv.n_compactions > 0},
                 {"endpoint", state.params.server.has_compact},
                 {"automatic", state.engine->compacts_automatically()},
-                {"method", method.empty() ? Json(state.engine->options().compact_method) : Json(method)},
+                {"method", method.empty() ? Json(next_method(*state.engine)) : Json(method)},
                 {"n_compactions", totals.n_compactions},
                 {"n_failures", totals.n_compaction_failures},
                 {"n_running", n_compacting},
@@ -280,16 +285,18 @@ void get_slot_compaction(Call call) {
   if (!call.state.params.server.has_slots)
     return call.exchange->respond(
         error_response(not_supported("this endpoint is off; start the server without --no-slots")));
-  for (const engine::SlotStatus& slot : call.state.scheduler->slots()) {
-    if (std::to_string(slot.id) != call.id) continue;
-    if (!slot.last_compaction && !slot.compaction)
-      return call.exchange->respond(
-          error_response(api_error({ErrorKind::not_found, "this slot's conversation was not compacted"})));
-    Json out = slot.last_compaction ? record_json(*slot.last_compaction) : Json::object();
-    out["state"] = compaction_state_json(slot);
-    return call.exchange->respond(json_response(out));
+  const Result<int32_t> id_slot = slot_of(call);
+  if (!id_slot.ok()) return call.exchange->respond(error_response(api_error(id_slot.error())));
+  const engine::SlotStatus slot = call.state.scheduler->slots()[static_cast<size_t>(*id_slot)];
+  if (!slot.last_compaction && !slot.compaction) {
+    const std::string& failure = slot.compaction_failure;
+    return call.exchange->respond(error_response(api_error(
+        {ErrorKind::not_found, fmt::format("slot {}: its conversation was not compacted{}{}", *id_slot,
+                                           failure.empty() ? "" : "; the last attempt failed: ", failure)})));
   }
-  call.exchange->respond(error_response(api_error({ErrorKind::invalid_argument, "there is no such slot"})));
+  Json out = slot.last_compaction ? record_json(*slot.last_compaction) : Json::object();
+  out["state"] = compaction_state_json(slot);
+  call.exchange->respond(json_response(out));
 }
 
 }  // namespace sh::server

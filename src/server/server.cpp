@@ -108,7 +108,10 @@ std::string Server::url() const {
   return state_->http->url() + state_->params.server.api_prefix;
 }
 void Server::stop() {
-  if (state_->http) state_->http->stop();
+  if (!state_->http) return;
+  state_->http->stop([this] {
+    if (state_->is_ready.load(std::memory_order_acquire)) state_->scheduler->cancel_all();
+  });
 }
 
 }  // namespace sh::server

@@ -203,10 +203,9 @@ class Chat {
   }
 
   void compact(const std::string& arguments) {
-    engine::CompactionRequest request;
-    request.method = params_.engine.compact_method;
-    request.ratio = params_.engine.compact_ratio;
-    request.n_protected_prefix = std::min(params_.n_keep < 0 ? n_keep_ : params_.n_keep, conversation_.n_tokens());
+    auto as_flags_say = conversation_.requested_by_flags(params_.n_keep < 0 ? n_keep_ : params_.n_keep);
+    if (!as_flags_say.ok()) return complain(as_flags_say.error());
+    engine::CompactionRequest& request = *as_flags_say;
     const size_t space = arguments.find(' ');
     const std::string ratio = arguments.substr(0, space);
     if (!ratio.empty()) {
@@ -214,6 +213,7 @@ class Chat {
       if (code != std::errc() || end != ratio.data() + ratio.size())
         return complain(
             {ErrorKind::invalid_argument, fmt::format("/compact: expected a ratio like 4, got '{}'", ratio)});
+      request.target = {};  // a size was asked for
     }
     if (space != std::string::npos) request.method = arguments.substr(arguments.find_first_not_of(' ', space));
     ProgressLine progress;

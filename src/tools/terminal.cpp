@@ -103,6 +103,14 @@ std::string usage_text(const kv::CacheUsage& usage) {
   return fmt::format("{} tokens in {:.0f} rows, {}", usage.n_logical, usage.n_physical, size_text(usage.bytes));
 }
 
+namespace {
+
+std::string verdict_text(engine::Verdict verdict) {
+  return verdict == engine::Verdict::unknown ? "no verdict" : engine::name_of(verdict);
+}
+
+}  // namespace
+
 std::string compaction_text(const engine::CompactionReport& report) {
   std::string text = fmt::format(
       "compacted by '{}' after {} tokens: {:.0f} -> {:.0f} rows a head, {} -> {} ({:.2f}x of all bytes) in {:.2f} "
@@ -111,6 +119,13 @@ std::string compaction_text(const engine::CompactionReport& report) {
       size_text(report.bytes_after), report.real_ratio, report.total_seconds);
   if (!std::isnan(report.heldout_fitted))
     text += fmt::format(", held-out error {:.3f} (unfitted {:.3f})", report.heldout_fitted, report.heldout_plain);
+  if (report.check.n_tokens > 0)
+    text += fmt::format(", {}: KL {:.2g} on {} replayed tokens{}", verdict_text(report.check.verdict),
+                        report.check.kl_mean, report.check.n_tokens,
+                        report.check.replays_sample ? " of the sample that it was fitted to" : "");
+  if (report.check.n_fits_dropped > 0)
+    text += fmt::format(", {} of {} fits taken back for --compact-max-kl", report.check.n_fits_dropped,
+                        report.heads.size());
   return text;
 }
 

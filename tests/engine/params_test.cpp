@@ -126,6 +126,47 @@ TEST(Flags, BadVariablesAreNamed) {
   EXPECT_NE(parse_error(kServe, {}).find("LLAMA_ARG_ENDPOINT_METRICS: expected on or off"), std::string::npos);
 }
 
+TEST(Flags, ListsOfCompactionComeFromVariablesAndTheCommandLineReplacesThem) {
+  const ScopedVariable pin("LLAMA_ARG_COMPACT_PIN", "1-3,10:20");
+  const ScopedVariable options("LLAMA_ARG_COMPACT_OPTIONS", "fit=none");
+  const ScopedVariable keep("LLAMA_ARG_COMPACT_KEEP", "7");
+  const Args on = {"--compact-threshold", "0.9"};
+  const ProgramParams from_env = parse(kServe, on);
+  EXPECT_EQ(from_env.engine.compact_pinned, (std::vector<Span>{{1, 3}, {10, 20}}));
+  EXPECT_EQ(from_env.engine.compact_options.size(), 1u);
+  EXPECT_EQ(from_env.engine.compact_keep, 7);
+  const ProgramParams both = parse(kServe, {"--compact-threshold", "0.9", "--compact-pin", "5-6", "--compact-pin",
+                                            "8-9", "--compact-options", "score=max"});
+  EXPECT_EQ(both.engine.compact_pinned, (std::vector<Span>{{5, 6}, {8, 9}}));
+  ASSERT_EQ(both.engine.compact_options.size(), 1u);
+  EXPECT_EQ(both.engine.compact_options[0].first, "score");
+  EXPECT_TRUE(
+      any_contains(both.warnings, "LLAMA_ARG_COMPACT_PIN is set, but the command line's --compact-pin counts"));
+  const ScopedVariable wrong("LLAMA_ARG_COMPACT_PIN", "1-3,x");
+  EXPECT_NE(parse_error(kServe, on).find("LLAMA_ARG_COMPACT_PIN: expected two token positions"),
+            std::string::npos);
+}
+
+TEST(Flags, WhatOnlyAutomaticCompactionReadsWarnsWhileItIsOff) {
+  for (const Args& args : std::vector<Args>{{"--compact-pin", "1-3"},
+                                            {"--compact-keep", "3"},
+                                            {"--compact-method", "select"},
+                                            {"--compact-max-kl", "1"},
+                                            {"--compact-target-kl", "1"},
+                                            {"--compact-ratio", "2"},
+                                            {"--compact-options", "fit=none"},
+                                            {"--compact-delay"},
+                                            {"--compact-rebase"}}) {
+    EXPECT_TRUE(
+        any_contains(parse(kServe, args).warnings, args[0] + " has no effect: automatic compaction is off"));
+    const bool is_idle_in_chat = args.size() == 1;  // its /compact goes by the others
+    EXPECT_EQ(any_contains(parse(kChat, args).warnings, "has no effect"), is_idle_in_chat) << args[0];
+    Args on = args;
+    on.insert(on.end(), {"--compact-threshold", "0.9"});
+    EXPECT_TRUE(parse(kServe, on).warnings.empty()) << args[0];
+  }
+}
+
 TEST(Flags, CompatibilityFlagsAreAcceptedWithANote) {
   const ProgramParams p = parse(kServe, {"-ngl", "99", "--no-mmap", "--mlock", "-tb", "2", "--jinja"});
   EXPECT_EQ(p.notes.size(), 5u);

@@ -251,6 +251,30 @@ TEST(Scheduler, RequestsFindTheSlotThatKnowsThem) {
   EXPECT_LT(last.timings.cache_n, 10);
 }
 
+// A prompt that shares only its first tokens with a long conversation does not end it while another slot is empty.
+TEST(Scheduler, AnEmptySlotIsTakenBeforeAConversationIsGivenUp) {
+  Bench bench({.n_ctx = 2048, .n_parallel = 2});
+  GenerationEvent last;
+  bench.run(bench.asking(0), &last);
+  const int32_t first_slot = last.id_slot;
+  const std::vector<int32_t> start(bench.ids.begin(), bench.ids.begin() + 4);  // all but one are in the cache
+  bench.run(bench.greedy(start, 1), &last);
+  EXPECT_EQ(last.id_slot, 1 - first_slot);
+  EXPECT_GT(bench.scheduler->slots()[static_cast<size_t>(first_slot)].n_logical, 100);
+  bench.run(bench.asking(1), &last);
+  EXPECT_EQ(last.id_slot, first_slot) << "what goes on still finds its slot";
+  EXPECT_GE(last.timings.cache_n, static_cast<int64_t>(bench.ids.size()));
+  // An erased slot was used after the other, but is empty.
+  Answer<int64_t> erased;
+  GenerationRequest fixed = bench.greedy(start, 1);
+  fixed.id_slot = 1 - first_slot;
+  bench.run(fixed);
+  bench.scheduler->erase_slot(1 - first_slot, erased.sink());
+  ASSERT_TRUE(erased.wait().ok());
+  bench.run(bench.greedy({bench.ids[7], bench.ids[8]}, 1), &last);
+  EXPECT_EQ(last.id_slot, 1 - first_slot);
+}
+
 // ---- compaction of slots ----
 
 TEST(Scheduler, TheConversationGoesOnOverCompactedRows) {
@@ -461,6 +485,26 @@ TEST(Scheduler, TheEndOfTheSchedulerEndsEverything) {
   }
 }
 
+TEST(Scheduler, CancelAllEndsWhatRunsAndTheSchedulerGoesOn) {
+  Bench bench({.n_ctx = 4096, .n_parallel = 2, .n_ubatch = 64});
+  bench.run(bench.asking(0));
+  GenerationRequest request = bench.asking(0);
+  request.n_predict = -1;
+  request.ignore_eos = true;
+  request.id_slot = 1;
+  Client clients[2];
+  for (Client& client : clients) bench.submit(request, client);  // one runs, the other waits
+  Answer<CompactionReport> compaction;
+  bench.scheduler->compact(0, slow_request(), compaction.sink());
+  ASSERT_TRUE(
+      bench.wait_for(0, [](const SlotStatus& s) { return s.compaction && s.compaction->stage == "queries"; }));
+  bench.scheduler->cancel_all();
+  for (Client& client : clients) EXPECT_EQ(client.last().stop_reason, StopReason::cancelled);
+  EXPECT_EQ(compaction.wait().error().kind, ErrorKind::cancelled);
+  EXPECT_NE(compaction.wait().error().message.find("shutting down"), std::string::npos);
+  EXPECT_FALSE(bench.run(bench.asking(0)).empty());
+}
+
 // ---- memory ----
 
 TEST(Scheduler, ASpentPoolEvictsIdleConversations) {
@@ -611,6 +655,21 @@ TEST(Scheduler, RowsThatCannotBeFreedEndTheRequest) {
   EXPECT_EQ(last.stop_reason, StopReason::failed);
   ASSERT_TRUE(last.error.has_value());
   EXPECT_EQ(last.error->kind, ErrorKind::context_exceeded);
+}
+
+TEST(Scheduler, TheFlagsThatHoldAFullCacheAreNamed) {
+  EngineOptions options = automatic_options();
+  options.n_ctx = 460;
+  options.compact_method = "select";
+  options.compact_pinned = {{0, 300}, {310, 455}};
+  Bench bench(options);
+  GenerationEvent last;
+  bench.run(bench.greedy(joined(bench.ids, bench.ids)), &last);
+  ASSERT_TRUE(last.error.has_value());
+  EXPECT_NE(last.error->message.find("pin less (--compact-pin holds 445 tokens)"), std::string::npos)
+      << last.error->message;
+  EXPECT_EQ(last.error->message.find("--compact-keep"), std::string::npos) << last.error->message;
+  EXPECT_NE(last.error->message.find("raise -c"), std::string::npos) << last.error->message;
 }
 
 // At a threshold of 1 the rows are full before the compaction is due.

@@ -54,6 +54,15 @@ TEST_F(Target, AKlIsReachedAndASmallerOneKeepsMore) {
   }
 }
 
+TEST_F(Target, AHeadErrorNeedsQueries) {
+  CompactionRequest request = request_of("streaming");
+  request.target.head_error = 0.1;
+  SequenceCache sequence = base_->fork();
+  const auto report = compact_sequence(engine_->executor(), sequence, ids_, nullptr, request);
+  ASSERT_FALSE(report.ok()) << "all rows kept would be no answer";
+  EXPECT_NE(report.error().message.find("'streaming' has no reference queries"), std::string::npos);
+}
+
 TEST_F(Target, AKlThatNoSizeReachesIsRefused) {
   CompactionRequest request = request_of("truncate");
   request.target.kl = 1e-9;
@@ -192,6 +201,32 @@ TEST_F(Target, ALimitOnTheKlDropsFitsAndThenRefuses) {
   EXPECT_EQ(refused.error().kind, ErrorKind::unsupported);
   EXPECT_NE(refused.error().message.find("max_kl"), std::string::npos) << refused.error().message;
   EXPECT_TRUE(fingerprint(sequence) == before);
+}
+
+// Rows for one sampled piece of the text predict that piece. At 8x `solver` keeps next to none of the facts.
+TEST_F(Target, ASampleDoesNotPraiseItself) {
+  CompactionRequest request = request_of("solver");
+  request.ratio = 8;
+  const auto compacted = [&] {
+    SequenceCache sequence = base_->fork();
+    return compact_sequence(engine_->executor(), sequence, ids_, nullptr, request).value();
+  };
+  const CompactionReport free = compacted();
+  EXPECT_GT(free.check.n_tokens, 0);
+  EXPECT_TRUE(free.check.replays_sample);
+  EXPECT_EQ(free.check.verdict, Verdict::unknown);
+  request.validates = true;
+  const CompactionReport asked = compacted();
+  EXPECT_FALSE(asked.check.replays_sample);
+  EXPECT_GE(asked.check.n_tokens, free.check.n_tokens);
+  EXPECT_EQ(asked.check.verdict, Verdict::reject);
+  EXPECT_GT(asked.check.kl_mean, 10 * free.check.kl_mean);
+  request.method = "self_study";
+  request.validates = std::nullopt;
+  EXPECT_FALSE(compacted().check.replays_sample);
+  request.method = "solver";
+  request.reread_fraction = 1;
+  EXPECT_FALSE(compacted().check.replays_sample) << "the whole text is no sample";
 }
 
 }  // namespace

@@ -95,6 +95,14 @@ TEST_F(VerdictScaleTest, WordsFollowTheRules) {
   EXPECT_EQ(word(std::numeric_limits<double>::infinity(), 0.9, 0), Verdict::reject);
   EXPECT_EQ(verdict_of(check_of(0, 1, 0), VerdictScale{}, ReplayKind::answers), Verdict::unknown);
   EXPECT_EQ(verdict_of(ReplayCheck{}, scale, ReplayKind::answers), Verdict::unknown);
+  ReplayCheck check = check_of(0, 1, 0);
+  check.n_tokens = 32;
+  EXPECT_EQ(verdict_of(check, scale, ReplayKind::answers), Verdict::transparent);
+  check.n_tokens = 31;
+  EXPECT_EQ(verdict_of(check, scale, ReplayKind::answers), Verdict::unknown) << "too few tokens";
+  check = check_of(0, 1, 0);
+  check.replays_sample = true;
+  EXPECT_EQ(verdict_of(check, scale, ReplayKind::repetition), Verdict::unknown) << "they praise themselves";
 }
 
 // Real caches from both ends of the scale.

@@ -93,6 +93,10 @@ TEST_F(Compact, BadRequestsAreRefusedWithReasons) {
       {R"({"id_slot": 999})", "id_slot"},
       {R"({"id_slot": -1})", "id_slot"},
       {R"({"id_slot": "0"})", "id_slot"},
+      {R"({"id_slot": 1099511627776})", "id_slot: expected a whole number from 0 to 1, got number 1099511627776"},
+      {R"({"target": {"bits": 1}})", R"(got object {"bits":1})"},
+      {R"({"target": {"kl": 0.02}, "max_kl": 0.01})",
+       "max_kl: expected at least the target's kl (0.02), got 0.01"},
       {R"({"ratio": 0.5})", "ratio"},
       {R"({"ratio": 0})", "ratio"},
       {R"({"ratio": -1})", "ratio"},
@@ -140,7 +144,52 @@ TEST_F(Compact, BadRequestsAreRefusedWithReasons) {
     EXPECT_NE(response.error_message().find(what), std::string::npos) << response.body;
   }
   EXPECT_EQ(server().post("/compact", Json{{"id_slot", 1}}).status, 400) << "an empty slot";
+  EXPECT_LT(server().post("/compact", Json{{"method", std::string(100000, 'x')}}).body.size(), 1000u);
   EXPECT_EQ(slot(), before) << "a refused request changes nothing";
+}
+
+TEST_F(Compact, WhatNobodyReadsIsNamed) {
+  read_document(recall_document("512.jsonl", 0));
+  const Json slip =
+      server().ask("/compact", Json{{"raito", 8}, {"fit", "none"}, {"seq_id", 0}, {"budget", nullptr}});
+  EXPECT_EQ(slip["unused_fields"], Json::array({"raito", "fit", "seq_id"}));
+  const Json sizes = server().ask("/compact", Json{{"ratio", 8}, {"target_tokens", 40}, {"of_whole_cache", true}});
+  EXPECT_EQ(sizes["compacted_tokens"], 40);
+  EXPECT_EQ(sizes["unused_fields"], Json::array({"ratio", "of_whole_cache"})) << "overridden";
+  const Json target = server().ask(
+      "/compact", Json{{"ratio", 8}, {"target_tokens", 40}, {"target", {{"kl", 50}}}, {"method", "truncate"}});
+  EXPECT_EQ(target["unused_fields"], Json::array({"target_tokens", "ratio"}));
+  EXPECT_FALSE(server().ask("/compact", Json{{"ratio", 1}, {"id_slot", 0}}).contains("unused_fields"));
+}
+
+TEST_F(Compact, ASlotThatHasNothingToTellSaysWhy) {
+  const ClientResponse unknown = server().get("/slots/9/compaction");
+  EXPECT_EQ(unknown.status, 400);
+  EXPECT_NE(unknown.error_message().find("no slot '9'; this server has slots 0 to 1"), std::string::npos)
+      << unknown.body;
+  server().ask("/slots/0?action=erase", Json::object());
+  read_document(recall_document("512.jsonl", 1));
+  EXPECT_EQ(server().post("/compact", Json{{"method", "truncate"}, {"ratio", 8}, {"max_kl", 1e-9}}).status, 501);
+  const ClientResponse nothing = server().get("/slots/0/compaction");
+  EXPECT_EQ(nothing.status, 404);
+  EXPECT_NE(nothing.error_message().find("the last attempt failed: max_kl"), std::string::npos) << nothing.body;
+}
+
+TEST_F(Compact, ASampleIsNotAskedWhatItIsWorth) {
+  const Json messages = read_document(recall_document("1024.jsonl", 0));
+  const Json free = server().ask("/compact", Json{{"method", "solver"}, {"ratio", 8}});
+  EXPECT_EQ(free["verdict"], "unknown");
+  EXPECT_EQ(free["check"]["replays_sample"], true);
+}
+
+TEST_F(Compact, AnswersNameTheSlotThatCanBeCompacted) {
+  const RecallDocument document = recall_document("512.jsonl", 0);
+  const Json body = {{"messages", {message("system", document.context), message("user", "Hello")}},
+                     {"max_tokens", 1},
+                     {"id_slot", 1}};
+  EXPECT_EQ(server().ask("/v1/chat/completions", body)["id_slot"], 1);
+  EXPECT_EQ(
+      server().ask("/v1/completions", Json{{"prompt", "Hello"}, {"max_tokens", 1}, {"id_slot", 0}})["id_slot"], 0);
 }
 
 TEST_F(Compact, TheAnswerCarriesTheCompactionObject) {
@@ -349,6 +398,12 @@ TEST_F(Compact, TheMethodListOfTheEnvironmentIsKept) {
   EXPECT_NE(refused.error_message().find("LLAMA_COMPACT_ALLOWED_METHODS"), std::string::npos);
   read_document(recall_document("512.jsonl", 0));
   EXPECT_EQ(server().post("/compact", Json{{"method", "select"}}).status, 200);
+  for (const char* list : {"solver, sequential_on_policy", "sequential"}) {
+    setenv("LLAMA_COMPACT_ALLOWED_METHODS", list, 1);
+    for (const char* name : {"sequential", "sequential_on_policy"})
+      EXPECT_EQ(server().post("/compact", Json{{"method", name}, {"options", {{"conversations", 1}}}}).status, 200)
+          << name << " is one method under both names: " << list;
+  }
   unsetenv("LLAMA_COMPACT_ALLOWED_METHODS");
 }
 
@@ -419,6 +474,8 @@ TEST_F(Compact, PropsShowWhatIsTrueNow) {
   };
   server().ask("/slots/0?action=erase", Json::object());
   EXPECT_EQ(state()["available"], true);
+  EXPECT_EQ(server().get("/props").json()["modelai"]["runtime"]["compaction"]["method"], "select")
+      << "what /compact takes by itself";
   EXPECT_EQ(state()["enabled"], false);
   EXPECT_TRUE(gauge("0"));
   read_document(recall_document("512.jsonl", 0));

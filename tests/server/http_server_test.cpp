@@ -268,6 +268,21 @@ TEST(HttpServer, StopHangsUpOnWhatDoesNotEnd) {
   EXPECT_TRUE(client.is_at_end());
 }
 
+TEST(HttpServer, StopGivesWhatDoesNotEndAChanceToAnswer) {
+  std::shared_ptr<Exchange> kept;
+  Signal started;
+  const auto server = start(test_options(), [&](const std::shared_ptr<Exchange>& exchange) {
+    kept = exchange;
+    started.set();
+  });
+  Client client(server->port());
+  client.send_request("GET", "/slow", "");
+  ASSERT_TRUE(started.wait());
+  server->stop([&] { kept->post([&] { echo(kept); }); });
+  EXPECT_EQ(client.read_response().body, "GET /slow ");
+  kept.reset();
+}
+
 TEST(HttpServer, MoreConnectionsThanAllowedWaitTheirTurn) {
   HttpOptions options = test_options();
   options.max_connections = 2;

@@ -77,6 +77,28 @@ TEST(Chat, BadSlashCommandsAreErrorsAndTheConversationGoesOn) {
   EXPECT_EQ(answer_after(outcome.out, question), " 70623");
 }
 
+TEST(Chat, CompactGoesByTheFlagsAndSaysHowGoodItIs) {
+  const std::string question = "Tell me the badge number of Rachel Young.";
+  const std::vector<std::string> command = {"chat", "-m", kScribe, "--temp", "0", "-sys", kDocument};
+  const auto compacted = [&](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), command.begin(), command.end());
+    return run_program(flags, question + "\n/compact 1000 truncate\n").err;
+  };
+  const auto rows_after = [](const std::string& err) {
+    const size_t at = err.find(" -> ");
+    return at == std::string::npos ? -1 : std::stoi(err.substr(at + 4));
+  };
+  const std::string plain = compacted({});
+  EXPECT_EQ(rows_after(plain), 2) << plain;
+  EXPECT_EQ(rows_after(compacted({"--compact-pin", "10-30"})), 22);
+  EXPECT_EQ(rows_after(compacted({"--compact-keep", "12"})), 14);
+  const std::string refused = compacted({"--compact-max-kl", "1e-9"});
+  EXPECT_TRUE(contains(refused, "max_kl")) << refused;
+  const std::string checked = compacted({"--compact-max-kl", "1000"});
+  EXPECT_TRUE(contains(checked, "reject: KL ")) << checked;
+  EXPECT_TRUE(contains(checked, " replayed tokens")) << checked;
+}
+
 TEST(Chat, SingleTurnAndRawText) {
   const Outcome single = run_program({"chat", "-m", kScribe, "--temp", "0", "-sys", kDocument, "-st", "-p",
                                       "Tell me the badge number of Rachel Young."},
