@@ -367,6 +367,20 @@ void expect_made(const std::string& content) {
   unlink(text_path.c_str());
 }
 
+TEST(MakeRecall, BundledFileOfAllKindsIsWhatItsCommandMakes) {
+  const std::string bundled = std::string(SH_SOURCE_DIR) + "/models/kinds/kinds-1024.jsonl";
+  const std::string folder = temporary("kinds"), out = folder + "/kinds-1024.jsonl";
+  std::filesystem::create_directory(folder);
+  // The command stands in bench/README.md.
+  output_of({"make-recall", "-m", kScribe, "--text", kProse + "room_with_view.txt", "--text",
+             kProse + "sherlock_holmes.txt", "--text", kProse + "tale_of_two_cities.txt", "--patterns",
+             std::string(SH_SOURCE_DIR) + "/models/kinds/patterns.json", "--tokens", "1024", "--docs", "16",
+             "--facts", "18", "-o", out});
+  EXPECT_FALSE(slurp(bundled).empty());
+  EXPECT_TRUE(slurp(out) == slurp(bundled));
+  std::filesystem::remove_all(folder);
+}
+
 TEST(MakeRecall, TakesChineseThaiAndTextWithoutSpacesOrSentences) {
   std::string chinese, thai, letters, carriage;
   for (int i = 0; i < 800; ++i) {
