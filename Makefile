@@ -27,7 +27,7 @@ fuzz:                 ## 60 s of each fuzzer (needs clang)
 	@scripts/setup.sh fuzz
 	cmake --preset fuzz && cmake --build --preset fuzz --target $(FUZZERS) && scripts/fuzz_smoke.sh 60
 
-bench: setup
+bench: setup          ## the benchmarks, into build/bench/bench (scripts/long_run.sh runs one of them)
 	cmake --preset bench && cmake --build --preset bench
 
 clean:

@@ -5,6 +5,8 @@ import pathlib
 import re
 import sys
 
+import arguments
+
 MAY_INCLUDE = {
     "base": [],
     "tensor": ["base"],
@@ -25,6 +27,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"([a-z_]+)/')
 
 
 def main() -> int:
+    arguments.parser(__doc__).parse_args()
     root = pathlib.Path(__file__).resolve().parent.parent / "src"
     bad = []
     for path in sorted(root.rglob("*")):

@@ -1,10 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# fuzz_smoke.sh SECONDS: runs every built fuzzer for that long, one line each; fails on a finding.
-# Build first: cmake --preset fuzz && cmake --build --preset fuzz
 set -u
-seconds=${1:?usage: fuzz_smoke.sh SECONDS}
 root=$(cd "$(dirname "$0")/.." && pwd)
+usage="usage: fuzz_smoke.sh SECONDS
+Runs every built fuzzer for that long, one line each; fails on a finding, which it keeps in build/fuzz/findings.
+Build first: cmake --preset fuzz && cmake --build --preset fuzz"
+source "$root/scripts/options.sh"
+if ! [[ $# -eq 1 && $1 =~ ^[1-9][0-9]{0,5}$ ]]; then
+  read_options "" "$@"
+  wrong_usage "needs SECONDS"
+fi
+seconds=$1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 n_fuzzers=0
@@ -30,7 +36,6 @@ for fuzzer in "$root"/build/fuzz/fuzz/*_fuzz; do
   fi
 done
 if [ "$n_fuzzers" -eq 0 ]; then
-  echo "fuzz_smoke: no fuzzer under $root/build/fuzz/fuzz; build them with: cmake --preset fuzz && cmake --build --preset fuzz" >&2
-  exit 2
+  fail "no fuzzer under $root/build/fuzz/fuzz; build them with: cmake --preset fuzz && cmake --build --preset fuzz"
 fi
 exit $failed

@@ -8,6 +8,10 @@ transformers sets up for chat templates, plus `do`, in the sandbox that allows l
 import json
 import pathlib
 
+import arguments
+
+arguments.parser(__doc__).parse_args()  # first, so that --help needs no jinja2
+
 import jinja2
 import jinja2.ext
 import jinja2.sandbox

@@ -6,17 +6,18 @@
 
 Lines that are no JSON object (a log that long_run.sh wrote) are passed over.
 """
-import json
 import sys
 
+import arguments
 import plot
 
 
 def main():
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    with open(sys.argv[1], encoding="utf-8") as file:
-        all_points = [json.loads(line) for line in file if line.startswith("{")]
+    parser = arguments.parser(__doc__)
+    parser.add_argument("points", metavar="LONG.jsonl", type=arguments.json_lines_file)
+    all_points = parser.parse_args().points
+    if not all_points:
+        sys.exit("plot_long.py: the file has no points to draw")
     is_mixed = len({point["rebase"] for point in all_points}) > 1
     methods = {}
     for point in all_points:

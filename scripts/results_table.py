@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Prints the Markdown table of a compact-eval result:
-results_table.py bench/results/FILE.json CONTEXT METHOD[@RATIO] [METHOD[@RATIO] ...]  (full and none stand first)"""
-import json
+"""Prints the Markdown table of a compact-eval result; full and none stand first."""
 import sys
+
+import arguments
 
 
 def percent(value):
@@ -11,11 +11,14 @@ def percent(value):
 
 
 def main():
-    with open(sys.argv[1], encoding="utf-8") as file:
-        result = json.load(file)
-    context = sys.argv[2]
+    parser = arguments.parser(__doc__)
+    parser.add_argument("result", metavar="FILE.json", type=arguments.json_file)
+    parser.add_argument("context", metavar="CONTEXT")
+    parser.add_argument("methods", metavar="METHOD[@RATIO]", nargs="+")
+    options = parser.parse_args()
+    result, context = options.result, options.context
     wanted = [("full", None), ("none", None)]
-    for word in sys.argv[3:]:
+    for word in options.methods:
         method, _, ratio = word.partition("@")
         wanted.append((method, float(ratio) if ratio else None))
     print("| cache | method | answers right | of the full cache's | KL mean | KL median | seconds |")
@@ -24,7 +27,7 @@ def main():
         rows = [row for row in result["rows"]
                 if row["context"] == context and row["method"] == method and (ratio is None or row["ratio"] == ratio)]
         if not rows or rows[0]["recall"] is None:
-            sys.exit(f"results_table.py: {sys.argv[1]} has no answers of {method} at {ratio} for context {context}")
+            sys.exit(f"results_table.py: the file has no answers of {method} at {ratio} for context {context}")
         row = rows[0]
         total = row["seconds"]["total"]
         ratio = "" if row["method"] == "none" else f"{row['real_ratio']:.1f}x smaller" if row["method"] != "full" else f"{row['bytes_before'] / 1048576:.2f} MiB"

@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Installs the Debian 12 packages that the build needs; does nothing when they are there.  setup.sh [fuzz]
 set -euo pipefail
+usage="usage: setup.sh [fuzz]
+Installs the Debian 12 packages that the build needs (fuzz: and clang for the fuzzers); does nothing when they are
+there."
+source "$(dirname "$0")/options.sh"
 
 packages=(g++ cmake ninja-build pkg-config python3 git libboost1.81-dev nlohmann-json3-dev libfmt-dev libpcre2-dev
           libutf8proc-dev libeigen3-dev libxxhash-dev libgtest-dev libbenchmark-dev
           g++-aarch64-linux-gnu qemu-user googletest)  # the last three: the NEON kernels' tests
-if [[ "${1:-}" == fuzz ]]; then
+if [[ $# -eq 1 && $1 == fuzz ]]; then
   packages+=(clang libclang-rt-14-dev)
+else
+  read_options "" "$@"
 fi
 
 missing=()
@@ -18,12 +23,11 @@ done
 [[ ${#missing[@]} -eq 0 ]] && exit 0
 
 if ! command -v apt-get >/dev/null; then
-  echo "setup: this script installs Debian packages, and apt-get is not here; install by hand: ${missing[*]}" >&2
-  exit 1
+  fail "this script installs Debian packages, and apt-get is not here; install by hand: ${missing[*]}"
 fi
 as_root=()
 if [[ $(id -u) -ne 0 ]]; then
-  command -v sudo >/dev/null || { echo "setup: not root and no sudo; install as root: apt-get install ${missing[*]}" >&2; exit 1; }
+  command -v sudo >/dev/null || fail "not root and no sudo; install as root: apt-get install ${missing[*]}"
   as_root=(sudo)
 fi
 echo "setup: installing ${missing[*]}"

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: MIT
 """Copies a GGUF with another RoPE base and context length, so that a model reads far beyond what it was trained for.
 
-    scripts/stretch_rope.py MODEL.gguf COPY.gguf BASE CONTEXT
-
 A higher base turns the slow pairs more slowly: positions that were never seen come to look like those that were
 ("NTK-aware" scaling). Only the two numbers change; the file keeps its size.
 """
+import argparse
 import struct
 import sys
+
+import arguments
 
 TYPE_U32, TYPE_F32 = 4, 6  # of GGUF values
 
@@ -21,22 +22,26 @@ def patch(data, suffix, wanted_type, form, value):
         if at >= 0:
             break
     else:
-        sys.exit(f"{sys.argv[1]}: no key that ends in .{suffix.decode()}")
+        sys.exit(f"stretch_rope.py: the model has no key that ends in .{suffix.decode()}")
     at += 8 + len(key)
     (found_type,) = struct.unpack_from("<I", data, at)
     if found_type != wanted_type:
-        sys.exit(f"{sys.argv[1]}: {key.decode()} has type {found_type}, expected {wanted_type}")
+        sys.exit(f"stretch_rope.py: the model's {key.decode()} has type {found_type}, expected {wanted_type}")
     struct.pack_into(form, data, at + 4, value)
 
 
 def main():
-    if len(sys.argv) != 5:
-        sys.exit(__doc__)
-    with open(sys.argv[1], "rb") as file:
+    parser = arguments.parser(__doc__)
+    parser.add_argument("model", metavar="MODEL.gguf", type=argparse.FileType("rb"))
+    parser.add_argument("copy", metavar="COPY.gguf")
+    parser.add_argument("base", metavar="BASE", type=float)
+    parser.add_argument("context", metavar="CONTEXT", type=int)
+    options = parser.parse_args()
+    with options.model as file:
         data = bytearray(file.read())
-    patch(data, b"rope.freq_base", TYPE_F32, "<f", float(sys.argv[3]))
-    patch(data, b"context_length", TYPE_U32, "<I", int(sys.argv[4]))
-    with open(sys.argv[2], "wb") as file:
+    patch(data, b"rope.freq_base", TYPE_F32, "<f", options.base)
+    patch(data, b"context_length", TYPE_U32, "<I", options.context)
+    with open(options.copy, "wb") as file:
         file.write(data)
 
 

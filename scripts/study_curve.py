@@ -2,14 +2,12 @@
 # SPDX-License-Identifier: MIT
 """Table and plot of a compact-eval result over numbers of self-study conversations and mixes of query sources.
 
-    scripts/study_curve.py RESULT.json [CURVE.svg]
-
 Prints Markdown: a row for each way to ask, and the cheapest one that keeps enough at 8x. The plot has those that
 fix the number of conversations and read nothing else.
 """
-import json
 import sys
 
+import arguments
 import plot
 
 ENOUGH = 0.97  # of the full cache's answers
@@ -85,23 +83,24 @@ def curve(ways):
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    with open(sys.argv[1], encoding="utf-8") as file:
-        result = json.load(file)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("result", metavar="RESULT.json", type=arguments.json_file)
+    parser.add_argument("curve", metavar="CURVE.svg", nargs="?")
+    options = parser.parse_args()
+    result = options.result
     ways = {}
     for row in result["rows"]:
         if row["method"] not in ("full", "none"):
             ways.setdefault(label(row), {})[row["ratio"]] = row
     ways = {name: rows for name, rows in ways.items() if all(ratio in rows for ratio in RATIOS)}
     if not ways:
-        sys.exit(f"{sys.argv[1]}: no method was measured at {' and '.join(f'{r:g}x' for r in RATIOS)}")
+        sys.exit(f"study_curve.py: no method was measured at {' and '.join(f'{r:g}x' for r in RATIOS)}")
     any_row = next(iter(ways.values()))[RATIOS[0]]
     print(f"Context {any_row['context']}, {any_row['n_docs']} documents, {any_row['recall_n']} questions, "
           f"{result['machine']}, commit {result['commit']}.\n")
     print("\n".join(table(ways)) + "\n\n" + cheapest(ways))
-    if len(sys.argv) == 3:
-        with open(sys.argv[2], "w", encoding="utf-8") as file:
+    if options.curve:
+        with open(options.curve, "w", encoding="utf-8") as file:
             file.write(curve(ways) + "\n")
 
 

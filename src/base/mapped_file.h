@@ -33,7 +33,9 @@ class MappedFile {
 
 /// The whole file as a string. Errors: not_found, io.
 Result<std::string> read_file(const std::string& path);
-/// Writes to a temporary beside `path` and renames it over, so that a crash leaves the old file. Errors: io.
+/// Writes to a temporary beside `path` and renames it over, so that a crash leaves the old file. The file behind a
+/// symbolic link is written, not the link; a device or pipe is written to as it is.
+/// Errors: not_found (no such folder), io.
 Result<void> write_file(const std::string& path, std::span<const std::byte> bytes);
 Result<void> write_file(const std::string& path, const std::string& text);
 

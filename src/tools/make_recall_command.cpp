@@ -22,10 +22,18 @@ Result<std::string> read_text(const std::string& path) {
   for (std::string_view rest = text; !rest.empty();) {
     const Utf8Char c = decode_utf8(rest);
     if (!c.is_valid || c.code_point == 0)
-      return Error{ErrorKind::invalid_argument, fmt::format("{}: byte {} is no UTF-8 text; convert the file first",
-                                                            path, text.size() - rest.size())};
+      return Error{
+          ErrorKind::invalid_argument,
+          fmt::format("{}: not UTF-8 text: byte {} of {} is 0x{:02X}{}; convert the file first, for example "
+                      "with iconv -t UTF-8",
+                      path, text.size() - rest.size(), text.size(), static_cast<unsigned char>(rest[0]),
+                      c.is_valid ? ", which no text has" : "")};
     rest.remove_prefix(static_cast<size_t>(c.n_bytes));
   }
+  if (std::all_of(text.begin(), text.end(), is_space))
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("{}: {}", path,
+                             text.empty() ? "the file is empty" : "the file holds nothing but white space")};
   return text;
 }
 
@@ -45,7 +53,21 @@ std::string output_path(const std::string& path, int64_t n_tokens, bool is_one_o
       .string();
 }
 
-void print_summary(const std::string& path, const std::vector<Json>& documents, bool is_exact) {
+/// What is read must not be written over. Paths of files that are not there are no concern of this.
+Result<void> check_output(const std::string& path, const engine::ProgramParams& params) {
+  std::vector<std::string> inputs = params.recall.text_files;
+  inputs.insert(inputs.end(), {params.recall.patterns_path, params.engine.model_path});
+  std::error_code is_missing;
+  for (const std::string& input : inputs)
+    if (!input.empty() && std::filesystem::equivalent(input, path, is_missing))
+      return Error{ErrorKind::invalid_argument,
+                   fmt::format("-o {}: this is {}, which is read; name another file", path, input)};
+  return {};
+}
+
+/// Prints to stderr where the documents themselves go to a device or pipe, which may be stdout.
+void print_summary(const std::string& path, const std::vector<Json>& documents, bool is_exact,
+                   int64_t n_questions_asked) {
   std::map<std::string, int> n_by_kind;
   int64_t least = documents[0]["n_tokens"].get<int64_t>(), most = least, n_questions = 0;
   for (const Json& document : documents) {
@@ -58,8 +80,15 @@ void print_summary(const std::string& path, const std::vector<Json>& documents, 
     n_questions += n_by_kind[kind];
     if (n_by_kind[kind] > 0) kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", kind, n_by_kind[kind]);
   }
-  fmt::print("{}: {} documents of {}{} to {} tokens, {} questions: {}\n", path, documents.size(),
+  std::error_code none;
+  fmt::print(std::filesystem::is_regular_file(path, none) ? stdout : stderr,
+             "{}: {} documents of {}{} to {} tokens, {} questions: {}\n", path, documents.size(),
              is_exact ? "" : "about ", least, most, n_questions, kinds);
+  if (n_questions < n_questions_asked)
+    fmt::print(stderr,
+               "warning: {}: {} questions instead of {}: for {} of kind verbatim the text has no two neighbouring "
+               "sentences of the right length that stand in it once\n",
+               path, n_questions, n_questions_asked, n_questions_asked - n_questions);
 }
 
 Result<void> run(const engine::ProgramParams& params) {
@@ -89,7 +118,9 @@ Result<void> run(const engine::ProgramParams& params) {
       return static_cast<int64_t>(tokenizer->encode(text, {.add_special = false, .parse_special = false}).size());
     };
   } else {
-    fmt::print(stderr, "note: no model given (-m FILE): a token is taken for 1/1.3 of a word\n");
+    fmt::print(stderr,
+               "note: no model given (-m FILE): a token is taken for 1/1.3 of a word, or for a character where "
+               "words have no spaces between\n");
   }
 
   struct Output {
@@ -100,6 +131,7 @@ Result<void> run(const engine::ProgramParams& params) {
   for (const int64_t n_tokens : recall.n_tokens) {
     spec.n_tokens = n_tokens;
     Output output{.path = output_path(params.tool.output_path, n_tokens, recall.n_tokens.size() > 1)};
+    SH_RETURN_IF_ERROR(check_output(output.path, params));
     spec.label = std::filesystem::path(output.path).stem().string();
     SH_ASSIGN(output.documents, make_recall(spec, patterns));
     outputs.push_back(std::move(output));
@@ -115,7 +147,7 @@ Result<void> run(const engine::ProgramParams& params) {
       lines += dump_json(document) + "\n";
     }
     SH_RETURN_IF_ERROR(write_file(output.path, lines));
-    print_summary(output.path, output.documents, tokenizer != nullptr);
+    print_summary(output.path, output.documents, tokenizer != nullptr, spec.n_documents * spec.n_facts);
     if (n_used > n_text_tokens)
       fmt::print(stderr,
                  "note: {}: the text holds {} tokens, fewer than the documents together: they share parts of it, "

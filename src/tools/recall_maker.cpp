@@ -15,90 +15,12 @@ namespace {
 
 constexpr int64_t kLeastUnits = 10;  // gaps at 0, 10, ..., 100 %
 constexpr double kLeastShare = 0.95;
-constexpr size_t kLongestUnit = 600;  // bytes; text without full stops is cut between words
+// Text with hardly any sentence ends: the mean unit in bytes, and how finely it is cut where coarser cuts leave
+// too few places for facts.
+constexpr size_t kHardlyAnyEnds = kLongestUnit / 2;
+constexpr size_t kLongestUnits[] = {kLongestUnit, 150, 40};
 // A sentence to quote: about 30 tokens. One to find it by: long enough to be known again.
 constexpr size_t kQuoteLeast = 70, kQuoteMost = 180, kCueLeast = 30, kCueMost = 200;
-
-bool is_space(char c) {
-  return c == ' ' || c == '\n' || c == '\t' || c == '\r';
-}
-
-int64_t n_words(std::string_view text) {
-  int64_t n = 0;
-  for (size_t i = 0; i < text.size(); ++i) n += !is_space(text[i]) && (i == 0 || is_space(text[i - 1]));
-  return n;
-}
-
-// ---- the user's text ----
-
-std::string without_carriage_returns(std::string_view text) {
-  std::string out;
-  for (const char c : text)
-    if (c != '\r') out += c;
-  return out.starts_with("\xEF\xBB\xBF") ? out.substr(3) : out;
-}
-
-/// Lines that must stay lines: code, tables, verse.
-bool keeps_lines(std::string_view paragraph) {
-  for (size_t at = 0; at < paragraph.size();) {
-    const size_t end = std::min(paragraph.find('\n', at), paragraph.size());
-    const std::string_view line = paragraph.substr(at, end - at);
-    if (!line.empty() && (line.front() == ' ' || line.front() == '\t' || line.front() == '|' ||
-                          line.back() == ';' || line.back() == '{' || line.back() == '}'))
-      return true;
-    at = end + 1;
-  }
-  return false;
-}
-
-/// Does the sentence end before `at`, where white space stands? Initials and titles do not end one.
-bool ends_sentence(std::string_view text, size_t at) {
-  size_t last = at;
-  const auto ends_with = [&](std::string_view ending) { return text.substr(0, last).ends_with(ending); };
-  for (bool is_closer = true; is_closer;) {
-    is_closer = false;
-    for (const std::string_view closer : {"\"", "'", ")", "]", "\u201D", "\u2019"})
-      if (ends_with(closer)) {
-        last -= closer.size();
-        is_closer = true;
-      }
-  }
-  if (last == 0 || (text[last - 1] != '.' && text[last - 1] != '!' && text[last - 1] != '?')) return false;
-  const size_t next = text.find_first_not_of(" ", at);
-  if (next != std::string_view::npos && text[next] >= 'a' && text[next] <= 'z') return false;
-  if (text[last - 1] != '.') return true;
-  const size_t space = text.find_last_of(" \"'(", last - 1);
-  const std::string_view word = text.substr(space == std::string_view::npos ? 0 : space + 1,
-                                            last - 1 - (space == std::string_view::npos ? 0 : space + 1));
-  for (const std::string_view title : {"Mr", "Mrs", "Ms", "Dr", "St", "Prof", "No", "vs", "Jr", "Sr"})
-    if (word == title) return false;
-  return word.size() != 1 || word[0] < 'A' || word[0] > 'Z';
-}
-
-void add_unit(std::vector<TextUnit>& units, std::string text, const char* separator) {
-  if (!std::all_of(text.begin(), text.end(), is_space)) units.push_back({std::move(text), separator});
-}
-
-void add_prose(std::vector<TextUnit>& units, std::string_view paragraph) {
-  std::string line(paragraph);
-  std::replace(line.begin(), line.end(), '\n', ' ');
-  size_t begin = 0;
-  for (size_t at = 0; at <= line.size(); ++at) {
-    const bool is_too_long = at - begin > kLongestUnit && at < line.size() && line[at] == ' ';
-    if (at < line.size() && !is_too_long && (line[at] != ' ' || !ends_sentence(line, at))) continue;
-    add_unit(units, line.substr(begin, at - begin), " ");
-    while (at < line.size() && line[at] == ' ') ++at;
-    begin = at;
-  }
-}
-
-void add_lines(std::vector<TextUnit>& units, std::string_view paragraph) {
-  for (size_t at = 0; at < paragraph.size();) {
-    const size_t end = std::min(paragraph.find('\n', at), paragraph.size());
-    add_unit(units, std::string(paragraph.substr(at, end - at)), "\n");
-    at = end + 1;
-  }
-}
 
 // ---- one document ----
 
@@ -118,10 +40,10 @@ struct Placed {
   size_t offset = 0;  // in the context; known once it is written
 };
 
-/// Pieces of the user's text that one document takes: whole units, and words of one more.
+/// What one document takes of the user's text: whole units, and pieces of one more.
 struct Slice {
   size_t begin = 0, n_units = 0;
-  int64_t n_tail_words = 0;
+  int64_t n_tail_pieces = 0;
 };
 
 struct Draft {
@@ -130,15 +52,6 @@ struct Draft {
   Json instruction;
   int64_t n_tokens = 0;
 };
-
-std::string first_words(const std::string& text, int64_t n) {
-  size_t at = 0;
-  for (int64_t word = 0; word < n && at < text.size(); ++word) {
-    while (at < text.size() && is_space(text[at])) ++at;
-    while (at < text.size() && !is_space(text[at])) ++at;
-  }
-  return text.substr(0, at);
-}
 
 template <typename T>
 void shuffle(std::vector<T>& items, Rng& rng) {
@@ -164,6 +77,12 @@ class DocumentMaker {
     }
     SH_RETURN_IF_ERROR(make_facts(values, rng));
     SH_ASSIGN(const Draft draft, fill());
+    if (draft.questions.empty())
+      return Error{
+          ErrorKind::invalid_argument,
+          fmt::format("document {} gets no question: its text has no two neighbouring sentences of {} to {} "
+                      "and {} to {} bytes to quote; give other text or ask for other --kinds",
+                      document + 1, kCueLeast, kCueMost, kQuoteLeast, kQuoteMost)};
     Json out = {{"id", fmt::format("{}-{:03}", spec_.label, document)},
                 {"n_tokens", draft.n_tokens},
                 {"context", draft.context}};
@@ -292,7 +211,7 @@ class DocumentMaker {
     Slice slice{.begin = begin, .n_units = std::max(end, begin) - begin};
     if (end >= units_.size() || end < begin) return slice;
     const int64_t n_unit = std::max<int64_t>(1, tokens_before_[end + 1] - tokens_before_[end]);
-    slice.n_tail_words = n_words(units_[end].text) * (end_tokens - tokens_before_[end]) / n_unit;
+    slice.n_tail_pieces = count_pieces(units_[end].text) * (end_tokens - tokens_before_[end]) / n_unit;
     return slice;
   }
 
@@ -306,7 +225,10 @@ class DocumentMaker {
       const TextUnit &cue = units_[slice.begin + i], &quote = units_[slice.begin + i + 1];
       const bool has_length = cue.text.size() >= kCueLeast && cue.text.size() <= kCueMost &&
                               quote.text.size() >= kQuoteLeast && quote.text.size() <= kQuoteMost;
-      if (has_length && cue.separator == " " && n_seen[cue.text] == 1 && n_seen[quote.text] == 1)
+      const bool is_one_line =
+          cue.text.find('\n') == std::string::npos && quote.text.find('\n') == std::string::npos;
+      if (has_length && (cue.separator == " " || cue.separator.empty()) && is_one_line && n_seen[cue.text] == 1 &&
+          n_seen[quote.text] == 1)
         cues.push_back(i);
     }
     shuffle(cues, rng);
@@ -351,26 +273,37 @@ class DocumentMaker {
     std::string& out = draft.context;
     std::vector<size_t> unit_offsets;
     size_t next = 0;
+    bool is_after_fact = false;
+    const auto put_fact = [&](const std::string& sentence, const char* end) {
+      if (wants_space(out, sentence)) out += ' ';
+      const size_t offset = out.size();
+      out += sentence + end;
+      is_after_fact = true;
+      return offset;
+    };
+    const auto put_text = [&](const std::string& text) {
+      if (is_after_fact && wants_space(out, text)) out += ' ';
+      is_after_fact = false;
+      const size_t offset = out.size();
+      out += text;
+      return offset;
+    };
     const auto put_facts = [&](size_t gap) {
       const bool on_own_lines = (gap > 0 && units_[slice.begin + gap - 1].separator == "\n") ||
                                 (gap < slice.n_units && units_[slice.begin + gap].separator == "\n");
-      while (next < placed.size() && gap_of(next) == gap) {
-        placed[next].offset = out.size();
-        out += placed[next++].sentence.text + (on_own_lines ? "\n" : " ");
-      }
+      for (; next < placed.size() && gap_of(next) == gap; ++next)
+        placed[next].offset = put_fact(placed[next].sentence.text, on_own_lines ? "\n" : "");
     };
     size_t instruction_offset = 0;
     for (size_t i = 0; i < slice.n_units; ++i) {
       put_facts(i);
-      if (i == 0 && instruction_) {
-        instruction_offset = out.size();
-        out += instruction_->second + " ";
-      }
-      unit_offsets.push_back(out.size());
-      out += units_[slice.begin + i].text + units_[slice.begin + i].separator;
+      if (i == 0 && instruction_) instruction_offset = put_fact(instruction_->second, "");
+      unit_offsets.push_back(put_text(units_[slice.begin + i].text));
+      out += units_[slice.begin + i].separator;
     }
     put_facts(slice.n_units);
-    if (slice.n_tail_words > 0) out += first_words(units_[slice.begin + slice.n_units].text, slice.n_tail_words);
+    if (slice.n_tail_pieces > 0)
+      put_text(first_pieces(units_[slice.begin + slice.n_units].text, slice.n_tail_pieces));
     while (!out.empty() && is_space(out.back())) out.pop_back();
 
     draft.n_tokens = spec_.count_tokens(out);
@@ -442,39 +375,21 @@ Result<void> check_spec(const RecallSpec& spec, const RecallPatterns& patterns) 
 
 }  // namespace
 
-std::vector<TextUnit> split_text(std::string_view text) {
-  const std::string clean = without_carriage_returns(text);
-  std::vector<TextUnit> units;
-  for (size_t at = 0; at < clean.size();) {
-    const size_t begin = clean.find_first_not_of('\n', at);
-    if (begin == std::string::npos) break;
-    const size_t end = std::min(clean.find("\n\n", begin), clean.size());
-    const std::string_view paragraph = std::string_view(clean).substr(begin, end - begin);
-    const size_t n_before = units.size();
-    if (keeps_lines(paragraph))
-      add_lines(units, paragraph);
-    else
-      add_prose(units, paragraph);
-    if (units.size() > n_before) units.back().separator = "\n\n";
-    at = end;
-  }
-  return units;
-}
+namespace {
 
-int64_t estimated_tokens(const std::string& text) {
-  return (n_words(text) * 13 + 9) / 10;
-}
-
-Result<std::vector<Json>> make_recall(const RecallSpec& spec, const RecallPatterns& patterns) {
-  SH_RETURN_IF_ERROR(check_spec(spec, patterns));
+/// Documents of the spec from texts that are cut into units of `longest` bytes at most; `mean_unit` is how long
+/// these are.
+Result<std::vector<Json>> make_documents(const RecallSpec& spec, const RecallPatterns& patterns, size_t longest,
+                                         size_t& mean_unit) {
   std::vector<TextUnit> units;
   std::string all_text;
   for (const std::string& text : spec.texts)
-    for (TextUnit& unit : split_text(text)) {
+    for (TextUnit& unit : split_text(text, longest)) {
       all_text += unit.text + unit.separator;
       units.push_back(std::move(unit));
     }
   if (units.empty()) return Error{ErrorKind::invalid_argument, "--text: the files hold nothing but white space"};
+  mean_unit = all_text.size() / units.size();
   std::vector<int64_t> tokens_before = {0};
   for (const TextUnit& unit : units)
     tokens_before.push_back(tokens_before.back() + spec.count_tokens(unit.text + unit.separator));
@@ -486,6 +401,21 @@ Result<std::vector<Json>> make_recall(const RecallSpec& spec, const RecallPatter
     documents.push_back(std::move(document));
   }
   return documents;
+}
+
+}  // namespace
+
+Result<std::vector<Json>> make_recall(const RecallSpec& spec, const RecallPatterns& patterns) {
+  SH_RETURN_IF_ERROR(check_spec(spec, patterns));
+  size_t mean_unit = 0;
+  auto made = make_documents(spec, patterns, kLongestUnits[0], mean_unit);
+  // A text of sentences is not cut amidst them: there a finer cut would hide what is wrong.
+  const bool has_ends = mean_unit < kHardlyAnyEnds;
+  for (size_t i = 1; i < std::size(kLongestUnits) && !made.ok() && !has_ends; ++i) {
+    auto finer = make_documents(spec, patterns, kLongestUnits[i], mean_unit);
+    if (finer.ok()) return finer;
+  }
+  return made;
 }
 
 }  // namespace sh::tools

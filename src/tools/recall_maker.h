@@ -11,17 +11,9 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "tools/recall_patterns.h"
+#include "tools/recall_text.h"
 
 namespace sh::tools {
-
-/// A piece of text between whose sentences a fact may be put.
-struct TextUnit {
-  std::string text;       // a sentence, or a line of what is no prose
-  std::string separator;  // between it and the next: " ", "\n" or blank lines
-};
-/// Cuts a text into sentences. Paragraphs of prose that are wrapped at a margin become one line each; text with
-/// indented lines or lines that end in a brace or semicolon keeps its lines.
-std::vector<TextUnit> split_text(std::string_view text);
 
 struct RecallSpec {
   std::string label;  // ids are label-000, label-001, ...
@@ -35,11 +27,9 @@ struct RecallSpec {
 };
 
 /// One document: {"id", "n_tokens", "context", "instruction"?, "questions"}, as docs/make-recall.md says. The same
-/// spec gives the same bytes. Errors: invalid_argument when the text is too short for the length or the length too
-/// short for the facts, and what to change.
+/// spec gives the same bytes. Fewer questions than facts were asked for come back where the text has too few
+/// neighbouring sentences to quote. Errors: invalid_argument when the text is too short for the length or the length
+/// too short for the facts, and what to change.
 Result<std::vector<Json>> make_recall(const RecallSpec& spec, const RecallPatterns& patterns);
-
-/// Tokens of a text when no model is given: 1.3 a word, rounded up.
-int64_t estimated_tokens(const std::string& text);
 
 }  // namespace sh::tools

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
 #include <set>
 #include <vector>
 
@@ -121,6 +125,43 @@ TEST(MappedFile, ReleasedBytesComeBack) {
   std::vector<std::byte> other(1 << 20, std::byte{7});
   file.release(other);
   EXPECT_EQ(other, std::vector<std::byte>(1 << 20, std::byte{7}));
+}
+
+TEST(WriteFile, LeavesLinksDevicesAndFoldersInPlace) {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::path(testing::TempDir()) / ("write_file_" + std::to_string(getpid()));
+  fs::create_directories(folder / "sub");
+  const auto in = [&folder](const char* name) { return (folder / name).string(); };
+  ASSERT_TRUE(write_file(in("sub/real"), std::string("old")).ok());
+  fs::create_symlink("sub/real", folder / "link");
+  fs::create_symlink("link", folder / "link2");
+  ASSERT_TRUE(write_file(in("link2"), std::string("new")).ok());
+  EXPECT_TRUE(fs::is_symlink(folder / "link") && fs::is_symlink(folder / "link2"));
+  EXPECT_EQ(read_file(in("sub/real")).value(), "new");
+  fs::create_symlink("later", folder / "dangling");
+  ASSERT_TRUE(write_file(in("dangling"), std::string("made")).ok());
+  EXPECT_TRUE(fs::is_symlink(folder / "dangling"));
+  EXPECT_EQ(read_file(in("later")).value(), "made");
+
+  ASSERT_EQ(mkfifo(in("pipe").c_str(), 0600), 0);
+  const int reader = open(in("pipe").c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_TRUE(write_file(in("pipe"), std::string("through")).ok());
+  char got[8] = {};
+  EXPECT_EQ(read(reader, got, sizeof got), 7);
+  EXPECT_STREQ(got, "through");
+  close(reader);
+  EXPECT_TRUE(fs::is_fifo(folder / "pipe"));
+
+  fs::create_symlink("loop", folder / "loop");
+  for (const char* name : {"sub", "loop", "missing/file"}) {
+    const auto written = write_file(in(name), std::string("x"));
+    ASSERT_FALSE(written.ok()) << name;
+    EXPECT_NE(written.error().message.find(in(name)), std::string::npos) << written.error().message;
+  }
+  EXPECT_NE(write_file(in("missing/file"), std::string("x")).error().message.find("the folder"), std::string::npos);
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    EXPECT_EQ(entry.path().string().find(".part."), std::string::npos) << "nothing is left behind";
+  fs::remove_all(folder);
 }
 
 TEST(MappedFile, MissingFileIsNamed) {

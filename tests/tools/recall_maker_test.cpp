@@ -8,6 +8,7 @@
 #include <set>
 #include <sstream>
 
+#include "base/utf8.h"
 #include "tools/eval_data.h"
 #include "tools/program.h"
 
@@ -298,7 +299,13 @@ TEST(MakeRecall, PatternsOfTheModelsOwnAreAnsweredByIt) {
 
 TEST(MakeRecall, SaysWhatIsWrongAndWritesNothing) {
   const std::string out = temporary("bad.jsonl"), small = temporary("small.txt"), binary = temporary("binary.txt");
+  const std::string empty = temporary("empty.txt"), quoteless = temporary("quoteless.txt");
   std::ofstream(small) << "One sentence. Another one. And a third.\n";
+  std::ofstream{empty};
+  {
+    std::ofstream file(quoteless);
+    for (int i = 0; i < 400; ++i) file << "Short one. ";
+  }
   std::ofstream(binary, std::ios::binary) << "text \xFF\xFE more";
   struct Case {
     std::vector<std::string> arguments;
@@ -308,14 +315,19 @@ TEST(MakeRecall, SaysWhatIsWrongAndWritesNothing) {
       {{"-o", out}, "--text FILE"},
       {{"--text", kBooks[1]}, "-o FILE"},
       {{"--text", "/does/not/exist.txt", "-o", out}, "/does/not/exist.txt"},
-      {{"--text", kBooks[1], "--text", binary, "-o", out}, "byte 5 is no UTF-8"},
+      {{"--text", kBooks[1], "--text", binary, "-o", out}, "not UTF-8 text: byte 5 of 12 is 0xFF"},
       {{"--text", small, "-o", out}, "give more text"},
       {{"--text", kBooks[1], "-o", out, "--tokens", "500", "--facts", "60"}, "fewer --facts"},
       {{"--text", kBooks[1], "-o", out, "--tokens", "20"}, "64"},
       {{"--text", kBooks[1], "-o", out, "--facts", "0"}, "--facts"},
       {{"--text", kBooks[1], "-o", out, "--kinds", "direct,telepathy"}, "telepathy"},
       {{"--text", kBooks[1], "-o", out, "--patterns", "/does/not/exist.json"}, "/does/not/exist.json"},
-      {{"--text", kBooks[1], "-o", "/does/not/exist/x.jsonl"}, "/does/not/exist"},
+      {{"--text", kBooks[1], "-o", "/does/not/exist/x.jsonl"}, "the folder '/does/not/exist' is not there"},
+      {{"--text", kBooks[1], "-o", testing::TempDir()}, "is a folder"},
+      {{"--text", kBooks[1], "--text", empty, "-o", out}, "the file is empty"},
+      {{"--text", testing::TempDir(), "-o", out}, "not a regular file"},
+      {{"--text", kBooks[1], "--text", small, "-o", small}, "which is read"},
+      {{"--text", quoteless, "-o", out, "--kinds", "verbatim", "--tokens", "200", "--facts", "2"}, "gets no question"},
       // The second length cannot be made: the first is not written either.
       {{"--text", kBooks[1], "-o", out, "--tokens", "2000,4000000"}, "4000000"},
   };
@@ -328,8 +340,88 @@ TEST(MakeRecall, SaysWhatIsWrongAndWritesNothing) {
     EXPECT_FALSE(std::filesystem::exists(out));
     EXPECT_FALSE(std::filesystem::exists(out.substr(0, out.size() - 6) + "-2000.jsonl"));
   }
-  unlink(small.c_str());
-  unlink(binary.c_str());
+  EXPECT_EQ(slurp(small), "One sentence. Another one. And a third.\n") << "what is read is not written over";
+  for (const std::string& used : {small, binary, empty, quoteless}) unlink(used.c_str());
+}
+
+/// Documents of 9 facts from a text that a test makes up, with and without a model.
+void expect_made(const std::string& content) {
+  const std::string text_path = temporary("any.txt"), out = temporary("any.jsonl");
+  std::ofstream(text_path, std::ios::binary) << content;
+  for (const bool with_model : {false, true}) {
+    std::vector<std::string> arguments = {"make-recall", "--text", text_path, "-o", out, "--tokens", "1500",
+                                          "--docs", "2", "--facts", "9"};
+    if (with_model) arguments.insert(arguments.end(), {"-m", kScribe});
+    const Outcome outcome = run_program(arguments);
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const auto documents = lines_of(slurp(out));
+    ASSERT_EQ(documents.size(), 2u);
+    for (const Json& document : documents) {
+      const std::string context = text(document, "context");
+      EXPECT_TRUE(is_valid_utf8(context)) << "characters stay whole";
+      for (const Json& question : document["questions"])
+        EXPECT_TRUE(!question.contains("depth") || contains(context, text(question, "answer"))) << question["q"];
+    }
+    unlink(out.c_str());
+  }
+  unlink(text_path.c_str());
+}
+
+TEST(MakeRecall, BundledFileOfAllKindsIsWhatItsCommandMakes) {
+  const std::string bundled = std::string(SH_SOURCE_DIR) + "/models/kinds/kinds-1024.jsonl";
+  const std::string folder = temporary("kinds"), out = folder + "/kinds-1024.jsonl";
+  std::filesystem::create_directory(folder);
+  // The command stands in bench/README.md.
+  output_of({"make-recall", "-m", kScribe, "--text", kProse + "room_with_view.txt", "--text",
+             kProse + "sherlock_holmes.txt", "--text", kProse + "tale_of_two_cities.txt", "--patterns",
+             std::string(SH_SOURCE_DIR) + "/models/kinds/patterns.json", "--tokens", "1024", "--docs", "16",
+             "--facts", "18", "-o", out});
+  EXPECT_FALSE(slurp(bundled).empty());
+  EXPECT_TRUE(slurp(out) == slurp(bundled));
+  std::filesystem::remove_all(folder);
+}
+
+TEST(MakeRecall, TakesChineseThaiAndTextWithoutSpacesOrSentences) {
+  std::string chinese, thai, letters, carriage;
+  for (int i = 0; i < 800; ++i) {
+    chinese += "第" + std::to_string(i) + "章里，他走进了那间老屋子，看见窗外下着雨。她说：“你怎么还不回来？”没有人回答。\n";
+    thai += "สวัสดีชาวโลกวันนี้อากาศดีมากเราไปเดินเล่นที่สวนสาธารณะกันเถอะ";
+    letters += "abcdefghijklmnopqrstuvwxyz0123456789+/";
+    carriage += "The " + std::to_string(i) + "th visitor came late.\r\nNobody\rhad seen him. ";
+  }
+  for (const std::string& content : {chinese, thai, letters, carriage}) expect_made(content);
+}
+
+TEST(MakeRecall, SaysHowManyQuestionsAreMissing) {
+  const std::string text_path = temporary("short.txt"), out = temporary("short.jsonl");
+  {
+    std::ofstream file(text_path);
+    for (int i = 0; i < 400; ++i) file << "Short one " << i << ". ";
+  }
+  const Outcome outcome = run_program({"make-recall", "--text", text_path, "-o", out, "--kinds", "direct,verbatim",
+                                       "--tokens", "400", "--docs", "1", "--facts", "6"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_TRUE(contains(outcome.err, "warning: " + out + ": 3 questions instead of 6: for 3 of kind verbatim"))
+      << outcome.err;
+  EXPECT_EQ(lines_of(slurp(out))[0]["questions"].size(), 3u);
+  for (const std::string& used : {text_path, out}) unlink(used.c_str());
+}
+
+TEST(MakeRecall, WritesThroughLinksAndToPipes) {
+  const std::string target = temporary("target.jsonl"), link = temporary("link.jsonl");
+  std::ofstream(target) << "old";
+  std::filesystem::create_symlink(target, link);
+  const std::vector<std::string> common = {"make-recall", "--text", kBooks[1], "--tokens", "800", "--docs", "1",
+                                           "--facts", "5", "-o"};
+  std::vector<std::string> arguments = common;
+  arguments.push_back(link);
+  output_of(arguments);
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_EQ(lines_of(slurp(target)).size(), 1u);
+  arguments.back() = "/dev/null";
+  output_of(arguments);
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  for (const std::string& used : {target, link}) unlink(used.c_str());
 }
 
 TEST(RecallPatterns, RefusesWhatCouldMakeNoSoundQuestion) {
@@ -396,6 +488,36 @@ TEST(RecallPatterns, AListThatRunsOutIsAnError) {
   const auto made = make_recall(spec, *patterns);
   ASSERT_FALSE(made.ok());
   EXPECT_TRUE(contains(made.error().message, "list \"ship\"")) << made.error().message;
+}
+
+TEST(SplitText, CutsScriptsWithoutSpacesAtTheirFullStops) {
+  std::vector<std::string> texts, separators;
+  for (const TextUnit& unit : split_text("他来了。“谁？”她问。\n第二段!没有人 The end. Next.\r\rवह आया। वह गया॥\n")) {
+    texts.push_back(unit.text);
+    separators.push_back(unit.separator);
+  }
+  EXPECT_EQ(texts, (std::vector<std::string>{"他来了。", "“谁？”", "她问。", "第二段!", "没有人 The end.", "Next.",
+                                             "वह आया।", "वह गया॥"}));
+  EXPECT_EQ(separators, (std::vector<std::string>{"", "", "\n", "", " ", "\n\n", " ", "\n\n"}));
+  std::string endless;
+  for (int i = 0; i < 1000; ++i) endless += "กี่";  // a letter with two marks
+  const std::vector<TextUnit> units = split_text(endless);
+  EXPECT_GT(units.size(), 9u);
+  std::string joined;
+  for (const TextUnit& unit : units) {
+    EXPECT_TRUE(unit.text.starts_with("ก")) << "marks stay with their letter";
+    joined += unit.text + (&unit == &units.back() ? "" : unit.separator);
+  }
+  EXPECT_EQ(joined, endless);
+}
+
+TEST(CountPieces, AreWordsOrCharactersOfScriptsWithoutSpaces) {
+  EXPECT_EQ(count_pieces("two  words"), 2);
+  EXPECT_EQ(count_pieces("两个 words。"), 4);
+  EXPECT_EQ(count_pieces(std::string(48, 'x')), 2);
+  EXPECT_EQ(first_pieces("两个 words。", 3), "两个 words");
+  EXPECT_EQ(estimated_tokens("one two three"), 4);
+  EXPECT_EQ(estimated_tokens("两个字"), 3);
 }
 
 TEST(SplitText, KeepsTitlesTogetherJoinsWrappedProseAndKeepsLinesOfCode) {
