@@ -74,6 +74,11 @@ struct CompactionMethod {
     if (max_reread_tokens == 0 || n_text <= 0) return reread_fraction;
     return std::min(reread_fraction, static_cast<double>(max_reread_tokens) / static_cast<double>(n_text));
   }
+  /// Whether its queries are a repetition of some of the text only.
+  bool reads_sample(int64_t n_text) const {
+    return queries.has(QuerySource::repeat_prefill) && !queries.has(QuerySource::self_study) &&
+           fraction_to_read(n_text) < 1;
+  }
   int32_t score_pool = 0;        // > 1: scores are averaged over so many neighbouring rows
   int32_t n_sinks = 4;   // rows at the start of a sequence that the engine leaves out of the region
   int32_t n_recent = 4;  // rows at the end of the range, likewise

@@ -127,8 +127,7 @@ class Compaction {
     };
     // Rows that were chosen and fitted for a few of the text's tokens predict those, whatever else was lost (of 31
     // answers `solver` kept 5 at 8x and was called good). Who asks for the quality is told by other tokens.
-    const bool asks_others = queries_.replays_sample && (must_check() || request_.validates.value_or(false));
-    replays_sample_ = queries_.replays_sample && !asks_others;
+    const bool asks_others = queries_.is_sample;
     if (!asks_others && queries_.reference && queries_.reference->n_wanted() >= n_compared) {
       reference_ = &*queries_.reference;
     } else {
@@ -248,7 +247,6 @@ class Compaction {
     const auto check = reference_->compare(executor_, *compacted, cancel_);
     if (!check.ok()) return refused(check.error());
     check_ = *check;
-    check_.replays_sample = replays_sample_;
     check_.verdict = verdict_of(check_, scale_, replay_kind());
     candidate_.emplace(std::move(*compacted));
     check_seconds_ += watch.seconds();
@@ -427,7 +425,6 @@ class Compaction {
   std::vector<float> shares_;
   std::optional<ReplayReference> own_reference_;
   const ReplayReference* reference_ = nullptr;  // own, or that of the queries
-  bool replays_sample_ = false;
   VerdictScale scale_;
   std::vector<compaction::HeadStorage> storage_;
   std::vector<CompactHead> heads_;

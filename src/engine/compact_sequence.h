@@ -22,7 +22,7 @@ struct ReferenceQueries {
   std::vector<int32_t> ids;  // tokens of the conversation that they were gathered from
   QuerySets sets;
   Replay replay;
-  bool replays_sample = false;               // the replay is a part of the text, and no query is of the rest
+  bool is_sample = false;                    // the replay is a part of the text, and no query is of the rest
   std::optional<ReplayReference> reference;  // of the replay, when its logits were kept on the way
   StudyStats study;
   double seconds = 0;

@@ -59,7 +59,7 @@ struct CompactionRequest {
   int64_t max_query_bytes = int64_t{512} << 20;
 
   // Validation by replay, before the swap.
-  std::optional<bool> validates;  // when not said, what is fitted is validated
+  std::optional<bool> validates;  // when not said, what is fitted to more than a sample is validated
   double max_kl = 0;  // > 0: a compaction with a mean KL above it is refused (fits are dropped first)
 };
 
@@ -78,8 +78,6 @@ struct ReplayCheck {
   double confident_flips = 0;  // share of tokens where a prediction with a margin above 0.2 changed
   double seconds = 0;
   double scale_seconds = 0;  // of these, spent on the model's scale: with the first validated compaction only
-  bool replays_sample = false;  // these are the tokens that a sample of queries was taken from: they praise the
-                                // compaction, and there is no verdict
   Verdict verdict = Verdict::unknown;
   int64_t n_fits_dropped = 0;  // heads whose fit was taken back to stay within max_kl
 };

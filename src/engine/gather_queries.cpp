@@ -62,12 +62,12 @@ class Gatherer {
       SH_RETURN_IF_ERROR(add(repeat_prefill(executor_, sequence_, ids_, fraction, context_,
                                             &out_.replay, &out_.study)));
       used = used | QuerySource::repeat_prefill;
-      out_.replays_sample = fraction < 1;
+      out_.is_sample = fraction < 1;
     }
     if (wants(QuerySource::self_study)) {
       out_.replay = {};
       out_.reference.reset();
-      out_.replays_sample = false;
+      out_.is_sample = false;
       SH_RETURN_IF_ERROR(add(
           self_study(executor_, sequence_, ids_, request_.self_study, context_, &out_.replay, &out_.study)));
       used = used | QuerySource::self_study;
@@ -123,7 +123,9 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
                                   },
                               .max_query_bytes = request.max_query_bytes,
                               .coverage = coverage ? &*coverage : nullptr,
-                              .n_compared = n_replay_tokens(method, request, region.n_tokens())};
+                              .n_compared = method.reads_sample(std::ssize(ids))
+                                                ? 0
+                                                : n_replay_tokens(method, request, region.n_tokens())};
   return Gatherer(executor, sequence, ids, method, request, context).run(captured, watch);
 }
 

@@ -19,14 +19,13 @@ using kv::SequenceCache;
 // A piece of the repeated text is read from a fresh fork, so that its positions stay near the end of the context.
 constexpr int64_t kRepeatPiece = 1024;
 
-// Fewer tokens than this are no sample; where a check compares them too, fewer than a piece no check. With 8, 12,
-// 16 and 24 tokens 94.5, 98, 99 and 100 % of the answers (scribe, 4000 tokens, select at 8x).
+// Fewer tokens than this are no sample. With 8, 12, 16 and 24 tokens 94.5, 98, 99 and 100 % of the answers
+// (scribe, 4000 tokens, select at 8x).
 constexpr int64_t kLeastSample = 24;
 
 /// Pieces that hold a share of [begin, end), spread evenly and of about kSamplePiece tokens each: what stands
 /// before a piece is fed with it and makes short ones dear.
-std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, double fraction,
-                                                   int64_t n_least = kLeastSample) {
+std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, double fraction) {
   std::vector<std::pair<int64_t, int64_t>> pieces;
   const int64_t n = end - begin;
   if (n <= 0) return pieces;
@@ -36,7 +35,7 @@ std::vector<std::pair<int64_t, int64_t>> pieces_of(int64_t begin, int64_t end, d
     return pieces;
   }
   const auto n_share = static_cast<int64_t>(std::ceil(static_cast<double>(n) * fraction));
-  const int64_t n_wanted = std::min(n, std::max(n_share, n_least));
+  const int64_t n_wanted = std::min(n, std::max(n_share, kLeastSample));
   const int64_t n_pieces = std::max<int64_t>(1, (n_wanted + kSamplePiece / 2) / kSamplePiece);
   return spread_pieces(begin, end, n_pieces, (n_wanted + n_pieces - 1) / n_pieces);
 }
@@ -81,18 +80,17 @@ Result<QuerySets> repeat_prefill(Executor& executor, const SequenceCache& sequen
   const Stopwatch watch;
   Engine& engine = executor.engine();
   Replay repeated;
-  // A sample that no check compares shows which heads look for what; for that nobody needs to be asked to repeat
-  // it. Its instruction would be 18 tokens beside 24: with it and 16 tokens 99 %, without it and with 24 98 to 100
-  // % of the answers (scribe, 900 and 4000 tokens, select at 8x).
-  const bool is_mere_sample = fraction < 1 && context.n_compared == 0;
-  if (!is_mere_sample) {
+  // A sample shows which heads look for what; for that nobody needs to be asked to repeat it. The instruction
+  // would be 18 tokens beside 24: with it and 16 tokens 99 %, without it and with 24 98 to 100 % of the answers
+  // (scribe, 900 and 4000 tokens, select at 8x).
+  const bool is_sample = fraction < 1;
+  if (!is_sample) {
     SH_ASSIGN(repeated.opening, repeat_opening(engine, ids));
   }
-  const int64_t n_least = context.n_compared > 0 ? kSamplePiece : kLeastSample;
   const auto n_ids = static_cast<int64_t>(ids.size());
-  for (const auto& [from, to] : pieces_of(0, n_ids, fraction, n_least)) {
+  for (const auto& [from, to] : pieces_of(0, n_ids, fraction)) {
     // Its lead-in is part of such a sample, as queries of both count.
-    const int64_t n_lead_in = is_mere_sample ? std::min(kRepeatLeadIn, to - from) : 0;
+    const int64_t n_lead_in = is_sample ? std::min(kRepeatLeadIn, to - from) : 0;
     repeated.parts.push_back(repeat_part(ids, from + n_lead_in, to));
   }
   QueryCapture capture(engine.model(), engine.kv_layout(), context.max_query_bytes);

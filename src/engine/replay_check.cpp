@@ -87,7 +87,8 @@ ReplayCheck summarise(std::span<const TokenComparison> tokens) {
 int64_t n_replay_tokens(const compaction::CompactionMethod& method, const CompactionRequest& request,
                         int64_t n_text) {
   const bool has_limit = request.max_kl > 0 || request.target.kl > 0;
-  if (!has_limit && !request.validates.value_or(method.fit != compaction::Fit::none)) return 0;
+  const bool is_validated = method.fit != compaction::Fit::none && !method.reads_sample(n_text);
+  if (!has_limit && !request.validates.value_or(is_validated)) return 0;
   if (has_limit || method.queries.has(compaction::QuerySource::self_study)) return kMaxReplayTokens;
   return std::clamp(n_text / kTextPerReplayToken, kLeastReplayTokens, kMaxReplayTokens);
 }

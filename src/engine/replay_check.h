@@ -21,9 +21,10 @@ struct FeedOptions;
 /// eighth of a gigabyte is 220 tokens of a vocabulary of 150 000.
 inline constexpr int64_t kMaxReplayTokens = 256, kMaxReplayBytes = int64_t{128} << 20;
 
-/// How many answer tokens a compaction's replay compares; 0 when the request and its method want none. A limit or
-/// target on KL and a study get kMaxReplayTokens. Else it is one token in a hundred of the text, at least 32, so
-/// that a check stays a small part of a prefill, whatever its length.
+/// How many answer tokens a compaction's replay compares; 0 when the request and its method want none: not said,
+/// what is fitted is compared, unless it reads only a sample of the text, which costs less than a comparison that
+/// tells anything. A limit or target on KL and a study get kMaxReplayTokens. Else it is one token in a hundred of
+/// the text, at least 32, so that a check stays a small part of a prefill, whatever its length.
 int64_t n_replay_tokens(const compaction::CompactionMethod& method, const CompactionRequest& request,
                         int64_t n_text);
 

@@ -109,7 +109,7 @@ Result<VerdictScale> measure_verdict_scale(Executor& executor, std::span<const i
 }
 
 Verdict verdict_of(const ReplayCheck& check, const VerdictScale& scale, ReplayKind kind) {
-  if (check.n_tokens < kLeastTokens || check.replays_sample) return Verdict::unknown;
+  if (check.n_tokens < kLeastTokens) return Verdict::unknown;
   if (std::isnan(scale.kl_q8) || std::isnan(scale.kl_q4)) return Verdict::unknown;
   if (!std::isfinite(check.kl_mean)) return Verdict::reject;
   if (check.kl_mean <= scale.kl_q8) return Verdict::transparent;

@@ -33,8 +33,8 @@ enum class ReplayKind { answers, repetition };
 
 /// The word for a replay: transparent (KL no more than that of q8_0 keys and values), good (no more than that of
 /// q4_0, and less than 5 % of the confident predictions changed), gist (the likeliest token is the same often
-/// enough that most answers stay), reject; unknown with fewer than 32 tokens, on the tokens that a sample of
-/// queries was taken from, or without a scale. Figures that are not finite are rejected.
+/// enough that most answers stay), reject; unknown with fewer than 32 tokens or without a scale. Figures that are
+/// not finite are rejected.
 Verdict verdict_of(const ReplayCheck& check, const VerdictScale& scale, ReplayKind kind);
 
 /// The scale of one engine's model, measured once, with the first conversation that is long enough.

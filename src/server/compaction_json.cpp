@@ -106,7 +106,6 @@ Json check_json(const engine::ReplayCheck& check) {
           {"kl_p99", measured(check.kl_p99)},
           {"top1", measured(check.top1)},
           {"confident_flips", measured(check.confident_flips)},
-          {"replays_sample", check.replays_sample},
           {"n_fits_dropped", check.n_fits_dropped},
           {"seconds", check.seconds}};
 }

@@ -161,7 +161,9 @@ TEST(Score, HeadsThatLookRowsUpWantRowsThatWereNotAskedFor) {
     const bool is_asked = row % 7 == 0 && row / 7 < 8;
     EXPECT_EQ(of_lookup[row] > 0.95f, is_asked || row == 63) << row;  // the newest counts as much
     EXPECT_GT(of_lookup[row], 0.3f) << row;
-    if (row >= 2) EXPECT_LT(of_few[row], 0.01f) << row;
+    if (row >= 2) {
+      EXPECT_LT(of_few[row], 0.01f) << row;
+    }
   }
   EXPECT_GT(of_lookup[40], of_lookup[20]) << "of rows that were not asked for the newer first";
 }

@@ -205,7 +205,7 @@ TEST_F(ReplayCheckTest, NearlyFullPoolComparesPartAfterPart) {
 
 // Gathering keeps the logits that a recording would find.
 TEST_F(ReplayCheckTest, LogitsKeptWhileGatheringAreThoseOfARecording) {
-  const CompactionRequest request{.method = "solver", .ratio = 4};
+  const CompactionRequest request{.method = "kvzip", .ratio = 4, .validates = true};
   const auto queries = gather_reference_queries(executor(), *full_, ids_, nullptr, request);
   ASSERT_TRUE(queries.ok());
   ASSERT_TRUE(queries->reference.has_value());
@@ -227,10 +227,11 @@ TEST_F(ReplayCheckTest, AsManyTokensAsAMethodCanAfford) {
   };
   EXPECT_EQ(n({.method = "select"}, 10000), 0);
   EXPECT_EQ(n({.method = "select", .validates = true}, 10000), 100);
-  EXPECT_EQ(n({.method = "solver"}, 500), 32);
-  EXPECT_EQ(n({.method = "solver"}, 8192), 81);
-  EXPECT_EQ(n({.method = "solver"}, 100000), kMaxReplayTokens);
-  EXPECT_EQ(n({.method = "solver", .validates = false}, 8192), 0);
+  EXPECT_EQ(n({.method = "solver"}, 8192), 0) << "a sample";
+  EXPECT_EQ(n({.method = "solver", .validates = true}, 500), 32);
+  EXPECT_EQ(n({.method = "solver", .validates = true}, 8192), 81);
+  EXPECT_EQ(n({.method = "context_prefill"}, 100000), kMaxReplayTokens);
+  EXPECT_EQ(n({.method = "context_prefill", .validates = false}, 8192), 0);
   EXPECT_EQ(n({.method = "solver", .max_kl = 0.1}, 500), kMaxReplayTokens);
   EXPECT_EQ(n({.method = "select", .target = {.kl = 0.1}}, 500), kMaxReplayTokens);
   EXPECT_EQ(n({.method = "self_study"}, 500), kMaxReplayTokens);

@@ -179,7 +179,12 @@ TEST_F(Compact, ASampleIsNotAskedWhatItIsWorth) {
   const Json messages = read_document(recall_document("1024.jsonl", 0));
   const Json free = server().ask("/compact", Json{{"method", "solver"}, {"ratio", 8}});
   EXPECT_EQ(free["verdict"], "unknown");
-  EXPECT_EQ(free["check"]["replays_sample"], true);
+  EXPECT_EQ(free["check"]["n_tokens"], 0);
+  server().ask("/slots/0?action=erase", Json::object());
+  read_document(recall_document("1024.jsonl", 0));
+  const Json asked = server().ask("/compact", Json{{"method", "solver"}, {"ratio", 8}, {"validate", true}});
+  EXPECT_NE(asked["verdict"], "unknown");
+  EXPECT_GE(asked["check"]["n_tokens"], 32);
 }
 
 TEST_F(Compact, AnswersNameTheSlotThatCanBeCompacted) {

@@ -15,7 +15,6 @@ const CompactionMethod methods_solver = {
     .weighting = Weighting::attention_share,
     .fit = Fit::both,
     .budget = BudgetPolicy::global,
-    .reread_fraction = 0.005,
     .max_reread_tokens = 48,
     .n_sinks = 4,
     .n_recent = 4,
