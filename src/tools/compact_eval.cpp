@@ -101,7 +101,8 @@ Result<std::pair<double, double>> resident_memory(Engine& engine, const Subject&
 
 class Runner {
  public:
-  Runner(Engine& engine, const EvalOptions& options) : engine_(engine), options_(options) {}
+  Runner(Engine& engine, const EvalOptions& options)
+      : engine_(engine), options_(options), methods_(options.methods) {}
 
   Result<EvalRun> run() {
     std::optional<SubjectReader> reader;
@@ -111,21 +112,19 @@ class Runner {
     SH_ASSIGN(const std::vector<PlannedSubject> planned,
               plan_subjects(engine_, options_, reader ? &*reader : nullptr));
     SH_RETURN_IF_ERROR(lines_.open(options_.items_path));
-    for (const MethodSpec& spec : options_.methods)
+    for (const MethodSpec& spec : methods_)
       if (spec.kv_type) open_quantised(*spec.kv_type);
-    EvalProgress progress(planned, static_cast<int64_t>(2 + options_.methods.size()), options_.has_progress);
+    SH_RETURN_IF_ERROR(add_scale());
+    EvalProgress progress(planned, static_cast<int64_t>(2 + methods_.size()), options_.has_progress);
     for (size_t i = 0; i < planned.size(); ++i) {
       progress.begin(i);
-      if (!measures_scale() && std::isnan(scale_.kl_q8)) {
-        SH_ASSIGN(scale_, engine::measure_verdict_scale(engine_.executor(), planned[i].ids));
-      }
       const PlannedSubject& plan = planned[i];
       SH_ASSIGN(Subject subject, plan.continuation.empty() ? reader->read(plan.context, plan.document, plan.ids)
                                                            : read_passage(engine_, plan.context, plan.document.id,
                                                                           plan.ids, plan.continuation));
       SH_RETURN_IF_ERROR(measure_subject(subject, plan.is_first, progress));
     }
-    return EvalRun{std::move(cells_), scale_};
+    return EvalRun{std::move(cells_), no_scale_};
   }
 
  private:
@@ -143,12 +142,29 @@ class Runner {
     std::optional<SequenceCache> own = {};  // that `cache` points to, when it is not the subject's
   };
 
-  /// The methods include the rows that verdicts are calibrated on, and the model can have them.
-  bool measures_scale() const {
-    int n = 0;
-    for (const MethodSpec& spec : options_.methods)
-      n += (spec.label == "kv:q8_0" || spec.label == "kv:q4_0") && quantised_.at(*spec.kv_type).engine != nullptr;
-    return n == 2;
+  /// Adds the caches that verdicts are calibrated on where the user did not name them: no other figure than the KL
+  /// of these very questions and texts can be compared with the rows' (that of a replay of the context, in its
+  /// place until now, was 200 times as high on short documents).
+  Result<void> add_scale() {
+    for (const DType type : {engine_.options().type_k, engine_.options().type_v})
+      if (type != DType::f32 && type != DType::f16 && type != DType::bf16) {
+        no_scale_ = fmt::format("the full cache itself is in {}, and verdicts compare with q8_0 and q4_0 caches of "
+                                "a full one: run without -ctk and -ctv for verdicts",
+                                tensor_format(type).name);
+        return {};
+      }
+    for (const char* label : {kScaleFine, kScaleCoarse}) {
+      const auto is_same = [&](const MethodSpec& spec) { return spec.label == label; };
+      SH_ASSIGN(MethodSpec spec, parse_method_spec(label));
+      open_quantised(*spec.kv_type);
+      if (quantised_.at(*spec.kv_type).engine == nullptr) {
+        no_scale_ = fmt::format("they compare with q8_0 and q4_0 caches, and {} cannot be had: {}", label,
+                                quantised_.at(*spec.kv_type).refusal);
+        continue;
+      }
+      if (std::none_of(methods_.begin(), methods_.end(), is_same)) methods_.push_back(std::move(spec));
+    }
+    return {};
   }
 
   void open_quantised(DType type) {
@@ -205,7 +221,7 @@ class Runner {
     }
     std::map<std::optional<DType>, Side> sides;
     sides[std::nullopt] = {&engine_, &subject.cache, subject.prefill_seconds};
-    for (const MethodSpec& spec : options_.methods) {
+    for (const MethodSpec& spec : methods_) {
       switch (spec.kind) {
         case MethodSpec::Kind::rerun:
           SH_RETURN_IF_ERROR(rerun(subject, spec));
@@ -360,10 +376,11 @@ class Runner {
 
   Engine& engine_;
   const EvalOptions& options_;
+  std::vector<MethodSpec> methods_;  // the user's, and what verdicts need
   ItemLines lines_;
   std::map<DType, Quantised> quantised_;
   std::vector<EvalCell> cells_;
-  engine::VerdictScale scale_;
+  std::string no_scale_;
 };
 
 }  // namespace

@@ -194,11 +194,14 @@ Result<void> run(engine::ProgramParams& params, Arguments arguments) {
     log_warning("{} {} {}x refused: {}{}", cell.context, cell.method, cell.ratio, cell.refusals.front(),
                 n_more > 0 ? fmt::format(" (and {} more documents)", n_more) : "");
   }
-  compare_rows(measured, reference_method(options), options.seed, rows);
+  const std::vector<std::string> no_verdicts =
+      compare_rows(measured, reference_method(options), options.seed, rows);
+  for (const std::string& reason : no_verdicts) log_warning("{}", reason);
   fmt::print("{}{}", eval_table(rows), lost_answers(measured.cells));
   if (params.eval.json_path.empty() && params.eval.html_path.empty()) return {};
 
   SH_ASSIGN(Json result, result_json(params, arguments, *engine));
+  result["warnings"] = no_verdicts;
   result["rows"] = rows;
   result.update(breakdowns_json(measured.cells));
   if (!params.eval.html_path.empty()) SH_RETURN_IF_ERROR(write_file(params.eval.html_path, eval_html(result)));

@@ -108,14 +108,16 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
   ASSERT_TRUE(run.result.is_object());
   EXPECT_EQ(run.result["schema"], 1);
   EXPECT_EQ(run.result["model"]["file"], "scribe.gguf");
-  ASSERT_EQ(run.result["rows"].size(), 5u);
+  ASSERT_EQ(run.result["rows"].size(), 7u) << "the scale of verdicts stands in the table though nobody named it";
   expect_reference_rows(run, "512");
   const int64_t n = n_questions(2);
   EXPECT_EQ(run.row("512", "select")["recall_excess"]["reference"], "truncate");
-  EXPECT_FALSE(run.row("512", "select")["verdict"].is_null()) << "the model's own scale was measured";
+  EXPECT_EQ(run.row("512", "kv:q8_0")["verdict"], "transparent") << "by definition";
+  EXPECT_FALSE(run.row("512", "select")["verdict"].is_null());
+  EXPECT_NE(run.row("512", "truncate")["verdict"], "transparent") << "a quarter of the text is not as good as q8_0";
   ASSERT_GT(run.result["heads"].size(), 0u);
   for (const Json& head : run.result["heads"]) EXPECT_GT(head["rows"].get<double>(), 0);
-  for (const char* method : {"full", "none", "truncate", "select", kStudy.c_str()}) {
+  for (const char* method : {"full", "none", "truncate", "select", kStudy.c_str(), "kv:q8_0", "kv:q4_0"}) {
     const Json row = run.row("512", method);
     ASSERT_TRUE(row.is_object()) << method;
     EXPECT_EQ(row["n_docs"], 2) << method;
@@ -125,7 +127,7 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
     EXPECT_EQ(static_cast<int64_t>(run.items_of("512", method).size()), n) << method;
     EXPECT_TRUE(contains(run.outcome.out, "| 512     | " + std::string(method))) << run.outcome.out;
   }
-  EXPECT_EQ(static_cast<int64_t>(run.items.size()), 5 * n);
+  EXPECT_EQ(static_cast<int64_t>(run.items.size()), 7 * n);
 
   const auto recall = [&](const char* method) { return run.row("512", method)["recall"].get<double>(); };
   for (const char* method : {"truncate", "select", kStudy.c_str()}) expect_compacted(run.row("512", method), 4);
@@ -139,7 +141,7 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
 
   // Neither the number of threads nor the documents that come after change anything.
   const WrittenRun again = run_eval(one);
-  ASSERT_EQ(static_cast<int64_t>(again.items.size()), 5 * n_questions(1));
+  ASSERT_EQ(static_cast<int64_t>(again.items.size()), 7 * n_questions(1));
   for (const Json& item : again.items) {
     const auto same = std::find_if(run.items.begin(), run.items.end(), [&](const Json& other) {
       return other["method"] == item["method"] && other["doc"] == item["doc"] && other["item"] == item["item"];
@@ -154,8 +156,8 @@ TEST(CompactEval, MeasuresProseAndSaysWhatItCouldNotCompact) {
   const WrittenRun run = run_eval({"--prose", kProse, "--recall", kRecall, "--contexts", "64,256", "--docs", "2",
                                    "--ratios", "4,4", "--methods", "select,select", "-t", "2"});
   ASSERT_TRUE(run.result.is_object());
-  ASSERT_EQ(run.result["rows"].size(), 6u) << run.outcome.out;
-  EXPECT_EQ(run.items.size(), 2u * 3 + 2 * 2) << "two passages a row, none in the refused one";
+  ASSERT_EQ(run.result["rows"].size(), 10u) << run.outcome.out;
+  EXPECT_EQ(run.items.size(), 2u * 5 + 2 * 4) << "two passages a row, none in the refused one";
   expect_reference_rows(run, "prose-64");
   expect_reference_rows(run, "prose-256");
 
@@ -236,6 +238,7 @@ TEST(CompactEval, RefusesAnEncodingThatDoesNotSuitTheModel) {
     EXPECT_TRUE(contains(outcome.err, std::string("prose-64 ") + method)) << outcome.err;
   EXPECT_TRUE(contains(outcome.err, "refused: room_with_view-0: ")) << outcome.err;
   EXPECT_TRUE(contains(outcome.out, "| truncate")) << "the others are measured";
+  EXPECT_TRUE(contains(outcome.err, "prose-64: no verdicts: they compare with q8_0 and q4_0 caches")) << outcome.err;
 }
 
 TEST(CompactEval, ReadsMultipleChoice) {
