@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // compact-eval as a user runs it: the shipped model on the shipped documents, at sizes that take seconds.
 #include <algorithm>
+#include <set>
 #include <sstream>
 
 #include "base/json.h"
@@ -268,6 +269,18 @@ TEST(CompactEval, ReadsMultipleChoice) {
     EXPECT_GT(items[0]["nll"].get<double>(), 0);
     EXPECT_EQ(run.row(context, "full:rerun")["top1"], 1) << "the compared answer is the full cache's own";
   }
+  // Options come in an order of their own for every seed; 1 is the default.
+  std::set<std::string> orders;
+  for (const char* seed : {"1", "2", "3", "4"}) {
+    const WrittenRun other = run_eval({"--quality", quality, "--qa-tokens", "4", "--methods", "full:rerun",
+                                       "--seed", seed, "-t", "2"});
+    ASSERT_FALSE(other.items.empty());
+    orders.insert(other.items[0]["question"].get<std::string>());
+    if (std::string(seed) == "1") {
+      EXPECT_EQ(other.items[0]["question"], run.items[0]["question"]);
+    }
+  }
+  EXPECT_GT(orders.size(), 1u);
   unlink(quality.c_str());
   unlink(health.c_str());
 }
@@ -300,6 +313,12 @@ TEST(CompactEval, NamesWhatIsWrongAndFails) {
       {{"--recall", kRecall, "--ratios", "0.5"}, "0.5"},
       {{"--recall", kRecall, "--ratios", "2,many"}, "many"},
       {{"--recall", kRecall, "--docs", "0"}, "--docs"},
+      {{"--recall", kRecall, "--ratios", ""}, "--ratios: expected one number at least"},
+      {{"--recall", kRecall, "--methods", ","}, "--methods: expected one name at least"},
+      {{"--recall", ""}, "--recall: expected one name at least"},
+      {{"--recall", kRecall, "-s", "-1"}, "-s: expected a whole number from 0"},
+      {{"--recall", kRecall, "-p", "text"}, "'-p' is not an argument of 'shorthand compact-eval'"},
+      {{"--recall", kRecall, "-np", "2"}, "'-np' is not an argument"},
       {{"--quality", malformed}, "bad.jsonl:1"},
       {{"--longhealth", "/no/such/health.json"}, "/no/such/health.json"},
       {{"--recall", kRecall, "--methods", "kv:q5_K"}, "cannot hold a KV cache"},
