@@ -12,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/output_path.h"
 #include "base/pages.h"
 
 namespace sh {
@@ -86,16 +87,18 @@ Result<std::string> read_file(const std::string& path) {
 }
 
 Result<void> write_file(const std::string& path, std::span<const std::byte> bytes) {
-  const std::string temporary = fmt::format("{}.part.{}", path, ::getpid());
+  const bool is_direct = is_special_file(path);
+  const std::string target = is_direct ? path : end_of_links(path);
+  const std::string temporary = is_direct ? path : fmt::format("{}.part.{}", target, ::getpid());
   std::FILE* out = std::fopen(temporary.c_str(), "wb");
   if (out == nullptr) return os_error("write", temporary);
   const bool written = std::fwrite(bytes.data(), 1, bytes.size(), out) == bytes.size();
   if (std::fclose(out) != 0 || !written) {
     Error error = os_error("write", temporary);
-    std::remove(temporary.c_str());
+    if (!is_direct) std::remove(temporary.c_str());
     return error;
   }
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
+  if (!is_direct && std::rename(temporary.c_str(), target.c_str()) != 0) {
     Error error = os_error("rename to", path);
     std::remove(temporary.c_str());
     return error;

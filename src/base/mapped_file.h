@@ -33,7 +33,7 @@ class MappedFile {
 
 /// The whole file as a string. Errors: not_found, io.
 Result<std::string> read_file(const std::string& path);
-/// Writes to a temporary beside `path` and renames it over, so that a crash leaves the old file. Errors: io.
+/// To a temporary that is renamed over what `path` links to: a crash leaves the old. Devices directly. Errors: io.
 Result<void> write_file(const std::string& path, std::span<const std::byte> bytes);
 Result<void> write_file(const std::string& path, const std::string& text);
 

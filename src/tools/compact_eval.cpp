@@ -4,13 +4,13 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <fstream>
 #include <set>
 
 #include "base/clock.h"
 #include "base/machine.h"
 #include "engine/region_plan.h"
 #include "tools/eval_measure.h"
+#include "tools/eval_output.h"
 #include "tools/eval_plan.h"
 
 namespace sh::tools {
@@ -26,33 +26,6 @@ using kv::SequenceCache;
 double bytes_of(const SequenceCache& cache) {
   return static_cast<double>(cache.usage().bytes);
 }
-
-/// The lines of the items, complete up to the last one that was measured.
-class ItemLines {
- public:
-  Result<void> open(const std::string& path) {
-    if (path.empty()) return {};
-    path_ = path;
-    file_.rdbuf()->pubsetbuf(nullptr, 0);  // one write for all lines of a call: none is cut in two
-    file_.open(path, std::ios::binary | std::ios::trunc);
-    return check();
-  }
-  Result<void> add(std::span<const EvalItem> items) {
-    if (path_.empty()) return {};
-    std::string lines;
-    for (const EvalItem& item : items) lines += dump_json(item_json(item)) + "\n";
-    file_ << lines;
-    return check();
-  }
-
- private:
-  Result<void> check() const {
-    if (file_) return {};
-    return Error{ErrorKind::io, fmt::format("cannot write {}", path_)};
-  }
-  std::string path_;
-  std::ofstream file_;
-};
 
 /// Queries of one source and study serve all ratios, and all methods that differ in nothing of this.
 std::string gathering_key(const compaction::CompactionMethod& method, const CompactionRequest& request) {
@@ -124,6 +97,7 @@ class Runner {
                                                                           plan.ids, plan.continuation));
       SH_RETURN_IF_ERROR(measure_subject(subject, plan.is_first, progress));
     }
+    SH_RETURN_IF_ERROR(lines_.finish());
     return EvalRun{std::move(cells_), no_scale_};
   }
 

@@ -28,7 +28,7 @@ struct EvalOptions {
   int64_t n_choice_tokens = 512;   // of an answer to multiple choice, thoughts included
   int64_t max_context_tokens = 0;  // longer documents are left out
   uint64_t seed = 1;
-  std::string items_path;  // a line is appended there as soon as its item is measured; "": none
+  std::string items_path;  // ItemLines there; "": none
   bool has_progress = true;
 };
 

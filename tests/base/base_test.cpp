@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: MIT
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
 #include <set>
 #include <vector>
 
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/npy.h"
+#include "base/output_path.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
 #include "base/utf8.h"
@@ -121,6 +125,43 @@ TEST(MappedFile, ReleasedBytesComeBack) {
   std::vector<std::byte> other(1 << 20, std::byte{7});
   file.release(other);
   EXPECT_EQ(other, std::vector<std::byte>(1 << 20, std::byte{7}));
+}
+
+TEST(WriteFile, FollowsLinksAndLeavesDevicesWhereTheyAre) {
+  namespace fs = std::filesystem;
+  const std::string folder = testing::TempDir() + fmt::format("write_file_{}", ::getpid());
+  fs::create_directories(folder + "/inner");
+  fs::create_symlink("inner/file", folder + "/link");
+  fs::create_symlink("link", folder + "/link_to_link");
+  ASSERT_TRUE(write_file(folder + "/link_to_link", "first").ok()) << "the file need not be there yet";
+  ASSERT_TRUE(write_file(folder + "/link", "second").ok());
+  EXPECT_TRUE(fs::is_symlink(folder + "/link") && fs::is_symlink(folder + "/link_to_link"));
+  EXPECT_EQ(read_file(folder + "/inner/file").value(), "second");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder + "/inner"), fs::directory_iterator()), 1)
+      << "no temporary is left";
+
+  fs::create_symlink("/dev/full", folder + "/full");
+  for (const std::string& path : {std::string("/dev/full"), folder + "/full"}) {
+    const auto written = write_file(path, "text");
+    ASSERT_FALSE(written.ok()) << path;
+    EXPECT_NE(written.error().message.find("No space left"), std::string::npos) << written.error().message;
+    EXPECT_TRUE(fs::is_character_file("/dev/full"));
+    EXPECT_TRUE(is_special_file(path));
+  }
+  EXPECT_TRUE(write_file("/dev/null", "text").ok());
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  fs::remove_all(folder);
+}
+
+TEST(CheckWritable, KnowsBeforehandWhatWriteFileWouldSay) {
+  const std::string folder = testing::TempDir();
+  EXPECT_TRUE(check_writable(folder + "/new_file").ok());
+  EXPECT_TRUE(check_writable("/dev/null").ok());
+  EXPECT_FALSE(std::filesystem::exists(folder + "/new_file"));
+  for (const std::string& path : {folder, folder + "/no/such/folder/file"}) {
+    EXPECT_FALSE(check_writable(path).ok()) << path;
+    EXPECT_FALSE(write_file(path, "text").ok()) << path;
+  }
 }
 
 TEST(MappedFile, MissingFileIsNamed) {
