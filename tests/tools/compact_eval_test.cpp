@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // compact-eval as a user runs it: the shipped model on the shipped documents, at sizes that take seconds.
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 #include <set>
 #include <sstream>
 
@@ -285,8 +287,36 @@ TEST(CompactEval, ReadsMultipleChoice) {
   unlink(health.c_str());
 }
 
+TEST(CompactEval, TellsDocumentsOfOneIdApart) {
+  const std::string recall = temporary("twins.jsonl"), quality = temporary("articles.jsonl");
+  const std::string line = R"({"id": "a", "context": "The @ is red.", "questions": [{"q": "Colour of the @?", )"
+                           R"("answer": "red"}]})";
+  const std::string article = R"({"article_id": "7", "article": "Cy kept the @.", "questions": [{"question": )"
+                              R"("Who kept the @?", "options": ["Ann", "Cy"], "gold_label": 2}]})";
+  const auto about = [](std::string text, const std::string& thing) {
+    for (size_t at; (at = text.find('@')) != std::string::npos;) text.replace(at, 1, thing);
+    return text + "\n";
+  };
+  std::ofstream(recall) << about(line, "door") << about(line, "wall") << about(line, "roof");
+  std::ofstream(quality) << about(article, "mill") << about(article, "mill") << about(article, "farm");
+  const WrittenRun run = run_eval({"--recall", recall, "--quality", quality, "--qa-tokens", "4", "--methods",
+                                   "full:rerun", "-t", "2"});
+  const auto documents = [&](const std::string& file) {
+    std::vector<std::string> ids;
+    for (const Json& item : run.items_of(label_of(file), "full")) ids.push_back(item["doc"].get<std::string>());
+    return ids;
+  };
+  EXPECT_EQ(documents(recall), (std::vector<std::string>{"a", "a (2)", "a (3)"}));
+  EXPECT_EQ(documents(quality), (std::vector<std::string>{"7", "7", "7 (2)"})) << "one text is one article";
+  EXPECT_TRUE(contains(run.outcome.err, "'a' too; that of " + recall + ":2 is called 'a (2)'")) << run.outcome.err;
+  EXPECT_TRUE(contains(run.outcome.err, "'7' too; that of " + quality + ":3 is called '7 (2)'")) << run.outcome.err;
+  unlink(recall.c_str());
+  unlink(quality.c_str());
+}
+
 TEST(CompactEval, LeavesWholeLinesWhenItIsStopped) {
-  const std::string path = temporary("stopped.json"), lines = path + ".items.jsonl";
+  const std::string path = temporary("stopped.json"), earlier = path + ".items.jsonl", lines = earlier + ".part";
+  std::ofstream(earlier) << "of an earlier run\n";
   const RunningProgram program({"compact-eval", "-m", kScribe, "--recall", kRecall, "--docs", "40", "--ratios",
                                 "2,4,8", "--methods", "select,truncate", "--json", path, "-t", "1"});
   for (int i = 0; i < 6000 && slurp(lines).empty(); ++i) usleep(5000);
@@ -298,7 +328,70 @@ TEST(CompactEval, LeavesWholeLinesWhenItIsStopped) {
   std::istringstream stream(written);
   for (std::string line; std::getline(stream, line);) EXPECT_TRUE(parse_json(line).ok()) << line;
   EXPECT_EQ(slurp(path), "") << "the result is written at the end";
+  EXPECT_EQ(slurp(earlier), "of an earlier run\n");
   unlink(lines.c_str());
+  unlink(earlier.c_str());
+}
+
+const std::vector<std::string> kShortRun = {"compact-eval", "-m",   kScribe,     "--recall",  kRecall,   "--docs",
+                                            "1",            "-t",   "2",         "--methods", "select",  "--ratios",
+                                            "4"};
+
+std::vector<std::string> short_run(const std::vector<std::string>& more) {
+  std::vector<std::string> arguments = kShortRun;
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+TEST(CompactEval, KnowsBeforeItMeasuresWhatItCannotWrite) {
+  const std::string folder = testing::TempDir(), json = temporary("same.json");
+  const std::pair<std::vector<std::string>, const char*> cases[] = {
+      {{"--json", folder}, "--json: cannot write"},
+      {{"--html", folder}, "--html: cannot write"},
+      {{"--html", "/no/such/page.html"}, "there is no folder '/no/such'"},
+      {{"--json", "/no/such/out.json"}, "there is no folder '/no/such'"},
+      {{"--json", json, "--html", json}, "--json and --html are the same file"},
+      {{"--json", json, "--html", folder + "/./" + json.substr(folder.size())}, "are the same file"},
+      {{"--json", json, "--html", json + ".items.jsonl"}, "--json's items and --html are the same file"},
+      {{"--json", kRecall}, "--recall and --json are the same file"},
+  };
+  for (const auto& [flags, part] : cases) {
+    const Outcome outcome = run_program(short_run(flags));
+    EXPECT_EQ(outcome.status, 1) << part;
+    EXPECT_TRUE(contains(outcome.err, part)) << part << ": " << outcome.err;
+    EXPECT_FALSE(contains(outcome.err, "of 1 documents")) << "nothing was measured: " << outcome.err;
+    EXPECT_EQ(outcome.out, "") << part;
+  }
+}
+
+TEST(CompactEval, WritesThroughLinksAndIntoDevices) {
+  namespace fs = std::filesystem;
+  const std::string file = temporary("linked.json"), link = temporary("link.json");
+  fs::create_symlink(file, link);
+  EXPECT_EQ(run_program(short_run({"--json", link, "--html", "/dev/null"})).status, 0);
+  EXPECT_TRUE(fs::is_symlink(link));
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  EXPECT_TRUE(parse_json(slurp(file)).ok());
+  EXPECT_FALSE(fs::exists(link + ".items.jsonl.part"));
+
+  // A full device is an error, and what was there stays.
+  const Outcome full = run_program(short_run({"--json", "/dev/full"}));
+  EXPECT_EQ(full.status, 1);
+  EXPECT_TRUE(contains(full.err, "No space left")) << full.err;
+  EXPECT_TRUE(contains(full.err, "items are not written")) << full.err;
+  EXPECT_TRUE(fs::is_character_file("/dev/full"));
+  EXPECT_FALSE(fs::exists("/dev/full.items.jsonl"));
+
+  // Also where it is the standard output; the files are written all the same.
+  unlink(file.c_str());
+  std::vector<std::string> arguments = short_run({"--json", link});
+  std::string command = SH_PROGRAM;
+  for (const std::string& argument : arguments) command += " '" + argument + "'";
+  const std::string err = temporary("full_err");
+  EXPECT_EQ(WEXITSTATUS(std::system((command + " > /dev/full 2> '" + err + "'").c_str())), 1);
+  EXPECT_TRUE(contains(slurp(err), "error: cannot write to the standard output: No space left")) << slurp(err);
+  EXPECT_TRUE(parse_json(slurp(file)).ok());
+  for (const std::string& path : {file, link, link + ".items.jsonl", err}) unlink(path.c_str());
 }
 
 TEST(CompactEval, NamesWhatIsWrongAndFails) {
