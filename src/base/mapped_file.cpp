@@ -10,9 +10,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <utility>
 
+#include "base/output_path.h"
 #include "base/pages.h"
 
 namespace sh {
@@ -87,38 +87,19 @@ Result<std::string> read_file(const std::string& path) {
 }
 
 Result<void> write_file(const std::string& path, std::span<const std::byte> bytes) {
-  const auto write_to = [&bytes](const std::string& where) {
-    std::FILE* out = std::fopen(where.c_str(), "wb");
-    if (out == nullptr) return false;
-    const bool written = std::fwrite(bytes.data(), 1, bytes.size(), out) == bytes.size();
-    return std::fclose(out) == 0 && written;
-  };
-  struct stat info {};
-  const bool is_there = ::stat(path.c_str(), &info) == 0;
-  if (!is_there && errno != ENOENT) return os_error("write", path);
-  if (is_there && S_ISDIR(info.st_mode)) return Error{ErrorKind::io, fmt::format("'{}' is a folder", path)};
-  if (is_there && ::access(path.c_str(), W_OK) != 0) return os_error("write", path);
-  if (is_there && !S_ISREG(info.st_mode)) {  // a device or a pipe: a rename would put a file in its place
-    if (!write_to(path)) return os_error("write", path);
-    return {};
-  }
-  // A rename over a symbolic link would replace the link, not the file behind it. stat() found no loop.
-  std::filesystem::path target = path;
-  std::error_code none;
-  while (std::filesystem::is_symlink(target, none))
-    target = target.parent_path() / std::filesystem::read_symlink(target, none);
-  const std::filesystem::path folder = target.parent_path();
-  if (!folder.empty() && !std::filesystem::is_directory(folder, none))
-    return Error{
-        ErrorKind::not_found,
-        fmt::format("cannot write '{}': the folder '{}' is not there; make it first", path, folder.string())};
-  const std::string temporary = fmt::format("{}.part.{}", target.string(), ::getpid());
-  if (!write_to(temporary)) {
-    Error error = os_error("write", path);
-    std::remove(temporary.c_str());
+  SH_RETURN_IF_ERROR(check_writable(path));
+  const bool is_direct = is_special_file(path);
+  const std::string target = is_direct ? path : end_of_links(path);
+  const std::string temporary = is_direct ? path : fmt::format("{}.part.{}", target, ::getpid());
+  std::FILE* out = std::fopen(temporary.c_str(), "wb");
+  if (out == nullptr) return os_error("write", temporary);
+  const bool written = std::fwrite(bytes.data(), 1, bytes.size(), out) == bytes.size();
+  if (std::fclose(out) != 0 || !written) {
+    Error error = os_error("write", temporary);
+    if (!is_direct) std::remove(temporary.c_str());
     return error;
   }
-  if (std::rename(temporary.c_str(), target.c_str()) != 0) {
+  if (!is_direct && std::rename(temporary.c_str(), target.c_str()) != 0) {
     Error error = os_error("rename to", path);
     std::remove(temporary.c_str());
     return error;

@@ -35,7 +35,7 @@ class MappedFile {
 Result<std::string> read_file(const std::string& path);
 /// Writes to a temporary beside `path` and renames it over, so that a crash leaves the old file. The file behind a
 /// symbolic link is written, not the link; a device or pipe is written to as it is.
-/// Errors: not_found (no such folder), io.
+/// Errors: those of check_writable() (base/output_path.h), io.
 Result<void> write_file(const std::string& path, std::span<const std::byte> bytes);
 Result<void> write_file(const std::string& path, const std::string& text);
 

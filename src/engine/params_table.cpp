@@ -81,18 +81,22 @@ Flag custom(const char* group, Names names, const char* env, const char* value_n
 
 void add_parts(std::vector<std::string>& out, std::string_view all, char separator);
 
-/// A comma list; repeats of the flag add to it. `replaces_default`: the first use empties what the defaults hold.
+/// A comma list of one name at least; repeats of the flag add to it. `replaces_default`: the first use empties
+/// what the defaults hold.
 template <typename Ref>
 Flag list(const char* group, Names names, const char* value_name, uint32_t commands, std::string help, Ref ref, bool replaces_default = false) {
-  return custom(group, std::move(names), nullptr, value_name, commands, std::move(help),
-                [ref, replaces_default](P& params, const std::string& value) -> Result<void> {
-                  std::vector<std::string>& target = ref(params);
-                  const P defaults;
-                  if (replaces_default && target == ref(const_cast<P&>(defaults))) target.clear();
-                  add_parts(target, value, ',');
-                  return {};
-                },
-                {}, true);
+  return custom(
+      group, std::move(names), nullptr, value_name, commands, std::move(help),
+      [ref, replaces_default](P& params, const std::string& value) -> Result<void> {
+        std::vector<std::string>& target = ref(params);
+        const P defaults;
+        if (replaces_default && target == ref(const_cast<P&>(defaults))) target.clear();
+        const size_t n_before = target.size();
+        add_parts(target, value, ',');
+        if (target.size() == n_before) return bad_value("one name at least, several with commas between", value);
+        return {};
+      },
+      [ref](const P& params) { return fmt::format("{}", fmt::join(ref(const_cast<P&>(params)), ",")); }, true);
 }
 
 Flag custom(const char* group, Names names, const char* env, const char* value_name, uint32_t commands, std::string help,
@@ -207,6 +211,12 @@ Result<void> read_api_keys(P& params, const std::string& path) {
 Result<void> set_verbosity(P& params, const std::string& value) {
   SH_ASSIGN(const int32_t level, parse_number<int32_t>(value, 0, std::numeric_limits<int32_t>::max()));
   params.log_level = static_cast<LogLevel>(std::min(level, static_cast<int32_t>(LogLevel::debug)));
+  return {};
+}
+
+/// Not kRandomSeed, which is the default and stands for 1: a measurement is repeatable unless told otherwise.
+Result<void> set_eval_seed(P& params, const std::string& value) {
+  SH_ASSIGN(params.sampling.seed, parse_number<uint32_t>(value, 0, sampling::kRandomSeed - 1));
   return {};
 }
 
@@ -335,11 +345,14 @@ std::vector<Flag> make_table() {
                      [](P& p) -> auto& { return p.engine.n_ubatch; }, 1, 1 << 16));
   t.push_back(number(g, {"-t", "--threads"}, "LLAMA_ARG_THREADS", "N", kRuns, "threads; 0 or -1: one a core",
                      [](P& p) -> auto& { return p.engine.n_threads; }, -1, 1024));
-  t.push_back(custom(g, {"-np", "--parallel"}, "LLAMA_ARG_N_PARALLEL", "N", kServe | kEval,
-                     "conversations at once; -1: automatic (4 when serving, with one shared cache). Given without -kvu it divides -c",
+  t.push_back(custom(g, {"-np", "--parallel"}, "LLAMA_ARG_N_PARALLEL", "N", kServe,
+                     "conversations at once; -1: automatic (4 when serving, with one shared cache). Given without "
+                     "-kvu it divides -c",
                      set_parallel));
-  t.push_back(on_off(g, {"-kvu", "--kv-unified"}, {"-no-kvu", "--no-kv-unified"}, "LLAMA_ARG_KV_UNIFIED", kServe | kEval,
-                     "one cache for all conversations: each may use all of -c", [](P& p) -> auto& { return p.engine.is_kv_unified; }));
+  t.push_back(on_off(
+      g, {"-kvu", "--kv-unified"}, {"-no-kvu", "--no-kv-unified"}, "LLAMA_ARG_KV_UNIFIED", kServe,
+      "one cache for all conversations: each may use all of -c",
+      [](P & p) -> auto& { return p.engine.is_kv_unified; }));
   t.push_back(custom(g, {"-ctk", "--cache-type-k"}, "LLAMA_ARG_CACHE_TYPE_K", "TYPE", kRuns,
                      "encoding of keys in the cache: f32, f16, bf16, q8_0, q4_0, ...", cache_type(&EngineOptions::type_k), show_cache_type(&EngineOptions::type_k)));
   t.push_back(custom(g, {"-ctv", "--cache-type-v"}, "LLAMA_ARG_CACHE_TYPE_V", "TYPE", kRuns,
@@ -360,10 +373,15 @@ std::vector<Flag> make_table() {
                      [](const P& p) { return fmt::format("{}", static_cast<int>(p.log_level)); }));
 
   g = "prompt";
-  t.push_back(text(g, {"-p", "--prompt"}, nullptr, "TEXT", kInteractive | kTokenize | kEval, "prompt", [](P& p) -> auto& { return p.prompt; }));
-  t.push_back(custom(g, {"-f", "--file"}, nullptr, "FILE", kInteractive | kTokenize | kEval, "read the prompt from a file", read_prompt_file));
-  t.push_back(on_off(g, {"-e", "--escape"}, {"--no-escape"}, nullptr, kInteractive | kTokenize | kEval,
-                     "process \\n, \\r, \\t, \\', \\\", \\\\ and \\xHH in the prompt", [](P& p) -> auto& { return p.processes_escapes; }));
+  t.push_back(text(
+      g, {"-p", "--prompt"}, nullptr, "TEXT", kInteractive | kTokenize, "prompt",
+      [](P & p) -> auto& { return p.prompt; }));
+  t.push_back(custom(g, {"-f", "--file"}, nullptr, "FILE", kInteractive | kTokenize, "read the prompt from a file",
+                     read_prompt_file));
+  t.push_back(on_off(
+      g, {"-e", "--escape"}, {"--no-escape"}, nullptr, kInteractive | kTokenize,
+      "process \\n, \\r, \\t, \\', \\\", \\\\ and \\xHH in the prompt",
+      [](P & p) -> auto& { return p.processes_escapes; }));
 
   g = "sampling";
   t.push_back(custom(g, {"-s", "--seed"}, nullptr, "N", kGenerates, "random seed; -1: a new one each time", set_seed,
@@ -479,7 +497,11 @@ std::vector<Flag> make_table() {
                      [](P& p) -> auto& { return p.server.max_body_bytes; }, 1024));
 
   g = "compact-eval";
-  t.push_back(list(g, {"--recall"}, "FILE", kEval, "documents with questions, JSON lines; may be given more than once", [](P& p) -> auto& { return p.eval.recall_files; }));
+  t.push_back(list(
+      g, {"--recall"}, "FILE", kEval,
+      "documents with questions, JSON lines; may be given more than once; without any file: recall/ and prose/ "
+      "beside the model",
+      [](P & p) -> auto& { return p.eval.recall_files; }));
   t.push_back(list(g, {"--prose"}, "FILE", kEval, "plain text; may be given more than once", [](P& p) -> auto& { return p.eval.prose_files; }));
   t.push_back(list(g, {"--quality"}, "FILE", kEval, "articles with multiple choice as QuALITY has them, JSON lines",
                    [](P& p) -> auto& { return p.eval.quality_files; }));
@@ -491,20 +513,29 @@ std::vector<Flag> make_table() {
   t.push_back(list(g, {"--contexts"}, "LIST", kEval, "names of recall files, and lengths of prose contexts in tokens; default: all that fit",
                    [](P& p) -> auto& { return p.eval.contexts; }));
   t.push_back(list(g, {"--methods"}, "LIST", kEval, "methods to compare, each name[:option=value...]", [](P& p) -> auto& { return p.eval.methods; }, true));
-  t.push_back(custom(g, {"--ratios"}, nullptr, "LIST", kEval, "real bytes of the whole cache before / after",
-                     [](P& p, const std::string& value) -> Result<void> {
-                       std::vector<std::string> parts;
-                       add_parts(parts, value, ',');
-                       p.eval.ratios.clear();
-                       for (const std::string& part : parts) {
-                         SH_ASSIGN(const double ratio, parse_number<double>(part, 1, 1e6));
-                         p.eval.ratios.push_back(ratio);
-                       }
-                       return {};
-                     }));
+  t.push_back(custom(
+      g, {"--ratios"}, nullptr, "LIST", kEval, "real bytes of the whole cache before / after",
+      [](P& p, const std::string& value) -> Result<void> {
+        std::vector<std::string> parts;
+        add_parts(parts, value, ',');
+        p.eval.ratios.clear();
+        for (const std::string& part : parts) {
+          SH_ASSIGN(const double ratio, parse_number<double>(part, 1, 1e6));
+          p.eval.ratios.push_back(ratio);
+        }
+        if (parts.empty()) return bad_value("one number at least, several with commas between", value);
+        return {};
+      },
+      [](const P& p) { return fmt::format("{}", fmt::join(p.eval.ratios, ",")); }));
   t.push_back(number(g, {"--docs"}, nullptr, "N", kEval, "documents of each file at most", [](P& p) -> auto& { return p.eval.n_documents; }, 1));
-  t.push_back(text(g, {"--json"}, nullptr, "FILE", kEval, "write the result there too, and one line per question to FILE.items.jsonl",
-                   [](P& p) -> auto& { return p.eval.json_path; }));
+  t.push_back(custom(g, {"-s", "--seed"}, nullptr, "N", kEval,
+                     "of options' order, self-study and intervals: the same seed gives the same answers",
+                     set_eval_seed, [](const P&) { return std::string("1"); }));
+  t.push_back(text(
+      g, {"--json"}, nullptr, "FILE", kEval,
+      "write the result there too, and one line per question to FILE.items.jsonl (FILE.items.jsonl.part until the "
+      "end)",
+      [](P & p) -> auto& { return p.eval.json_path; }));
   t.push_back(text(g, {"--html"}, nullptr, "FILE", kEval, "write a page with the table and plots there too, self-contained", [](P& p) -> auto& { return p.eval.html_path; }));
 
   g = "make-recall";

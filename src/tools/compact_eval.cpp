@@ -4,13 +4,13 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <fstream>
 #include <set>
 
 #include "base/clock.h"
 #include "base/machine.h"
 #include "engine/region_plan.h"
 #include "tools/eval_measure.h"
+#include "tools/eval_output.h"
 #include "tools/eval_plan.h"
 
 namespace sh::tools {
@@ -26,33 +26,6 @@ using kv::SequenceCache;
 double bytes_of(const SequenceCache& cache) {
   return static_cast<double>(cache.usage().bytes);
 }
-
-/// The lines of the items, complete up to the last one that was measured.
-class ItemLines {
- public:
-  Result<void> open(const std::string& path) {
-    if (path.empty()) return {};
-    path_ = path;
-    file_.rdbuf()->pubsetbuf(nullptr, 0);  // one write for all lines of a call: none is cut in two
-    file_.open(path, std::ios::binary | std::ios::trunc);
-    return check();
-  }
-  Result<void> add(std::span<const EvalItem> items) {
-    if (path_.empty()) return {};
-    std::string lines;
-    for (const EvalItem& item : items) lines += dump_json(item_json(item)) + "\n";
-    file_ << lines;
-    return check();
-  }
-
- private:
-  Result<void> check() const {
-    if (file_) return {};
-    return Error{ErrorKind::io, fmt::format("cannot write {}", path_)};
-  }
-  std::string path_;
-  std::ofstream file_;
-};
 
 /// Queries of one source and study serve all ratios, and all methods that differ in nothing of this.
 std::string gathering_key(const compaction::CompactionMethod& method, const CompactionRequest& request) {
@@ -101,7 +74,8 @@ Result<std::pair<double, double>> resident_memory(Engine& engine, const Subject&
 
 class Runner {
  public:
-  Runner(Engine& engine, const EvalOptions& options) : engine_(engine), options_(options) {}
+  Runner(Engine& engine, const EvalOptions& options)
+      : engine_(engine), options_(options), methods_(options.methods) {}
 
   Result<EvalRun> run() {
     std::optional<SubjectReader> reader;
@@ -111,21 +85,20 @@ class Runner {
     SH_ASSIGN(const std::vector<PlannedSubject> planned,
               plan_subjects(engine_, options_, reader ? &*reader : nullptr));
     SH_RETURN_IF_ERROR(lines_.open(options_.items_path));
-    for (const MethodSpec& spec : options_.methods)
+    for (const MethodSpec& spec : methods_)
       if (spec.kv_type) open_quantised(*spec.kv_type);
-    EvalProgress progress(planned, static_cast<int64_t>(2 + options_.methods.size()), options_.has_progress);
+    SH_RETURN_IF_ERROR(add_scale());
+    EvalProgress progress(planned, static_cast<int64_t>(2 + methods_.size()), options_.has_progress);
     for (size_t i = 0; i < planned.size(); ++i) {
       progress.begin(i);
-      if (!measures_scale() && std::isnan(scale_.kl_q8)) {
-        SH_ASSIGN(scale_, engine::measure_verdict_scale(engine_.executor(), planned[i].ids));
-      }
       const PlannedSubject& plan = planned[i];
       SH_ASSIGN(Subject subject, plan.continuation.empty() ? reader->read(plan.context, plan.document, plan.ids)
                                                            : read_passage(engine_, plan.context, plan.document.id,
                                                                           plan.ids, plan.continuation));
       SH_RETURN_IF_ERROR(measure_subject(subject, plan.is_first, progress));
     }
-    return EvalRun{std::move(cells_), scale_};
+    SH_RETURN_IF_ERROR(lines_.finish());
+    return EvalRun{std::move(cells_), no_scale_};
   }
 
  private:
@@ -143,12 +116,30 @@ class Runner {
     std::optional<SequenceCache> own = {};  // that `cache` points to, when it is not the subject's
   };
 
-  /// The methods include the rows that verdicts are calibrated on, and the model can have them.
-  bool measures_scale() const {
-    int n = 0;
-    for (const MethodSpec& spec : options_.methods)
-      n += (spec.label == "kv:q8_0" || spec.label == "kv:q4_0") && quantised_.at(*spec.kv_type).engine != nullptr;
-    return n == 2;
+  /// Adds the caches that verdicts are calibrated on where the user did not name them: no other figure than the KL
+  /// of these very questions and texts can be compared with the rows' (that of a replay of the context, in its
+  /// place until now, was 200 times as high on short documents).
+  Result<void> add_scale() {
+    for (const DType type : {engine_.options().type_k, engine_.options().type_v})
+      if (type != DType::f32 && type != DType::f16 && type != DType::bf16) {
+        no_scale_ = fmt::format(
+            "the full cache itself is in {}, and verdicts compare with q8_0 and q4_0 caches of "
+            "a full one: run without -ctk and -ctv for verdicts",
+            tensor_format(type).name);
+        return {};
+      }
+    for (const char* label : {kScaleFine, kScaleCoarse}) {
+      const auto is_same = [&](const MethodSpec& spec) { return spec.label == label; };
+      SH_ASSIGN(MethodSpec spec, parse_method_spec(label));
+      open_quantised(*spec.kv_type);
+      if (quantised_.at(*spec.kv_type).engine == nullptr) {
+        no_scale_ = fmt::format("they compare with q8_0 and q4_0 caches, and {} cannot be had: {}", label,
+                                quantised_.at(*spec.kv_type).refusal);
+        continue;
+      }
+      if (std::none_of(methods_.begin(), methods_.end(), is_same)) methods_.push_back(std::move(spec));
+    }
+    return {};
   }
 
   void open_quantised(DType type) {
@@ -205,7 +196,7 @@ class Runner {
     }
     std::map<std::optional<DType>, Side> sides;
     sides[std::nullopt] = {&engine_, &subject.cache, subject.prefill_seconds};
-    for (const MethodSpec& spec : options_.methods) {
+    for (const MethodSpec& spec : methods_) {
       switch (spec.kind) {
         case MethodSpec::Kind::rerun:
           SH_RETURN_IF_ERROR(rerun(subject, spec));
@@ -360,10 +351,11 @@ class Runner {
 
   Engine& engine_;
   const EvalOptions& options_;
+  std::vector<MethodSpec> methods_;  // the user's, and what verdicts need
   ItemLines lines_;
   std::map<DType, Quantised> quantised_;
   std::vector<EvalCell> cells_;
-  engine::VerdictScale scale_;
+  std::string no_scale_;
 };
 
 }  // namespace

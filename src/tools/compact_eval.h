@@ -9,7 +9,6 @@
 
 #include "base/json.h"
 #include "engine/engine.h"
-#include "engine/verdict_scale.h"
 #include "tools/eval_cell.h"
 #include "tools/eval_methods.h"
 
@@ -29,18 +28,18 @@ struct EvalOptions {
   int64_t n_choice_tokens = 512;   // of an answer to multiple choice, thoughts included
   int64_t max_context_tokens = 0;  // longer documents are left out
   uint64_t seed = 1;
-  std::string items_path;  // a line is appended there as soon as its item is measured; "": none
+  std::string items_path;  // ItemLines there; "": none
   bool has_progress = true;
 };
 
 /// Label of a LongHealth file's rows: "longhealth-5" with five patients a document.
 std::string longhealth_label(int64_t n_patients);
 
-/// What a run collected, and what KL of a replay this model has with q8_0 and q4_0 keys and values: for verdicts
-/// of a run that does not measure kv:q8_0 and kv:q4_0 themselves. NaN: not measured.
+/// What a run collected. Cells of kv:q8_0 and kv:q4_0, the scale of verdicts, are always among them, asked for or
+/// not; `no_scale` says why they are not, "" when they are.
 struct EvalRun {
   std::vector<EvalCell> cells;
-  engine::VerdictScale scale;
+  std::string no_scale;
 };
 /// Runs everything. Errors: files, a model whose template cannot hold a document, memory.
 Result<EvalRun> run_compact_eval(engine::Engine& engine, const EvalOptions& options);
@@ -50,9 +49,11 @@ Result<EvalRun> run_compact_eval(engine::Engine& engine, const EvalOptions& opti
 Json row_json(const EvalCell& cell, uint64_t seed);
 Json item_json(const EvalItem& item);
 /// Fills in what takes other cells of the same context: normalised recall, differences to the method `reference`
-/// at the same ratio, and verdicts on the scale of the run's own kv:q8_0 and kv:q4_0 rows, else on run.scale.
+/// at the same ratio, and verdicts on the scale of the kv:q8_0 and kv:q4_0 cells. Gives the reasons why rows have
+/// no verdict, and what to do about it.
 /// Needs: rows made by row_json() from run.cells, in the same order.
-void compare_rows(const EvalRun& run, const std::string& reference, uint64_t seed, std::vector<Json>& rows);
+std::vector<std::string> compare_rows(const EvalRun& run, const std::string& reference, uint64_t seed,
+                                      std::vector<Json>& rows);
 /// The lists beside the rows: "heads", "kinds", "depths", "drift".
 Json breakdowns_json(const std::vector<EvalCell>& cells);
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdio>
 #include <filesystem>
 
 #include "base/build_info.h"
@@ -18,6 +17,7 @@
 #include "tools/compact_eval.h"
 #include "tools/eval_data.h"
 #include "tools/eval_html.h"
+#include "tools/eval_output.h"
 
 namespace sh::tools {
 
@@ -126,7 +126,9 @@ Result<EvalOptions> eval_options(engine::ProgramParams& params) {
     spec.request.self_study.seed = options.seed;
     options.methods.push_back(std::move(spec));
   }
-  if (!eval.json_path.empty()) options.items_path = eval.json_path + ".items.jsonl";
+  options.items_path = items_path_of(eval.json_path);
+  if (!eval.json_path.empty() && options.items_path.empty())
+    log_warning("--json: '{}' is no regular file: items are not written", eval.json_path);
   return options;
 }
 
@@ -148,6 +150,17 @@ std::string command_line(Arguments arguments) {
   std::string line = "shorthand compact-eval";
   for (const std::string& argument : arguments) line += " " + argument;
   return line;
+}
+
+Result<void> check_paths(const engine::ProgramParams& params, const EvalOptions& options) {
+  const engine::EvalParams& eval = params.eval;
+  std::vector<NamedPath> inputs = {{"-m", params.engine.model_path}};
+  for (const auto& [flag, paths] :
+       {std::pair("--recall", &eval.recall_files), std::pair("--prose", &eval.prose_files),
+        std::pair("--quality", &eval.quality_files), std::pair("--longhealth", &eval.longhealth_files)})
+    for (const std::string& path : *paths) inputs.emplace_back(flag, path);
+  return check_outputs(
+      {{"--json", eval.json_path}, {"--json's items", options.items_path}, {"--html", eval.html_path}}, inputs);
 }
 
 /// What compaction methods are measured against: the first one named.
@@ -177,6 +190,7 @@ Result<Json> result_json(const engine::ProgramParams& params, Arguments argument
 
 Result<void> run(engine::ProgramParams& params, Arguments arguments) {
   SH_ASSIGN(EvalOptions options, eval_options(params));
+  SH_RETURN_IF_ERROR(check_paths(params, options));
   SH_ASSIGN(options.max_context_tokens, context_length(params));
   // The document, the same again for memory and a second reading, and forks of both for the questions are held at
   // once.
@@ -194,16 +208,21 @@ Result<void> run(engine::ProgramParams& params, Arguments arguments) {
     log_warning("{} {} {}x refused: {}{}", cell.context, cell.method, cell.ratio, cell.refusals.front(),
                 n_more > 0 ? fmt::format(" (and {} more documents)", n_more) : "");
   }
-  compare_rows(measured, reference_method(options), options.seed, rows);
-  fmt::print("{}{}", eval_table(rows), lost_answers(measured.cells));
-  if (params.eval.json_path.empty() && params.eval.html_path.empty()) return {};
+  const std::vector<std::string> no_verdicts =
+      compare_rows(measured, reference_method(options), options.seed, rows);
+  for (const std::string& reason : no_verdicts) log_warning("{}", reason);
+  // The files are written even where the table cannot be: hours may stand behind them.
+  const Result<void> printed = print_out(eval_table(rows) + lost_answers(measured.cells));
+  if (params.eval.json_path.empty() && params.eval.html_path.empty()) return printed;
 
   SH_ASSIGN(Json result, result_json(params, arguments, *engine));
+  result["warnings"] = no_verdicts;
   result["rows"] = rows;
   result.update(breakdowns_json(measured.cells));
   if (!params.eval.html_path.empty()) SH_RETURN_IF_ERROR(write_file(params.eval.html_path, eval_html(result)));
-  if (params.eval.json_path.empty()) return {};
-  return write_file(params.eval.json_path, dump_json(result, 1) + "\n");
+  if (!params.eval.json_path.empty())
+    SH_RETURN_IF_ERROR(write_file(params.eval.json_path, dump_json(result, 1) + "\n"));
+  return printed;
 }
 
 }  // namespace

@@ -49,6 +49,9 @@ struct HeadFigures {
   double n_measured = 0, error = 0, worst = 0;  // held-out error: sum and highest
 };
 
+/// The caches whose KL verdicts are given in.
+inline constexpr const char *kScaleFine = "kv:q8_0", *kScaleCoarse = "kv:q4_0";
+
 /// One cell of the result.
 struct EvalCell {
   std::string context, method;

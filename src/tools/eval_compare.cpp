@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 // What takes several cells of one context: normalised recall, paired differences, verdicts.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "engine/compaction_report.h"
 #include "tools/compact_eval.h"
@@ -34,17 +37,24 @@ double kl_sum(const EvalItem& item) {
   return sum;
 }
 
+/// Mean KL a token of a cell over the items that another one measured.
+double kl_on_items_of(const EvalCell& cell, const EvalCell& other) {
+  const auto wanted = items_by_key(other);
+  std::vector<double> kls;
+  for (const EvalItem& item : cell.items)
+    if (wanted.contains({item.document, item.index}))
+      for (const TokenComparison& t : item.tokens) kls.push_back(t.kl);
+  return mean(kls);
+}
+
 /// All rows of one context.
 class ContextRows {
  public:
-  ContextRows(std::vector<Row> rows, const engine::VerdictScale& replay_scale, uint64_t seed)
-      : rows_(std::move(rows)), scale_(replay_scale), seed_(seed) {
-    const Row *q8 = find("kv:q8_0"), *q4 = find("kv:q4_0");
-    if (q8 != nullptr && q4 != nullptr)
-      scale_ = {number_at(*q8->json, "kl_mean"), number_at(*q4->json, "kl_mean")};
-  }
+  ContextRows(std::vector<Row> rows, const std::string& no_scale, uint64_t seed)
+      : rows_(std::move(rows)), no_scale_(no_scale), seed_(seed) {}
 
-  void compare(const std::string& reference) {
+  /// Gives the reasons why rows that were measured have no verdict.
+  std::set<std::string> compare(const std::string& reference) {
     for (const Row& row : rows_) {
       add_normalised(row);
       if (row.cell->is_anchor()) continue;
@@ -52,6 +62,7 @@ class ContextRows {
       if (other != nullptr && other->cell != row.cell) add_excess(row, *other);
       (*row.json)["verdict"] = verdict(row);
     }
+    return std::move(reasons_);
   }
 
  private:
@@ -127,10 +138,48 @@ class ContextRows {
     return n > 0 && n_kept < kInstructionKept * n;
   }
 
-  Json verdict(const Row& row) const {
+  /// Why the row's items can tell nothing about a cache; "" when they can.
+  std::string why_untested(const Row& row) const {
+    const bool has_questions = row.json->at("recall_n").get<int64_t>() > 0;
+    if (!row.json->at(has_questions ? "recall_normalised" : "recovery").is_null()) return "";
+    if (!has_questions)
+      return "the contexts do not make their continuations likelier, so that a cache without them would do as "
+             "well: "
+             "take text that the model does not know, or longer contexts";
+    const Row* full = find("full");
+    if (full == nullptr) return "the full cache was not measured";
+    const auto is_right = [](const EvalItem& item) { return item.is_right; };
+    const auto is_unparsed = [](const EvalItem& item) { return item.has_answer && !item.is_parsed; };
+    const std::vector<EvalItem>& items = full->cell->items;
+    const auto n_right = std::count_if(items.begin(), items.end(), is_right);
+    if (n_right == 0 && std::all_of(items.begin(), items.end(), is_unparsed))
+      return fmt::format(
+          "in none of the {} answers of the full cache could a letter be read: give --qa-tokens more "
+          "than the thoughts take, or take a model that answers as it is asked",
+          items.size());
+    if (n_right == 0)
+      return fmt::format(
+          "the full cache answers none of the {} questions rightly, so that none can be lost: take "
+          "questions that this model answers, or a larger model",
+          items.size());
+    return "no more answers are right with the context than without it: take documents that the model does not "
+           "know";
+  }
+
+  Json verdict(const Row& row) {
     using engine::Verdict;
-    if (row.cell->items.empty() || std::isnan(scale_.kl_q8) || std::isnan(scale_.kl_q4)) return nullptr;
+    if (row.cell->items.empty()) return nullptr;
+    const std::string why_not = no_scale_.empty() ? why_untested(row) : no_scale_;
+    const Row *fine = find(kScaleFine), *coarse = find(kScaleCoarse);
+    if (!why_not.empty() || fine == nullptr || coarse == nullptr) {
+      reasons_.insert(fmt::format("{}: no verdicts: {}", row.cell->context,
+                                  why_not.empty() ? "the caches in q8_0 and q4_0 were not measured" : why_not));
+      return nullptr;
+    }
+    // All three over the same items in the same order, so that q8_0 is no worse than itself.
     const double kl = number_at(*row.json, "kl_mean"), flips = number_at(*row.json, "confident_flips");
+    const double kl_fine = kl_on_items_of(*fine->cell, *row.cell);
+    const double kl_coarse = kl_on_items_of(*coarse->cell, *row.cell);
     // Where nothing was asked, the likelihood of the text stands for the answers, and no interval is asked for.
     const Json& ci = row.json->at("recall_normalised_ci");
     const bool has_answers = !row.json->at("recall_normalised").is_null();
@@ -139,9 +188,9 @@ class ContextRows {
     Verdict verdict = Verdict::reject;
     if (std::isnan(kl) || flips > kMaxConfidentFlips || has_lost_instruction(row))
       verdict = Verdict::reject;
-    else if (kl <= scale_.kl_q8)
+    else if (kl <= kl_fine)
       verdict = Verdict::transparent;
-    else if (kl <= scale_.kl_q4 && (keeps_answers || !has_answers))
+    else if (kl <= kl_coarse && (keeps_answers || !has_answers))
       verdict = Verdict::good;
     else if (share >= kGistShare)
       verdict = Verdict::gist;
@@ -149,17 +198,23 @@ class ContextRows {
   }
 
   std::vector<Row> rows_;
-  engine::VerdictScale scale_;
+  const std::string& no_scale_;
   uint64_t seed_;
+  std::set<std::string> reasons_;
 };
 
 }  // namespace
 
-void compare_rows(const EvalRun& run, const std::string& reference, uint64_t seed, std::vector<Json>& rows) {
+std::vector<std::string> compare_rows(const EvalRun& run, const std::string& reference, uint64_t seed,
+                                      std::vector<Json>& rows) {
   SH_CHECK(run.cells.size() == rows.size(), "one row a cell");
   std::map<std::string, std::vector<Row>> by_context;
   for (size_t i = 0; i < rows.size(); ++i) by_context[run.cells[i].context].push_back({&run.cells[i], &rows[i]});
-  for (auto& [context, group] : by_context) ContextRows(std::move(group), run.scale, seed).compare(reference);
+  std::vector<std::string> reasons;
+  for (auto& [context, group] : by_context)
+    for (const std::string& reason : ContextRows(std::move(group), run.no_scale, seed).compare(reference))
+      reasons.push_back(reason);
+  return reasons;
 }
 
 }  // namespace sh::tools

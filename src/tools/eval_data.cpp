@@ -63,6 +63,7 @@ Result<RecallDocument> read_document(const std::string& line, const std::string&
   RecallDocument document;
   SH_ASSIGN(document.context, text_field(*parsed, "context", where));
   const auto id = parsed->find("id");
+  document.origin = where;
   document.id = id != parsed->end() && id->is_string() ? id->get<std::string>() : where;
   const auto instruction = parsed->find("instruction");
   if (instruction != parsed->end() && !instruction->is_null()) {

@@ -20,6 +20,7 @@ struct RecallQuestion {
 };
 struct RecallDocument {
   std::string id, context;
+  std::string origin;  // where it was read, for messages: "file:line"
   std::vector<RecallQuestion> questions;
   std::string instruction_word;  // with which the document wants every reply to end; "": none
 };

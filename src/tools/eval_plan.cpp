@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
 #include "base/log.h"
 #include "base/mapped_file.h"
 #include "tools/eval_qa.h"
@@ -49,7 +51,15 @@ class Planner {
   bool fits(size_t n_tokens, int64_t room) const {
     return static_cast<int64_t>(n_tokens) + room <= options_.max_context_tokens;
   }
+  /// Documents are told apart by their ids in items and in paired differences: of a repeated id a new one is made.
   void add(PlannedSubject subject) {
+    const std::string given = subject.document.id;
+    for (int n = 2; !ids_.emplace(subject.context, subject.document.id).second; ++n)
+      subject.document.id = fmt::format("{} ({})", given, n);
+    if (subject.document.id != given)
+      log_warning("{}: another document has the id '{}' too; {} is called '{}' in the result", subject.context,
+                  given, subject.document.origin.empty() ? "this one" : "that of " + subject.document.origin,
+                  subject.document.id);
     subject.is_first = subjects_.empty() || subjects_.back().context != subject.context;
     subjects_.push_back(std::move(subject));
   }
@@ -69,10 +79,14 @@ class Planner {
 
   /// Pieces are taken from the texts in turn, so that few pieces are spread over all of them.
   Result<void> add_prose() {
-    std::vector<std::pair<std::string, std::vector<int32_t>>> texts;
+    struct Text {
+      std::string path, name;
+      std::vector<int32_t> tokens;
+    };
+    std::vector<Text> texts;
     for (const std::string& path : options_.prose_files) {
       SH_ASSIGN(const std::string text, read_file(path));
-      texts.emplace_back(label_of(path), encode_plain(engine_, text));
+      texts.push_back({path, label_of(path), encode_plain(engine_, text)});
     }
     for (const int64_t n_context : texts.empty() ? std::vector<int64_t>() : options_.prose_contexts) {
       const std::string label = fmt::format("prose-{}", n_context);
@@ -80,11 +94,11 @@ class Planner {
       int64_t n_added = 0;
       for (int64_t piece = 0; n_added < options_.n_documents; ++piece) {
         const int64_t n_before = n_added;
-        for (const auto& [name, tokens] : texts) {
+        for (const auto& [path, name, tokens] : texts) {
           if ((piece + 1) * n_piece > static_cast<int64_t>(tokens.size()) || n_added == options_.n_documents ||
               !fits(static_cast<size_t>(n_piece), 0))
             continue;
-          add(passage(label, fmt::format("{}-{}", name, piece), tokens.data() + piece * n_piece, n_context));
+          add(passage(label, fmt::format("{}-{}", name, piece), path, tokens.data() + piece * n_piece, n_context));
           ++n_added;
         }
         if (n_added == n_before) break;
@@ -96,10 +110,11 @@ class Planner {
     return {};
   }
 
-  PlannedSubject passage(const std::string& label, const std::string& id, const int32_t* tokens,
-                         int64_t n_context) const {
+  PlannedSubject passage(const std::string& label, const std::string& id, const std::string& path,
+                         const int32_t* tokens, int64_t n_context) const {
     PlannedSubject subject{.context = label};
     subject.document.id = id;
+    subject.document.origin = path;
     const int32_t bos = engine_.tokenizer().data().bos;
     if (bos != tokenizer::kNoToken) subject.ids.push_back(bos);
     subject.ids.insert(subject.ids.end(), tokens, tokens + n_context);
@@ -111,6 +126,7 @@ class Planner {
   const EvalOptions& options_;
   const SubjectReader* reader_;
   std::vector<PlannedSubject> subjects_;
+  std::set<std::pair<std::string, std::string>> ids_;  // contexts and documents
 };
 
 }  // namespace

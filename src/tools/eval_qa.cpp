@@ -118,7 +118,7 @@ Result<std::vector<RecallDocument>> read_quality(const std::string& path, int64_
     if (same == documents.end()) {
       // Later lines may still belong to an article that was taken.
       if (static_cast<int64_t>(documents.size()) >= n_documents) continue;
-      same = documents.insert(documents.end(), {.id = id, .context = article});
+      same = documents.insert(documents.end(), {.id = id, .context = article, .origin = where});
     }
     SH_RETURN_IF_ERROR(add_quality_questions(*parsed, where, seed, *same, n_unlabelled));
   }

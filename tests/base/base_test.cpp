@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/npy.h"
+#include "base/output_path.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
 #include "base/utf8.h"
@@ -158,10 +160,37 @@ TEST(WriteFile, LeavesLinksDevicesAndFoldersInPlace) {
     ASSERT_FALSE(written.ok()) << name;
     EXPECT_NE(written.error().message.find(in(name)), std::string::npos) << written.error().message;
   }
-  EXPECT_NE(write_file(in("missing/file"), std::string("x")).error().message.find("the folder"), std::string::npos);
+  EXPECT_NE(write_file(in("missing/file"), std::string("x")).error().message.find("no folder"), std::string::npos);
   for (const auto& entry : fs::recursive_directory_iterator(folder))
     EXPECT_EQ(entry.path().string().find(".part."), std::string::npos) << "nothing is left behind";
   fs::remove_all(folder);
+}
+
+TEST(WriteFile, AFullDeviceIsAnErrorAndStays) {
+  namespace fs = std::filesystem;
+  const std::string link = testing::TempDir() + fmt::format("full_{}", ::getpid());
+  fs::create_symlink("/dev/full", link);
+  for (const std::string& path : {std::string("/dev/full"), link}) {
+    const auto written = write_file(path, "text");
+    ASSERT_FALSE(written.ok()) << path;
+    EXPECT_NE(written.error().message.find("No space left"), std::string::npos) << written.error().message;
+    EXPECT_TRUE(fs::is_character_file("/dev/full"));
+    EXPECT_TRUE(is_special_file(path));
+  }
+  EXPECT_TRUE(write_file("/dev/null", "text").ok());
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  fs::remove(link);
+}
+
+TEST(CheckWritable, KnowsBeforehandWhatWriteFileWouldSay) {
+  const std::string folder = testing::TempDir();
+  EXPECT_TRUE(check_writable(folder + "/new_file").ok());
+  EXPECT_TRUE(check_writable("/dev/null").ok());
+  EXPECT_FALSE(std::filesystem::exists(folder + "/new_file"));
+  for (const std::string& path : {folder, folder + "/no/such/folder/file"}) {
+    EXPECT_FALSE(check_writable(path).ok()) << path;
+    EXPECT_FALSE(write_file(path, "text").ok()) << path;
+  }
 }
 
 TEST(MappedFile, MissingFileIsNamed) {

@@ -36,13 +36,13 @@ class Coverage : public ::testing::Test {
   /// What compaction makes of the captured queries.
   std::vector<std::vector<float>> scores_of(const QuerySets& sets) const {
     const CacheProblems problems(*engine_, *sequence_, plans_, sets, false);
-    const compaction::CompactionMethod* method = compaction::find_method("self_study").value();
-    EXPECT_TRUE(method->score == compaction::RowScore::max &&
-                method->weighting == compaction::Weighting::attention_share);
+    compaction::CompactionMethod method = *compaction::find_method("self_study").value();
+    EXPECT_TRUE(method.weighting == compaction::Weighting::attention_share);
+    method.score = compaction::RowScore::max;  // what was asked for, without what might be
     std::vector<std::vector<float>> scores;
     compaction::HeadStorage storage;
     for (int64_t head = 0; head < problems.n_heads(); ++head)
-      scores.push_back(compaction::score_rows(problems.load(head, storage), *method, {}, engine_->kernels()));
+      scores.push_back(compaction::score_rows(problems.load(head, storage), method, {}, engine_->kernels()));
     return scores;
   }
 
@@ -115,11 +115,12 @@ TEST(RowCoverage, EveryTinyModel) {
                              {.max_query_bytes = kCap, .coverage = &coverage}, nullptr);
     ASSERT_TRUE(sets.ok());
     const CacheProblems problems(*engine, sequence, plans, *sets, false);
-    const compaction::CompactionMethod* method = compaction::find_method("self_study").value();
+    compaction::CompactionMethod method = *compaction::find_method("self_study").value();
+    method.score = compaction::RowScore::max;
     const auto scores = coverage.scores();
     compaction::HeadStorage storage;
     for (int64_t head = 0; head < problems.n_heads(); ++head) {
-      const auto expected = compaction::score_rows(problems.load(head, storage), *method, {}, engine->kernels());
+      const auto expected = compaction::score_rows(problems.load(head, storage), method, {}, engine->kernels());
       EXPECT_LT(worst_difference({scores[static_cast<size_t>(head)]}, {expected}), kTolerance) << "head " << head;
     }
   }

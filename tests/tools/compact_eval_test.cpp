@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 // compact-eval as a user runs it: the shipped model on the shipped documents, at sizes that take seconds.
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <set>
 #include <sstream>
 
 #include "base/json.h"
@@ -108,14 +111,17 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
   ASSERT_TRUE(run.result.is_object());
   EXPECT_EQ(run.result["schema"], 1);
   EXPECT_EQ(run.result["model"]["file"], "scribe.gguf");
-  ASSERT_EQ(run.result["rows"].size(), 5u);
+  ASSERT_EQ(run.result["rows"].size(), 7u) << "the scale of verdicts stands in the table though nobody named it";
   expect_reference_rows(run, "512");
   const int64_t n = n_questions(2);
   EXPECT_EQ(run.row("512", "select")["recall_excess"]["reference"], "truncate");
-  EXPECT_FALSE(run.row("512", "select")["verdict"].is_null()) << "the model's own scale was measured";
+  EXPECT_EQ(run.row("512", "kv:q8_0")["verdict"], "transparent") << "by definition";
+  EXPECT_FALSE(run.row("512", "select")["verdict"].is_null());
+  EXPECT_NE(run.row("512", "truncate")["verdict"], "transparent")
+      << "a quarter of the text is not as good as q8_0";
   ASSERT_GT(run.result["heads"].size(), 0u);
   for (const Json& head : run.result["heads"]) EXPECT_GT(head["rows"].get<double>(), 0);
-  for (const char* method : {"full", "none", "truncate", "select", kStudy.c_str()}) {
+  for (const char* method : {"full", "none", "truncate", "select", kStudy.c_str(), "kv:q8_0", "kv:q4_0"}) {
     const Json row = run.row("512", method);
     ASSERT_TRUE(row.is_object()) << method;
     EXPECT_EQ(row["n_docs"], 2) << method;
@@ -125,7 +131,7 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
     EXPECT_EQ(static_cast<int64_t>(run.items_of("512", method).size()), n) << method;
     EXPECT_TRUE(contains(run.outcome.out, "| 512     | " + std::string(method))) << run.outcome.out;
   }
-  EXPECT_EQ(static_cast<int64_t>(run.items.size()), 5 * n);
+  EXPECT_EQ(static_cast<int64_t>(run.items.size()), 7 * n);
 
   const auto recall = [&](const char* method) { return run.row("512", method)["recall"].get<double>(); };
   for (const char* method : {"truncate", "select", kStudy.c_str()}) expect_compacted(run.row("512", method), 4);
@@ -139,7 +145,7 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
 
   // Neither the number of threads nor the documents that come after change anything.
   const WrittenRun again = run_eval(one);
-  ASSERT_EQ(static_cast<int64_t>(again.items.size()), 5 * n_questions(1));
+  ASSERT_EQ(static_cast<int64_t>(again.items.size()), 7 * n_questions(1));
   for (const Json& item : again.items) {
     const auto same = std::find_if(run.items.begin(), run.items.end(), [&](const Json& other) {
       return other["method"] == item["method"] && other["doc"] == item["doc"] && other["item"] == item["item"];
@@ -154,8 +160,8 @@ TEST(CompactEval, MeasuresProseAndSaysWhatItCouldNotCompact) {
   const WrittenRun run = run_eval({"--prose", kProse, "--recall", kRecall, "--contexts", "64,256", "--docs", "2",
                                    "--ratios", "4,4", "--methods", "select,select", "-t", "2"});
   ASSERT_TRUE(run.result.is_object());
-  ASSERT_EQ(run.result["rows"].size(), 6u) << run.outcome.out;
-  EXPECT_EQ(run.items.size(), 2u * 3 + 2 * 2) << "two passages a row, none in the refused one";
+  ASSERT_EQ(run.result["rows"].size(), 10u) << run.outcome.out;
+  EXPECT_EQ(run.items.size(), 2u * 5 + 2 * 4) << "two passages a row, none in the refused one";
   expect_reference_rows(run, "prose-64");
   expect_reference_rows(run, "prose-256");
 
@@ -236,6 +242,8 @@ TEST(CompactEval, RefusesAnEncodingThatDoesNotSuitTheModel) {
     EXPECT_TRUE(contains(outcome.err, std::string("prose-64 ") + method)) << outcome.err;
   EXPECT_TRUE(contains(outcome.err, "refused: room_with_view-0: ")) << outcome.err;
   EXPECT_TRUE(contains(outcome.out, "| truncate")) << "the others are measured";
+  EXPECT_TRUE(contains(outcome.err, "prose-64: no verdicts: they compare with q8_0 and q4_0 caches"))
+      << outcome.err;
 }
 
 TEST(CompactEval, ReadsMultipleChoice) {
@@ -265,12 +273,53 @@ TEST(CompactEval, ReadsMultipleChoice) {
     EXPECT_GT(items[0]["nll"].get<double>(), 0);
     EXPECT_EQ(run.row(context, "full:rerun")["top1"], 1) << "the compared answer is the full cache's own";
   }
+  // Options come in an order of their own for every seed; 1 is the default.
+  std::set<std::string> orders;
+  for (const char* seed : {"1", "2", "3", "4"}) {
+    const WrittenRun other =
+        run_eval({"--quality", quality, "--qa-tokens", "4", "--methods", "full:rerun", "--seed", seed, "-t", "2"});
+    ASSERT_FALSE(other.items.empty());
+    orders.insert(other.items[0]["question"].get<std::string>());
+    if (std::string(seed) == "1") {
+      EXPECT_EQ(other.items[0]["question"], run.items[0]["question"]);
+    }
+  }
+  EXPECT_GT(orders.size(), 1u);
   unlink(quality.c_str());
   unlink(health.c_str());
 }
 
+TEST(CompactEval, TellsDocumentsOfOneIdApart) {
+  const std::string recall = temporary("twins.jsonl"), quality = temporary("articles.jsonl");
+  const std::string line = R"({"id": "a", "context": "The @ is red.", "questions": [{"q": "Colour of the @?", )"
+                           R"("answer": "red"}]})";
+  const std::string article = R"({"article_id": "7", "article": "Cy kept the @.", "questions": [{"question": )"
+                              R"("Who kept the @?", "options": ["Ann", "Cy"], "gold_label": 2}]})";
+  const auto about = [](std::string text, const std::string& thing) {
+    for (size_t at; (at = text.find('@')) != std::string::npos;) text.replace(at, 1, thing);
+    return text + "\n";
+  };
+  std::ofstream(recall) << about(line, "door") << about(line, "wall") << about(line, "roof");
+  std::ofstream(quality) << about(article, "mill") << about(article, "mill") << about(article, "farm");
+  const WrittenRun run = run_eval(
+      {"--recall", recall, "--quality", quality, "--qa-tokens", "4", "--methods", "full:rerun", "-t", "2"});
+  const auto documents = [&](const std::string& file) {
+    std::vector<std::string> ids;
+    for (const Json& item : run.items_of(label_of(file), "full")) ids.push_back(item["doc"].get<std::string>());
+    return ids;
+  };
+  EXPECT_EQ(documents(recall), (std::vector<std::string>{"a", "a (2)", "a (3)"}));
+  EXPECT_EQ(documents(quality), (std::vector<std::string>{"7", "7", "7 (2)"})) << "one text is one article";
+  EXPECT_TRUE(contains(run.outcome.err, "'a' too; that of " + recall + ":2 is called 'a (2)'")) << run.outcome.err;
+  EXPECT_TRUE(contains(run.outcome.err, "'7' too; that of " + quality + ":3 is called '7 (2)'"))
+      << run.outcome.err;
+  unlink(recall.c_str());
+  unlink(quality.c_str());
+}
+
 TEST(CompactEval, LeavesWholeLinesWhenItIsStopped) {
-  const std::string path = temporary("stopped.json"), lines = path + ".items.jsonl";
+  const std::string path = temporary("stopped.json"), earlier = path + ".items.jsonl", lines = earlier + ".part";
+  std::ofstream(earlier) << "of an earlier run\n";
   const RunningProgram program({"compact-eval", "-m", kScribe, "--recall", kRecall, "--docs", "40", "--ratios",
                                 "2,4,8", "--methods", "select,truncate", "--json", path, "-t", "1"});
   for (int i = 0; i < 6000 && slurp(lines).empty(); ++i) usleep(5000);
@@ -282,7 +331,70 @@ TEST(CompactEval, LeavesWholeLinesWhenItIsStopped) {
   std::istringstream stream(written);
   for (std::string line; std::getline(stream, line);) EXPECT_TRUE(parse_json(line).ok()) << line;
   EXPECT_EQ(slurp(path), "") << "the result is written at the end";
+  EXPECT_EQ(slurp(earlier), "of an earlier run\n");
   unlink(lines.c_str());
+  unlink(earlier.c_str());
+}
+
+const std::vector<std::string> kShortRun = {"compact-eval", "-m",       kScribe, "--recall", kRecall,
+                                            "--docs",       "1",        "-t",    "2",        "--methods",
+                                            "select",       "--ratios", "4"};
+
+std::vector<std::string> short_run(const std::vector<std::string>& more) {
+  std::vector<std::string> arguments = kShortRun;
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+TEST(CompactEval, KnowsBeforeItMeasuresWhatItCannotWrite) {
+  const std::string folder = testing::TempDir(), json = temporary("same.json");
+  const std::pair<std::vector<std::string>, const char*> cases[] = {
+      {{"--json", folder}, "--json: cannot write"},
+      {{"--html", folder}, "--html: cannot write"},
+      {{"--html", "/no/such/page.html"}, "there is no folder '/no/such'"},
+      {{"--json", "/no/such/out.json"}, "there is no folder '/no/such'"},
+      {{"--json", json, "--html", json}, "--json and --html are the same file"},
+      {{"--json", json, "--html", folder + "/./" + json.substr(folder.size())}, "are the same file"},
+      {{"--json", json, "--html", json + ".items.jsonl"}, "--json's items and --html are the same file"},
+      {{"--json", kRecall}, "--recall and --json are the same file"},
+  };
+  for (const auto& [flags, part] : cases) {
+    const Outcome outcome = run_program(short_run(flags));
+    EXPECT_EQ(outcome.status, 1) << part;
+    EXPECT_TRUE(contains(outcome.err, part)) << part << ": " << outcome.err;
+    EXPECT_FALSE(contains(outcome.err, "of 1 documents")) << "nothing was measured: " << outcome.err;
+    EXPECT_EQ(outcome.out, "") << part;
+  }
+}
+
+TEST(CompactEval, WritesThroughLinksAndIntoDevices) {
+  namespace fs = std::filesystem;
+  const std::string file = temporary("linked.json"), link = temporary("link.json");
+  fs::create_symlink(file, link);
+  EXPECT_EQ(run_program(short_run({"--json", link, "--html", "/dev/null"})).status, 0);
+  EXPECT_TRUE(fs::is_symlink(link));
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  EXPECT_TRUE(parse_json(slurp(file)).ok());
+  EXPECT_FALSE(fs::exists(link + ".items.jsonl.part"));
+
+  // A full device is an error, and what was there stays.
+  const Outcome full = run_program(short_run({"--json", "/dev/full"}));
+  EXPECT_EQ(full.status, 1);
+  EXPECT_TRUE(contains(full.err, "No space left")) << full.err;
+  EXPECT_TRUE(contains(full.err, "items are not written")) << full.err;
+  EXPECT_TRUE(fs::is_character_file("/dev/full"));
+  EXPECT_FALSE(fs::exists("/dev/full.items.jsonl"));
+
+  // Also where it is the standard output; the files are written all the same.
+  unlink(file.c_str());
+  std::vector<std::string> arguments = short_run({"--json", link});
+  std::string command = SH_PROGRAM;
+  for (const std::string& argument : arguments) command += " '" + argument + "'";
+  const std::string err = temporary("full_err");
+  EXPECT_EQ(WEXITSTATUS(std::system((command + " > /dev/full 2> '" + err + "'").c_str())), 1);
+  EXPECT_TRUE(contains(slurp(err), "error: cannot write to the standard output: No space left")) << slurp(err);
+  EXPECT_TRUE(parse_json(slurp(file)).ok());
+  for (const std::string& path : {file, link, link + ".items.jsonl", err}) unlink(path.c_str());
 }
 
 TEST(CompactEval, NamesWhatIsWrongAndFails) {
@@ -297,6 +409,12 @@ TEST(CompactEval, NamesWhatIsWrongAndFails) {
       {{"--recall", kRecall, "--ratios", "0.5"}, "0.5"},
       {{"--recall", kRecall, "--ratios", "2,many"}, "many"},
       {{"--recall", kRecall, "--docs", "0"}, "--docs"},
+      {{"--recall", kRecall, "--ratios", ""}, "--ratios: expected one number at least"},
+      {{"--recall", kRecall, "--methods", ","}, "--methods: expected one name at least"},
+      {{"--recall", ""}, "--recall: expected one name at least"},
+      {{"--recall", kRecall, "-s", "-1"}, "-s: expected a whole number from 0"},
+      {{"--recall", kRecall, "-p", "text"}, "'-p' is not an argument of 'shorthand compact-eval'"},
+      {{"--recall", kRecall, "-np", "2"}, "'-np' is not an argument"},
       {{"--quality", malformed}, "bad.jsonl:1"},
       {{"--longhealth", "/no/such/health.json"}, "/no/such/health.json"},
       {{"--recall", kRecall, "--methods", "kv:q5_K"}, "cannot hold a KV cache"},

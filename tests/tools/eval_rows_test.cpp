@@ -138,6 +138,12 @@ std::map<std::string, Json> compared(const EvalRun& run, const std::string& refe
   return out;
 }
 
+std::vector<std::string> missing_verdicts(const EvalRun& run) {
+  std::vector<Json> rows;
+  for (const EvalCell& cell : run.cells) rows.push_back(row_json(cell, 1));
+  return compare_rows(run, "", 1, rows);
+}
+
 EvalRun anchored(std::vector<EvalCell> cells, bool with_kv_rows = true) {
   EvalRun run{.cells = std::move(cells)};
   run.cells.push_back(answered_cell("full", 1, right_of(20, 20), 0));
@@ -210,14 +216,52 @@ TEST(Verdict, RejectsConfidentFlipsAndALostInstruction) {
   EXPECT_EQ(compared(instruction, "").at("select")["verdict"], "transparent");
 }
 
-TEST(Verdict, TakesTheReplaysScaleWhenTheRunHasNoQuantisedRows) {
+TEST(Verdict, IsMissingWithAReasonWhereThereIsNoScale) {
   EvalRun run = anchored({answered_cell("select", 8, right_of(20, 20), 3e-4)}, false);
-  EXPECT_TRUE(compared(run, "").at("select")["verdict"].is_null()) << "there is no scale";
-  run.scale = {.kl_q8 = 1e-3, .kl_q4 = 1e-2};
-  EXPECT_EQ(compared(run, "").at("select")["verdict"], "transparent");
-  run.scale = {.kl_q8 = 1e-4, .kl_q4 = 1e-2};
+  run.no_scale = "heads are narrow";
+  EXPECT_TRUE(compared(run, "").at("select")["verdict"].is_null());
+  EXPECT_EQ(missing_verdicts(run), std::vector<std::string>{"512: no verdicts: heads are narrow"});
+  EXPECT_EQ(missing_verdicts(anchored({answered_cell("select", 8, right_of(20, 20), 3e-4)})),
+            std::vector<std::string>{});
+}
+
+TEST(Verdict, ComparesWithTheScaleOnTheDocumentsThatTheRowMeasured) {
+  // The row measured the first ten documents, where the q8_0 cache is a hundred times closer than elsewhere.
+  EvalRun run = anchored({answered_cell("select", 8, right_of(10, 10), 1e-5)});
+  for (size_t i = 0; i < 10; ++i)
+    for (TokenComparison& t : run.cells[3].items[i].tokens) t.kl = 1e-6;
   EXPECT_EQ(compared(run, "").at("select")["verdict"], "good");
-  EXPECT_TRUE(compared(run, "").at("full")["verdict"].is_null());
+  EXPECT_EQ(compared(run, "").at("kv:q8_0")["verdict"], "transparent") << "no worse than itself";
+}
+
+TEST(Verdict, IsMissingWithAReasonWhereNothingCouldBeLost) {
+  const auto run_of = [](size_t n_full, size_t n_none) {
+    EvalRun run = anchored({answered_cell("select", 8, right_of(20, n_full), 1e-5)});
+    run.cells[1] = answered_cell("full", 1, right_of(20, n_full), 0);
+    run.cells[2] = answered_cell("none", 0, right_of(20, n_none), 2);
+    return run;
+  };
+  const auto expect_reason = [](const EvalRun& run, const char* part) {
+    EXPECT_TRUE(compared(run, "").at("select")["verdict"].is_null()) << part;
+    const std::vector<std::string> reasons = missing_verdicts(run);
+    ASSERT_EQ(reasons.size(), 1u) << part;
+    EXPECT_TRUE(contains(reasons[0], part)) << reasons[0];
+  };
+  expect_reason(run_of(0, 0), "the full cache answers none of the 20 questions");
+  expect_reason(run_of(12, 12), "no more answers are right with the context");
+  EvalRun unparsed = run_of(0, 0);
+  for (EvalItem& item : unparsed.cells[1].items) item.is_parsed = false;
+  expect_reason(unparsed, "--qa-tokens");
+  EXPECT_EQ(missing_verdicts(run_of(12, 11)), std::vector<std::string>{});
+
+  // Prose whose continuation is as likely without the context.
+  EvalRun prose = run_of(0, 0);
+  for (EvalCell& cell : prose.cells)
+    for (EvalItem& item : cell.items) {
+      item.has_answer = false;
+      for (TokenComparison& t : item.tokens) t.nll_none = 1;
+    }
+  expect_reason(prose, "likelier");
 }
 
 TEST(Choices, AreCountedApartWhenUnparsed) {
