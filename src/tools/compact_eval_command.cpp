@@ -155,9 +155,9 @@ std::string command_line(Arguments arguments) {
 Result<void> check_paths(const engine::ProgramParams& params, const EvalOptions& options) {
   const engine::EvalParams& eval = params.eval;
   std::vector<NamedPath> inputs = {{"-m", params.engine.model_path}};
-  for (const auto& [flag, paths] : {std::pair("--recall", &eval.recall_files), std::pair("--prose", &eval.prose_files),
-                                    std::pair("--quality", &eval.quality_files),
-                                    std::pair("--longhealth", &eval.longhealth_files)})
+  for (const auto& [flag, paths] :
+       {std::pair("--recall", &eval.recall_files), std::pair("--prose", &eval.prose_files),
+        std::pair("--quality", &eval.quality_files), std::pair("--longhealth", &eval.longhealth_files)})
     for (const std::string& path : *paths) inputs.emplace_back(flag, path);
   return check_outputs(
       {{"--json", eval.json_path}, {"--json's items", options.items_path}, {"--html", eval.html_path}}, inputs);

@@ -143,7 +143,8 @@ class ContextRows {
     const bool has_questions = row.json->at("recall_n").get<int64_t>() > 0;
     if (!row.json->at(has_questions ? "recall_normalised" : "recovery").is_null()) return "";
     if (!has_questions)
-      return "the contexts do not make their continuations likelier, so that a cache without them would do as well: "
+      return "the contexts do not make their continuations likelier, so that a cache without them would do as "
+             "well: "
              "take text that the model does not know, or longer contexts";
     const Row* full = find("full");
     if (full == nullptr) return "the full cache was not measured";
@@ -152,14 +153,17 @@ class ContextRows {
     const std::vector<EvalItem>& items = full->cell->items;
     const auto n_right = std::count_if(items.begin(), items.end(), is_right);
     if (n_right == 0 && std::all_of(items.begin(), items.end(), is_unparsed))
-      return fmt::format("in none of the {} answers of the full cache could a letter be read: give --qa-tokens more "
-                         "than the thoughts take, or take a model that answers as it is asked",
-                         items.size());
+      return fmt::format(
+          "in none of the {} answers of the full cache could a letter be read: give --qa-tokens more "
+          "than the thoughts take, or take a model that answers as it is asked",
+          items.size());
     if (n_right == 0)
-      return fmt::format("the full cache answers none of the {} questions rightly, so that none can be lost: take "
-                         "questions that this model answers, or a larger model",
-                         items.size());
-    return "no more answers are right with the context than without it: take documents that the model does not know";
+      return fmt::format(
+          "the full cache answers none of the {} questions rightly, so that none can be lost: take "
+          "questions that this model answers, or a larger model",
+          items.size());
+    return "no more answers are right with the context than without it: take documents that the model does not "
+           "know";
   }
 
   Json verdict(const Row& row) {

@@ -37,8 +37,7 @@ Result<void> check_outputs(const std::vector<NamedPath>& outputs, const std::vec
   for (const auto& [name, path] : outputs) {
     if (path.empty()) continue;
     const auto writable = check_writable(path);
-    if (!writable.ok())
-      return Error{writable.error().kind, fmt::format("{}: {}", name, writable.error().message)};
+    if (!writable.ok()) return Error{writable.error().kind, fmt::format("{}: {}", name, writable.error().message)};
     if (is_special_file(path)) continue;  // may be written twice
     for (const auto& [other_name, other_path] : taken)
       if (canonical(path) == other_path)

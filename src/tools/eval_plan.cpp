@@ -57,8 +57,8 @@ class Planner {
     for (int n = 2; !ids_.emplace(subject.context, subject.document.id).second; ++n)
       subject.document.id = fmt::format("{} ({})", given, n);
     if (subject.document.id != given)
-      log_warning("{}: another document has the id '{}' too; {} is called '{}' in the result", subject.context, given,
-                  subject.document.origin.empty() ? "this one" : "that of " + subject.document.origin,
+      log_warning("{}: another document has the id '{}' too; {} is called '{}' in the result", subject.context,
+                  given, subject.document.origin.empty() ? "this one" : "that of " + subject.document.origin,
                   subject.document.id);
     subject.is_first = subjects_.empty() || subjects_.back().context != subject.context;
     subjects_.push_back(std::move(subject));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -101,6 +102,63 @@ void expect_reference_rows(const WrittenRun& run, const std::string& context) {
   }
 }
 
+double number(const Json& object, const char* key) {
+  return object.at(key).is_null() ? 0 : object.at(key).get<double>();
+}
+
+/// Figures of a row against those that its items come to, as docs/compact-eval.md says.
+void expect_recomputable(const WrittenRun& run, const std::string& context, const std::string& method) {
+  const Json row = run.row(context, method);
+  const std::vector<Json> items = run.items_of(context, method), full = run.items_of(context, "full"),
+                          none = run.items_of(context, "none");
+  const auto expect = [&](const char* key, double numerator, double denominator) {
+    if (denominator > 0)
+      EXPECT_NEAR(number(row, key), numerator / denominator, 1e-9) << method << " " << key;
+    else
+      EXPECT_TRUE(row[key].is_null()) << method << " " << key;
+  };
+  std::map<std::string, double> sums;
+  double n_questions = 0, n_tokens = 0, n_with_full = 0, n_absent = 0, kl_max = 0, kept = 0, whole = 0;
+  std::vector<double> ranks;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const Json& item = items[i];
+    for (const char* key : {"kl", "top1", "top5", "top10", "logit_cosine", "delta_nll"})
+      sums[key] += number(item, key) * number(item, "n_tokens");
+    n_tokens += number(item, "n_tokens");
+    for (const char* key : {"n_flips", "n_confident", "gain", "gain_kept"}) sums[key] += number(item, key);
+    kl_max = std::max(kl_max, number(item, "kl_max"));
+    if (item["right"].is_null()) continue;
+    const bool is_right = item["right"].get<bool>(), is_right_with_full = item["right_with_full"].get<bool>();
+    n_questions += 1;
+    sums["right"] += is_right;
+    n_with_full += is_right_with_full;
+    sums["of_full"] += is_right && is_right_with_full;
+    sums["same"] += item["same_as_full"].get<bool>();
+    sums["nll"] += number(item, "nll");
+    ranks.push_back(number(item, "rank"));
+    n_absent += item["kind"] == "absent";
+    sums["invented"] += item["kind"] == "absent" && !is_right;
+    kept += is_right - none[i]["right"].get<bool>();
+    whole += full[i]["right"].get<bool>() - none[i]["right"].get<bool>();
+  }
+  ASSERT_GT(n_tokens, 0);
+  for (const char* key : {"top1", "top5", "top10", "logit_cosine", "delta_nll"}) expect(key, sums[key], n_tokens);
+  expect("kl_mean", sums["kl"], n_tokens);
+  EXPECT_EQ(number(row, "kl_max"), kl_max);
+  expect("confident_flips", sums["n_flips"], sums["n_confident"]);
+  expect("recovery", sums["gain_kept"], sums["gain"]);
+  expect("recall", sums["right"], n_questions);
+  EXPECT_EQ(row["recall_n"], n_questions);
+  expect("recall_of_full", sums["of_full"], n_with_full);
+  expect("same_as_full", sums["same"], n_questions);
+  expect("hallucination", sums["invented"], n_absent);
+  expect("answer_nll", sums["nll"], n_questions);
+  expect("recall_normalised", kept, whole);
+  if (ranks.empty()) return;
+  std::sort(ranks.begin(), ranks.end());
+  EXPECT_EQ(number(row, "answer_rank"), (ranks[(ranks.size() - 1) / 2] + ranks[ranks.size() / 2]) / 2);
+}
+
 TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
   const std::vector<std::string> flags = {"--recall", kRecall,     "--ratios",
                                           "4",        "--methods", "truncate,select," + kStudy};
@@ -117,7 +175,8 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
   EXPECT_EQ(run.row("512", "select")["recall_excess"]["reference"], "truncate");
   EXPECT_EQ(run.row("512", "kv:q8_0")["verdict"], "transparent") << "by definition";
   EXPECT_FALSE(run.row("512", "select")["verdict"].is_null());
-  EXPECT_NE(run.row("512", "truncate")["verdict"], "transparent") << "a quarter of the text is not as good as q8_0";
+  EXPECT_NE(run.row("512", "truncate")["verdict"], "transparent")
+      << "a quarter of the text is not as good as q8_0";
   ASSERT_GT(run.result["heads"].size(), 0u);
   for (const Json& head : run.result["heads"]) EXPECT_GT(head["rows"].get<double>(), 0);
   for (const char* method : {"full", "none", "truncate", "select", kStudy.c_str(), "kv:q8_0", "kv:q4_0"}) {
@@ -141,6 +200,17 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
   EXPECT_GE(recall(kStudy.c_str()), 0.9 * recall("full"));
   EXPECT_EQ(run.row("512", kStudy)["options"], Json({{"conversations", "48"}}));
   EXPECT_TRUE(run.row("512", "truncate")["fallback_heads"].is_null()) << "truncate measures no error";
+
+  for (const char* method : {"full", "none", "truncate", "select", kStudy.c_str(), "kv:q8_0"})
+    expect_recomputable(run, "512", method);
+  EXPECT_GT(run.row("512", kStudy)["log_mass"].get<double>(), 0);
+  EXPECT_GE(run.row("512", kStudy)["peak_extra_bytes"].get<double>(), 0);
+  EXPECT_LT(run.row("512", kStudy)["worse_heads"].get<double>(), 0.1);
+  EXPECT_EQ(run.row("512", "full")["answer_rank"], 1);
+  EXPECT_GT(run.row("512", "none")["answer_rank"].get<double>(), 1);
+  EXPECT_GT(run.row("512", "none")["answer_nll"].get<double>(),
+            run.row("512", "full")["answer_nll"].get<double>());
+  EXPECT_LT(run.row("512", "none")["top10"].get<double>(), run.row("512", kStudy)["top10"].get<double>());
 
   // Neither the number of threads nor the documents that come after change anything.
   const WrittenRun again = run_eval(one);
@@ -166,6 +236,7 @@ TEST(CompactEval, MeasuresProseAndSaysWhatItCouldNotCompact) {
 
   const Json select = run.row("prose-256", "select");
   expect_compacted(select, 4);
+  expect_recomputable(run, "prose-256", "select");
   EXPECT_EQ(select["n_docs"], 2);
   // The beginning of text and 255 tokens: the last one of the context is fed after the compaction.
   EXPECT_EQ(select["n_tokens"], 256);
@@ -241,7 +312,8 @@ TEST(CompactEval, RefusesAnEncodingThatDoesNotSuitTheModel) {
     EXPECT_TRUE(contains(outcome.err, std::string("prose-64 ") + method)) << outcome.err;
   EXPECT_TRUE(contains(outcome.err, "refused: room_with_view-0: ")) << outcome.err;
   EXPECT_TRUE(contains(outcome.out, "| truncate")) << "the others are measured";
-  EXPECT_TRUE(contains(outcome.err, "prose-64: no verdicts: they compare with q8_0 and q4_0 caches")) << outcome.err;
+  EXPECT_TRUE(contains(outcome.err, "prose-64: no verdicts: they compare with q8_0 and q4_0 caches"))
+      << outcome.err;
 }
 
 TEST(CompactEval, ReadsMultipleChoice) {
@@ -274,8 +346,8 @@ TEST(CompactEval, ReadsMultipleChoice) {
   // Options come in an order of their own for every seed; 1 is the default.
   std::set<std::string> orders;
   for (const char* seed : {"1", "2", "3", "4"}) {
-    const WrittenRun other = run_eval({"--quality", quality, "--qa-tokens", "4", "--methods", "full:rerun",
-                                       "--seed", seed, "-t", "2"});
+    const WrittenRun other =
+        run_eval({"--quality", quality, "--qa-tokens", "4", "--methods", "full:rerun", "--seed", seed, "-t", "2"});
     ASSERT_FALSE(other.items.empty());
     orders.insert(other.items[0]["question"].get<std::string>());
     if (std::string(seed) == "1") {
@@ -299,8 +371,8 @@ TEST(CompactEval, TellsDocumentsOfOneIdApart) {
   };
   std::ofstream(recall) << about(line, "door") << about(line, "wall") << about(line, "roof");
   std::ofstream(quality) << about(article, "mill") << about(article, "mill") << about(article, "farm");
-  const WrittenRun run = run_eval({"--recall", recall, "--quality", quality, "--qa-tokens", "4", "--methods",
-                                   "full:rerun", "-t", "2"});
+  const WrittenRun run = run_eval(
+      {"--recall", recall, "--quality", quality, "--qa-tokens", "4", "--methods", "full:rerun", "-t", "2"});
   const auto documents = [&](const std::string& file) {
     std::vector<std::string> ids;
     for (const Json& item : run.items_of(label_of(file), "full")) ids.push_back(item["doc"].get<std::string>());
@@ -309,7 +381,8 @@ TEST(CompactEval, TellsDocumentsOfOneIdApart) {
   EXPECT_EQ(documents(recall), (std::vector<std::string>{"a", "a (2)", "a (3)"}));
   EXPECT_EQ(documents(quality), (std::vector<std::string>{"7", "7", "7 (2)"})) << "one text is one article";
   EXPECT_TRUE(contains(run.outcome.err, "'a' too; that of " + recall + ":2 is called 'a (2)'")) << run.outcome.err;
-  EXPECT_TRUE(contains(run.outcome.err, "'7' too; that of " + quality + ":3 is called '7 (2)'")) << run.outcome.err;
+  EXPECT_TRUE(contains(run.outcome.err, "'7' too; that of " + quality + ":3 is called '7 (2)'"))
+      << run.outcome.err;
   unlink(recall.c_str());
   unlink(quality.c_str());
 }
@@ -333,9 +406,9 @@ TEST(CompactEval, LeavesWholeLinesWhenItIsStopped) {
   unlink(earlier.c_str());
 }
 
-const std::vector<std::string> kShortRun = {"compact-eval", "-m",   kScribe,     "--recall",  kRecall,   "--docs",
-                                            "1",            "-t",   "2",         "--methods", "select",  "--ratios",
-                                            "4"};
+const std::vector<std::string> kShortRun = {"compact-eval", "-m",       kScribe, "--recall", kRecall,
+                                            "--docs",       "1",        "-t",    "2",        "--methods",
+                                            "select",       "--ratios", "4"};
 
 std::vector<std::string> short_run(const std::vector<std::string>& more) {
   std::vector<std::string> arguments = kShortRun;
