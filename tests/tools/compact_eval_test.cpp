@@ -437,6 +437,27 @@ TEST(CompactEval, KnowsBeforeItMeasuresWhatItCannotWrite) {
   }
 }
 
+TEST(CompactEval, NamesAMissingModel) {
+  for (const auto& [arguments, part] : std::vector<std::pair<std::vector<std::string>, const char*>>{
+           {{"compact-eval"}, "no model given: name a GGUF file with -m FILE"},
+           {{"compact-eval", "-m", "/no/such/model.gguf"}, "/no/such/model.gguf"},
+           {{"compact-eval", "-m", "/no/such/model.gguf", "-c", "512"}, "cannot open '/no/such/model.gguf'"}}) {
+    const Outcome outcome = run_program(arguments);
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_TRUE(contains(outcome.err, part)) << outcome.err;
+    EXPECT_FALSE(contains(outcome.err, "nothing to measure")) << outcome.err;
+  }
+}
+
+TEST(CompactEval, RefusesToLeaveNothing) {
+  const WrittenRun run =
+      run_eval({"--recall", kRecall, "--docs", "1", "--ratios", "1000", "--methods", "truncate"});
+  const Json row = run.row("512", "truncate");
+  EXPECT_EQ(row["n_refused"], 1);
+  EXPECT_TRUE(row["bytes_after"].is_null()) << "not measured, and no cache of nothing";
+  EXPECT_TRUE(contains(run.outcome.err, "no block of the context would be left")) << run.outcome.err;
+}
+
 TEST(CompactEval, WritesThroughLinksAndIntoDevices) {
   namespace fs = std::filesystem;
   const std::string file = temporary("linked.json"), link = temporary("link.json");
@@ -491,7 +512,9 @@ TEST(CompactEval, NamesWhatIsWrongAndFails) {
       {{"--recall", kRecall, "--methods", "magic"}, "unknown compaction method 'magic'"},
       {{"--recall", kRecall, "--methods", "select:fit=all"}, "none, biases, values, both"},
       {{"--recall", kRecall, "--methods", "shrink"}, "unknown compaction method 'shrink'"},
-      {{"--recall", kRecall, "--contexts", "513"}, "nothing to measure"},
+      {{"--recall", kRecall, "--contexts", "513"}, "no --prose that a length could be cut from); got '513'"},
+      {{"--recall", kRecall, "--contexts", "512,1024"}, "got '1024'"},
+      {{"--recall", kRecall, "--contexts", "longhealth-5"}, "got 'longhealth-5'"},
       {{"--prose", kProse, "--contexts", "short"}, "'short'"},
       {{"--prose", kProse, "--contexts", "31"}, "at least 32"},
       {{"--prose", kProse, "--contexts", "99999999999999999999"}, "--contexts"},

@@ -7,6 +7,7 @@
 #include <set>
 #include <sstream>
 
+#include "compaction/method.h"
 #include "tools/compact_eval.h"
 #include "tools/program.h"
 #include "tools/table.h"
@@ -415,6 +416,33 @@ std::set<std::string> keys_of(const Json& object) {
   std::set<std::string> keys;
   for (const auto& [key, value] : object.items()) keys.insert(key);
   return keys;
+}
+
+TEST(EvalPage, NamesAllMethodsOptionsAndTheirChoices) {
+  const std::string page = slurp(std::string(SH_SOURCE_DIR) + "/docs/compact-eval.md");
+  const size_t begin = page.find("## Methods");
+  const std::string section = page.substr(begin, page.find("## Verdicts") - begin);
+  for (const compaction::CompactionMethod* method : compaction::methods())
+    EXPECT_TRUE(contains(section, "`" + std::string(method->name) + "`")) << method->name;
+  // Messages list what is known: options, and the choices of those that are words.
+  engine::CompactionRequest request;
+  static const std::regex list("(?:known:|one of) ([a-z_, ]+)"), word("[a-z_]+");
+  const auto words_of = [](const Result<void>& refused) {
+    std::vector<std::string> words;
+    std::smatch found;
+    const std::string message = refused.error().message;
+    if (!std::regex_search(message, found, list)) return words;
+    const std::string text = found[1];
+    for (std::sregex_iterator at(text.begin(), text.end(), word), end; at != end; ++at) words.push_back(at->str());
+    return words;
+  };
+  const std::vector<std::string> options = words_of(engine::set_option(request, "?", ""));
+  ASSERT_GT(options.size(), 10u);
+  for (const std::string& option : options) {
+    EXPECT_TRUE(contains(section, "`" + option + "`")) << option;
+    for (const std::string& choice : words_of(engine::set_option(request, option, "?")))
+      EXPECT_TRUE(contains(section, "`" + choice + "`")) << option << "=" << choice;
+  }
 }
 
 TEST(EvalPage, NamesExactlyTheKeysThatAreWritten) {
