@@ -31,10 +31,10 @@ double bytes_of(const SequenceCache& cache) {
 std::string gathering_key(const compaction::CompactionMethod& method, const CompactionRequest& request) {
   const engine::SelfStudyOptions& study = request.self_study;
   return fmt::format("{}/{}/{}/{}/{}/{}/{}/{}/{}/{}/{}/{}/{}", compaction::name_of(method.queries),
-                     method.reread_fraction, method.max_reread_tokens, request.n_recent_queries, study.n_conversations,
-                     study.round_conversations, study.max_question_tokens, study.max_answer_tokens,
-                     study.temperature, study.time_limit_seconds, study.coverage_tolerance, study.coverage_rows,
-                     study.uses_prompts);
+                     method.reread_fraction, method.max_reread_tokens, request.n_recent_queries,
+                     study.n_conversations, study.round_conversations, study.max_question_tokens,
+                     study.max_answer_tokens, study.temperature, study.time_limit_seconds,
+                     study.coverage_tolerance, study.coverage_rows, study.uses_prompts);
 }
 
 void add_report(const CompactionReport& report, EvalCost& cost, EvalCell& cell) {
@@ -50,6 +50,8 @@ void add_report(const CompactionReport& report, EvalCost& cost, EvalCell& cell) 
     cost.study_tokens = static_cast<double>(report.study.n_tokens);
   }
   if (report.check.n_tokens > 0) cost.check_kl = report.check.kl_mean;
+  std::vector<double> errors;
+  double log_mass = 0, log_mass_plain = 0, n_worse = 0;
   for (const CompactionReport::Head& head : report.heads) {
     HeadFigures& figures = cell.heads[{head.layer, head.head}];
     figures.n_documents += 1;
@@ -58,18 +60,33 @@ void add_report(const CompactionReport& report, EvalCost& cost, EvalCell& cell) 
     figures.n_measured += 1;
     figures.error += head.fit.heldout_fitted;
     figures.worst = std::max(figures.worst, head.fit.heldout_fitted_worst);
+    figures.plain += head.fit.heldout_plain;
+    figures.log_mass += head.fit.log_mass_fitted;
+    errors.push_back(head.fit.heldout_fitted);
+    log_mass += head.fit.log_mass_fitted;
+    log_mass_plain += head.fit.log_mass_plain;
+    n_worse += head.fit.heldout_fitted > head.fit.heldout_plain;
   }
+  if (errors.empty()) return;
+  const auto n = static_cast<double>(errors.size());
+  cost.log_mass = log_mass / n;
+  cost.log_mass_plain = log_mass_plain / n;
+  cost.worse_heads = n_worse / n;
+  cost.heldout_median = quantile(std::move(errors), 0.5);
 }
 
-/// Resident memory before and after a compaction in place, of a cache of its own.
-Result<std::pair<double, double>> resident_memory(Engine& engine, const Subject& subject,
-                                                  const ReferenceQueries& queries,
-                                                  const CompactionRequest& request) {
+/// Resident memory around a compaction in place, of a cache of its own.
+Result<void> add_memory(Engine& engine, const Subject& subject, const ReferenceQueries& queries,
+                        const CompactionRequest& request, EvalCost& cost) {
   SequenceCache own(engine.block_pool());
   SH_RETURN_IF_ERROR(engine.prefill(own, subject.ids));
-  const auto before = static_cast<double>(resident_bytes());
+  cost.rss_before = static_cast<double>(resident_bytes());
+  reset_peak_resident_bytes();
   SH_RETURN_IF_ERROR(engine::compact_sequence(engine.executor(), own, queries, request));
-  return std::pair{before, static_cast<double>(resident_bytes())};
+  if (const int64_t peak = peak_resident_bytes(); peak > 0)
+    cost.peak_extra = std::max(0.0, static_cast<double>(peak) - cost.rss_before);
+  cost.rss_after = static_cast<double>(resident_bytes());
+  return {};
 }
 
 class Runner {
@@ -333,6 +350,10 @@ class Runner {
         refuse(ratio, report.error().message);
         continue;
       }
+      if (compacted.usage().bytes == 0) {
+        refuse(ratio, "no block of the context would be left, as in the row of no context");
+        continue;
+      }
       EvalCell& into = cell(subject.context, spec.label, ratio, spec.options);
       const Probe probe{side->engine, &compacted};
       EvalCost cost = base_cost(subject, compacted);
@@ -340,8 +361,7 @@ class Runner {
       add_report(*report, cost, into);
       if (is_first) {
         SH_RETURN_IF_ERROR(add_speeds(subject, probe, cost));
-        SH_ASSIGN(const auto memory, resident_memory(*side->engine, subject, queries, request));
-        std::tie(cost.rss_before, cost.rss_after) = memory;
+        SH_RETURN_IF_ERROR(add_memory(*side->engine, subject, queries, request, cost));
       }
       into.costs.push_back(cost);
       SH_RETURN_IF_ERROR(measure_into(into, subject, probe, asked));

@@ -72,22 +72,24 @@ Result<void> choose_patients(const engine::EvalParams& eval, EvalOptions& option
   return {};
 }
 
-/// Lengths of prose among the contexts. Errors: a context that is neither a length nor the label of a file.
+/// Lengths of prose among the contexts. Errors: a context that is neither the label of a file nor, with prose to
+/// cut, a length.
 Result<void> choose_prose_contexts(const std::vector<std::string>& contexts,
                                    const std::vector<std::string>& labels, EvalOptions& options) {
-  if (contexts.empty() || options.prose_files.empty()) return {};
+  if (contexts.empty()) return {};
   options.prose_contexts.clear();
   for (const std::string& text : contexts) {
     int64_t n = 0;
     const char* end_of_text = text.data() + text.size();
     const auto [end, code] = std::from_chars(text.data(), end_of_text, n);
     const bool is_length = code == std::errc() && end == end_of_text && n >= 32 && n <= int64_t{1} << 40;
-    if (!is_length && !has(labels, text))
-      return Error{
-          ErrorKind::invalid_argument,
-          fmt::format("--contexts: expected the name of a recall file or a prose context in tokens, at least "
-                      "32; got '{}'",
-                      text)};
+    const bool has_prose = !options.prose_files.empty();
+    if (!(is_length && has_prose) && !has(labels, text))
+      return Error{ErrorKind::invalid_argument,
+                   fmt::format("--contexts: expected the name of a file with questions{}; got '{}'",
+                               has_prose ? " or a prose context in tokens, at least 32"
+                                         : " (there is no --prose that a length could be cut from)",
+                               text)};
     if (is_length) options.prose_contexts.push_back(n);
   }
   return {};
@@ -126,6 +128,12 @@ Result<EvalOptions> eval_options(engine::ProgramParams& params) {
     spec.request.self_study.seed = options.seed;
     options.methods.push_back(std::move(spec));
   }
+  const auto uses_profile = [](const MethodSpec& spec) {
+    return spec.request.budget == compaction::BudgetPolicy::profile;
+  };
+  if (!params.engine.compact_profile.empty() &&
+      std::none_of(options.methods.begin(), options.methods.end(), uses_profile))
+    log_warning("--compact-profile is not used: no method of --methods has budget=profile");
   options.items_path = items_path_of(eval.json_path);
   if (!eval.json_path.empty() && options.items_path.empty())
     log_warning("--json: '{}' is no regular file: items are not written", eval.json_path);
@@ -134,8 +142,11 @@ Result<EvalOptions> eval_options(engine::ProgramParams& params) {
 
 /// The context that documents must fit: what -c says, else what the model was trained for.
 Result<int64_t> context_length(const engine::ProgramParams& params) {
-  if (params.engine.n_ctx > 0) return params.engine.n_ctx;
+  if (params.engine.model_path.empty())
+    return Error{ErrorKind::invalid_argument,
+                 "no model given: name a GGUF file with -m FILE (models/scribe.gguf comes with the program)"};
   SH_ASSIGN(const gguf::File file, gguf::File::open(params.engine.model_path));
+  if (params.engine.n_ctx > 0) return params.engine.n_ctx;
   SH_ASSIGN(const std::string arch, file.require_string("general.architecture"));
   return file.require_int(arch + ".context_length");
 }
@@ -189,9 +200,11 @@ Result<Json> result_json(const engine::ProgramParams& params, Arguments argument
 }
 
 Result<void> run(engine::ProgramParams& params, Arguments arguments) {
+  // First, so that a missing model is not taken for missing data beside it.
+  SH_ASSIGN(const int64_t n_context, context_length(params));
   SH_ASSIGN(EvalOptions options, eval_options(params));
+  options.max_context_tokens = n_context;
   SH_RETURN_IF_ERROR(check_paths(params, options));
-  SH_ASSIGN(options.max_context_tokens, context_length(params));
   // The document, the same again for memory and a second reading, and forks of both for the questions are held at
   // once.
   params.engine.n_ctx = 3 * options.max_context_tokens;

@@ -25,9 +25,12 @@ struct EvalItem {
   std::optional<bool> is_likeliest;  // of a choice: the right letter is the likeliest
   std::optional<bool> obeys;         // the document's standing instruction
   std::optional<bool> obeys_with_full;
-  double nll = 0;              // of the expected answer, or of the passage, a token
+  double nll = 0;               // of the expected answer, or of the passage, a token
+  std::optional<int64_t> rank;  // of a question: the lowest place of a token of the expected answer; of a choice
+                                // the right letter's among the letters
   int64_t first_distance = 1;  // of tokens[0] from the end of the context
   std::vector<TokenComparison> tokens;
+  std::vector<LogitOverlap> overlaps;  // one a token
 };
 
 /// What one document gave beside its items. NaN: not measured.
@@ -38,15 +41,20 @@ struct EvalCost {
   double fallback_heads = kUnmeasured, heldout_plain = kUnmeasured, heldout_fitted = kUnmeasured;
   double study_conversations = kUnmeasured, study_tokens = kUnmeasured;
   double check_kl = kUnmeasured;  // of the compaction's own replay
+  // Over heads with held-out queries: median error, rms of log(mass) as returned and unfitted (means), share where
+  // the returned rows are worse than the unfitted ones.
+  double heldout_median = kUnmeasured, log_mass = kUnmeasured, log_mass_plain = kUnmeasured,
+         worse_heads = kUnmeasured;
   // Of the first document only.
   double decode_tps_before = kUnmeasured, decode_tps_after = kUnmeasured;
-  double rss_before = kUnmeasured, rss_after = kUnmeasured;
+  double rss_before = kUnmeasured, rss_after = kUnmeasured, peak_extra = kUnmeasured;
 };
 
 /// Errors of one head over the documents.
 struct HeadFigures {
   double n_documents = 0, rows = 0;             // sums
   double n_measured = 0, error = 0, worst = 0;  // held-out error: sum and highest
+  double plain = 0, log_mass = 0;               // sums: of the unfitted rows; rms of log(mass)
 };
 
 /// The caches whose KL verdicts are given in.

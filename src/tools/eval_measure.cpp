@@ -38,6 +38,8 @@ class Measurer {
       if (r.expectation.n_options == 0)
         forced.push_back({i, r.gold, [this, i](int64_t at, std::span<const float> logits) {
                             const std::vector<int32_t>& gold = references_[i].gold;
+                            const int64_t rank = rank_of(logits, gold[static_cast<size_t>(at)]);
+                            items_[i].rank = std::max(items_[i].rank.value_or(1), rank);
                             items_[i].nll += negative_log_likelihood(logits, gold[static_cast<size_t>(at)]) /
                                              static_cast<double>(gold.size());
                           }});
@@ -55,6 +57,7 @@ class Measurer {
     TokenComparison& token =
         items_[i].tokens.emplace_back(compare_logits(row_of(r.full_logits, t), logits, r.forced[t]));
     token.nll_none = r.none_nll[t];
+    items_[i].overlaps.push_back(overlap_of(row_of(r.full_logits, t), logits));
     follows_full_[i] = follows_full_[i] && argmax(logits) == r.forced[t];
     if (!r.is_question) items_[i].nll += token.nll_compact / static_cast<double>(r.forced.size());
   }
@@ -80,6 +83,9 @@ class Measurer {
                                               [&](int32_t a, int32_t b) { return likelihood(a) < likelihood(b); });
                          const auto right = static_cast<size_t>(r.expectation.accept.front().front() - 'A');
                          item.is_likeliest = best - r.letters.begin() == static_cast<std::ptrdiff_t>(right);
+                         item.rank = 1 + std::count_if(r.letters.begin(), r.letters.end(), [&](int32_t letter) {
+                                       return likelihood(letter) > likelihood(r.letters[right]);
+                                     });
                          item.nll = negative_log_likelihood(logits, r.letters[right]);
                        }});
     }

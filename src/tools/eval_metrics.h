@@ -16,11 +16,21 @@ namespace sh::tools {
 /// Stands for a figure that nobody measured; written as null.
 inline constexpr double kUnmeasured = std::numeric_limits<double>::quiet_NaN();
 
-using engine::TokenComparison;
 using engine::compare_logits;
 using engine::mean;
 using engine::negative_log_likelihood;
 using engine::quantile;
+using engine::TokenComparison;
+
+/// Two caches' rows of logits for one token, beside what TokenComparison holds.
+struct LogitOverlap {
+  double top5 = 0, top10 = 0;  // share of the full cache's likeliest tokens that are among the other's as many
+  double cosine = 0;           // of the logits less their means; NaN where a row is constant
+};
+/// Sums in double. Of fewer than ten tokens all are the likeliest.
+LogitOverlap overlap_of(std::span<const float> full, std::span<const float> compact);
+/// Place of a token by likelihood, 1 for the likeliest; equal ones share the better place, NaN has the last.
+int64_t rank_of(std::span<const float> logits, int32_t token);
 
 /// Share of the context's help that survives: Σ (none - compact) / Σ (none - full), over all tokens or over those
 /// whose gain none - full is in the top decile. NaN when the context does not help.

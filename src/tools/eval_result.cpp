@@ -52,9 +52,8 @@ bool is_anchor(const std::string& method) {
 }
 
 bool is_quantised_whole(const std::string& method) {
-  const std::string_view name = method.starts_with("kv_") || method.starts_with("kv-")
-                                    ? std::string_view(method).substr(3)
-                                    : std::string_view(method);
+  const std::string_view name =
+      method.starts_with("kv:") ? std::string_view(method).substr(3) : std::string_view(method);
   return name.size() >= 4 && name.size() <= 6 && name[0] == 'q' && name[1] >= '2' && name[1] <= '8' &&
          name[2] == '_' && name.find_first_of(":+") == std::string_view::npos;
 }

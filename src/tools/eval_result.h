@@ -32,7 +32,7 @@ std::vector<const Json*> objects(const Json& result, const char* key);
 std::string compression(double ratio);
 /// full and none: they bound the others and belong to every ratio.
 bool is_anchor(const std::string& method);
-/// The whole cache in fewer bits a number: "q8_0", "kv_q4_0".
+/// The whole cache in fewer bits a number: "q8_0", "kv:q4_0".
 bool is_quantised_whole(const std::string& method);
 
 /// What a reader can choose; elements of the page carry indices into these lists.

@@ -52,7 +52,8 @@ void add_sizes(const EvalCell& cell, Json& row) {
 
 void add_recall(const EvalCell& cell, uint64_t seed, Json& row) {
   const bool is_study = std::isfinite(known_mean_of(cell.costs, &EvalCost::study_conversations));
-  Count all, of_full, same, not_asked, choices_parsed, right_of_parsed, likeliest, obeying;
+  Count all, of_full, same, not_asked, choices_parsed, right_of_parsed, likeliest, obeying, invented;
+  std::vector<double> nlls, ranks;
   int64_t n_asked_in_study = 0;
   ClusterMap clusters;
   Json lost = Json::array();
@@ -71,6 +72,9 @@ void add_recall(const EvalCell& cell, uint64_t seed, Json& row) {
     if (item.is_choice && item.is_parsed) right_of_parsed.add(item.is_right);
     if (item.is_likeliest) likeliest.add(*item.is_likeliest);
     if (item.obeys) obeying.add(*item.obeys);
+    if (item.kind == "absent") invented.add(!item.is_right);
+    nlls.push_back(item.nll);
+    if (item.rank) ranks.push_back(static_cast<double>(*item.rank));
   }
   row["recall"] = json_number(all.share());
   row["recall_n"] = static_cast<int64_t>(all.n);
@@ -87,6 +91,23 @@ void add_recall(const EvalCell& cell, uint64_t seed, Json& row) {
   row["recall_of_parsed"] = json_number(right_of_parsed.share());
   row["recall_by_likelihood"] = json_number(likeliest.share());
   row["instruction_obeyed"] = json_number(obeying.share());
+  row["hallucination"] = json_number(invented.share());
+  row["answer_nll"] = json_number(mean(nlls));
+  row["answer_rank"] = json_number(quantile(ranks, 0.5));
+}
+
+double overlap_sum(const EvalItem& item, double LogitOverlap::*field) {
+  double sum = 0;
+  for (const LogitOverlap& overlap : item.overlaps) sum += overlap.*field;
+  return sum;
+}
+Json overlap_mean(const EvalCell& cell, double LogitOverlap::*field) {
+  double sum = 0, n = 0;
+  for (const EvalItem& item : cell.items) {
+    sum += overlap_sum(item, field);
+    n += static_cast<double>(item.overlaps.size());
+  }
+  return json_number(sum / n);
 }
 
 void add_logits(const EvalCell& cell, uint64_t seed, Json& row) {
@@ -110,9 +131,13 @@ void add_logits(const EvalCell& cell, uint64_t seed, Json& row) {
   row["kl_median"] = json_number(quantile(kls, 0.5));
   row["kl_p95"] = json_number(quantile(kls, 0.95));
   row["kl_p99"] = json_number(quantile(kls, 0.99));
+  row["kl_max"] = json_number(quantile(kls, 1));
   row["kl_ci"] = json_interval(cluster_bootstrap(kl.list(), seed + 1));
   row["kl_excess"] = nullptr;
   row["top1"] = json_number(top1.share());
+  row["top5"] = overlap_mean(cell, &LogitOverlap::top5);
+  row["top10"] = overlap_mean(cell, &LogitOverlap::top10);
+  row["logit_cosine"] = overlap_mean(cell, &LogitOverlap::cosine);
   row["confident_flips"] = json_number(flips.share());
   row["delta_nll"] = json_number(tokens.empty() ? kUnmeasured : delta_nll / static_cast<double>(tokens.size()));
   const double all = context_recovery(tokens, false);
@@ -122,22 +147,41 @@ void add_logits(const EvalCell& cell, uint64_t seed, Json& row) {
   row["recovery_top_decile"] = json_number(context_recovery(tokens, true));
 }
 
+/// Tokens to be decoded until the time that they save has made up for the compaction, on the document that both
+/// were measured on. Never where nothing is saved.
+double break_even(const std::vector<EvalCost>& costs) {
+  for (const EvalCost& cost : costs) {
+    if (!std::isfinite(cost.decode_tps_after)) continue;
+    const double saved = 1 / cost.decode_tps_before - 1 / cost.decode_tps_after;  // seconds a token
+    return saved > 0 ? cost.seconds_total / saved : kUnmeasured;
+  }
+  return kUnmeasured;
+}
+
 void add_costs(const EvalCell& cell, Json& row) {
   const auto known = [&](double EvalCost::*field) { return json_number(known_mean_of(cell.costs, field)); };
-  row["seconds"] = {{"prefill", known(&EvalCost::seconds_prefill)},
-                    {"capture", known(&EvalCost::seconds_capture)},
-                    {"select", known(&EvalCost::seconds_select)},
-                    {"fit", known(&EvalCost::seconds_fit)},
-                    {"total", known(&EvalCost::seconds_total)}};
+  std::vector<double> totals;
+  for (const EvalCost& cost : cell.costs)
+    if (std::isfinite(cost.seconds_total)) totals.push_back(cost.seconds_total);
+  row["seconds"] = {
+      {"prefill", known(&EvalCost::seconds_prefill)},    {"capture", known(&EvalCost::seconds_capture)},
+      {"select", known(&EvalCost::seconds_select)},      {"fit", known(&EvalCost::seconds_fit)},
+      {"total", known(&EvalCost::seconds_total)},        {"total_p50", json_number(quantile(totals, 0.5))},
+      {"total_p95", json_number(quantile(totals, 0.95))}};
   row["study_conversations"] = known(&EvalCost::study_conversations);
   row["study_tokens"] = known(&EvalCost::study_tokens);
   for (const auto& [key, field] :
        {std::pair("decode_tps_before", &EvalCost::decode_tps_before),
         std::pair("decode_tps_after", &EvalCost::decode_tps_after), std::pair("rss_before", &EvalCost::rss_before),
-        std::pair("rss_after", &EvalCost::rss_after)})
+        std::pair("rss_after", &EvalCost::rss_after), std::pair("peak_extra_bytes", &EvalCost::peak_extra)})
     row[key] = json_number(first_of(cell.costs, field));
+  row["break_even_tokens"] = json_number(break_even(cell.costs));
   row["heldout_plain"] = known(&EvalCost::heldout_plain);
   row["heldout_fitted"] = known(&EvalCost::heldout_fitted);
+  row["heldout_median"] = known(&EvalCost::heldout_median);
+  row["log_mass"] = known(&EvalCost::log_mass);
+  row["log_mass_plain"] = known(&EvalCost::log_mass_plain);
+  row["worse_heads"] = known(&EvalCost::worse_heads);
   row["fallback_heads"] = known(&EvalCost::fallback_heads);
   row["check_kl"] = known(&EvalCost::check_kl);
 }
@@ -171,6 +215,8 @@ void add_heads(const EvalCell& cell, Json& into) {
     const bool is_measured = figures.n_measured > 0;
     entry["error"] = json_number(is_measured ? figures.error / figures.n_measured : kUnmeasured);
     entry["worst"] = json_number(is_measured ? figures.worst : kUnmeasured);
+    entry["error_plain"] = json_number(is_measured ? figures.plain / figures.n_measured : kUnmeasured);
+    entry["log_mass"] = json_number(is_measured ? figures.log_mass / figures.n_measured : kUnmeasured);
     into.push_back(std::move(entry));
   }
 }
@@ -212,7 +258,21 @@ Json row_json(const EvalCell& cell, uint64_t seed) {
 
 Json item_json(const EvalItem& item) {
   std::vector<double> kls;
-  for (const TokenComparison& t : item.tokens) kls.push_back(t.kl);
+  Count top1, flips;
+  double delta_nll = 0, gain = 0, gain_kept = 0;
+  for (const TokenComparison& t : item.tokens) {
+    kls.push_back(t.kl);
+    top1.add(t.is_same_top1);
+    if (t.is_confident) flips.add(!t.is_same_top1);
+    delta_nll += t.nll_compact - t.nll_full;
+    if (std::isnan(t.nll_none)) continue;
+    gain += t.nll_none - t.nll_full;
+    gain_kept += t.nll_none - t.nll_compact;
+  }
+  const auto a_token = [&](double sum) { return json_number(sum / static_cast<double>(item.tokens.size())); };
+  const auto overlap = [&](double LogitOverlap::*field) {
+    return item.overlaps.empty() ? Json(nullptr) : a_token(overlap_sum(item, field));
+  };
   const auto if_answered = [&](auto value) { return item.has_answer ? Json(value) : Json(nullptr); };
   const auto if_known = [](std::optional<bool> value) { return value ? Json(*value) : Json(nullptr); };
   return {{"context", item.context},
@@ -227,12 +287,25 @@ Json item_json(const EvalItem& item) {
           {"answer", if_answered(item.answer)},
           {"right", if_answered(item.is_right)},
           {"right_with_full", if_answered(item.is_right_with_full)},
+          {"same_as_full", if_answered(item.is_same_as_full)},
           {"asked_in_study", if_answered(item.was_asked_in_study)},
           {"parsed", item.is_choice ? Json(item.is_parsed) : Json(nullptr)},
           {"likeliest", if_known(item.is_likeliest)},
           {"obeys", if_known(item.obeys)},
           {"nll", json_number(item.nll)},
-          {"kl", json_number(mean(kls))}};
+          {"rank", item.rank ? Json(*item.rank) : Json(nullptr)},
+          {"n_tokens", item.tokens.size()},
+          {"kl", json_number(mean(kls))},
+          {"kl_max", json_number(quantile(kls, 1))},
+          {"top1", json_number(top1.share())},
+          {"top5", overlap(&LogitOverlap::top5)},
+          {"top10", overlap(&LogitOverlap::top10)},
+          {"logit_cosine", overlap(&LogitOverlap::cosine)},
+          {"n_confident", static_cast<int64_t>(flips.n)},
+          {"n_flips", static_cast<int64_t>(flips.n_right)},
+          {"delta_nll", a_token(delta_nll)},
+          {"gain", json_number(gain)},
+          {"gain_kept", json_number(gain_kept)}};
 }
 
 Json breakdowns_json(const std::vector<EvalCell>& cells) {

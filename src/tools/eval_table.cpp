@@ -2,6 +2,8 @@
 // The result for people.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "tools/compact_eval.h"
 #include "tools/eval_json.h"
 #include "tools/table.h"
@@ -17,16 +19,18 @@ struct Column {
   double scale;
   const char* format;
 };
-// Short enough that a table of plain method names stays within 160 columns.
+// Short enough that a table of plain method names stays within 160 columns, which leaves the median KL and the
+// added NLL to the JSON and the page.
 constexpr Column kColumns[] = {
     {"real", "real_ratio", 1, "{:.2f}x"},
-    {"right %", "recall", 100, "{:.1f}"},
+    {"right", "recall", 100, "{:.1f}"},
+    {"95 %", "recall_ci", 100, "{:.0f}"},
+    {"unread", "unparsed", 100, "{:.1f}"},
     {"of full", "recall_of_full", 100, "{:.1f}"},
-    {"KL med", "kl_median", 1, "{:.1e}"},
     {"KL mean", "kl_mean", 1, "{:.1e}"},
+    {"KL p99", "kl_p99", 1, "{:.1e}"},
     {"top-1", "top1", 100, "{:.1f}"},
     {"flips", "confident_flips", 100, "{:.1f}"},
-    {"dNLL", "delta_nll", 1, "{:+.3f}"},
     {"R", "recovery", 1, "{:.2f}"},
     {"R top", "recovery_top_decile", 1, "{:.2f}"},
 };
@@ -34,19 +38,30 @@ constexpr Column kColumns[] = {
 std::string shown(double value, double scale, const char* format) {
   return std::isnan(value) ? "" : fmt::format(fmt::runtime(format), value * scale);
 }
+/// A figure or both ends of an interval.
+std::string shown(const Json& row, const Column& column) {
+  const Json& value = row.at(column.key);
+  if (!value.is_array()) return shown(number_at(row, column.key), column.scale, column.format);
+  return shown(value[0].get<double>(), column.scale, column.format) + "-" +
+         shown(value[1].get<double>(), column.scale, column.format);
+}
 
 }  // namespace
 
 std::string eval_table(const std::vector<Json>& rows) {
   std::vector<std::string> header = {"context", "method", "ratio"};
-  for (const Column& column : kColumns) header.emplace_back(column.title);
+  std::vector<const Column*> columns;  // only choices can be unreadable
+  for (const Column& column : kColumns)
+    if (std::string_view(column.key) != "unparsed" ||
+        std::any_of(rows.begin(), rows.end(), [](const Json& row) { return !row.at("unparsed").is_null(); }))
+      columns.push_back(&column);
+  for (const Column* column : columns) header.emplace_back(column->title);
   for (const char* title : {"s", "tok/s", "verdict"}) header.emplace_back(title);
   Table table(header);
   for (const Json& row : rows) {
     std::vector<std::string> cells = {row.at("context").get<std::string>(), row.at("method").get<std::string>(),
                                       shown(number_at(row, "ratio"), 1, "{:g}x")};
-    for (const Column& column : kColumns)
-      cells.push_back(shown(number_at(row, column.key), column.scale, column.format));
+    for (const Column* column : columns) cells.push_back(shown(row, *column));
     cells.push_back(shown(number_at(row.at("seconds"), "total"), 1, "{:.2f}"));
     cells.push_back(shown(number_at(row, "decode_tps_after") / number_at(row, "decode_tps_before"), 1, "x{:.1f}"));
     cells.push_back(row.at("verdict").is_null() ? "" : row.at("verdict").get<std::string>());
@@ -67,7 +82,8 @@ std::string lost_answers(const std::vector<EvalCell>& cells) {
                                     question, item.expected, item.answer));
       }
     if (lines.empty() || lines.size() > kFew) continue;
-    out += fmt::format("lost by {} {} at {:g}x:\n", cell.context, cell.method, cell.ratio);
+    out += fmt::format("lost by {} {}{}:\n", cell.context, cell.method,
+                       cell.ratio > 0 ? fmt::format(" at {:g}x", cell.ratio) : "");
     for (const std::string& line : lines) out += line;
   }
   return out;

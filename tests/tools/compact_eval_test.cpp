@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -101,6 +102,63 @@ void expect_reference_rows(const WrittenRun& run, const std::string& context) {
   }
 }
 
+double number(const Json& object, const char* key) {
+  return object.at(key).is_null() ? 0 : object.at(key).get<double>();
+}
+
+/// Figures of a row against those that its items come to, as docs/compact-eval.md says.
+void expect_recomputable(const WrittenRun& run, const std::string& context, const std::string& method) {
+  const Json row = run.row(context, method);
+  const std::vector<Json> items = run.items_of(context, method), full = run.items_of(context, "full"),
+                          none = run.items_of(context, "none");
+  const auto expect = [&](const char* key, double numerator, double denominator) {
+    if (denominator > 0)
+      EXPECT_NEAR(number(row, key), numerator / denominator, 1e-9) << method << " " << key;
+    else
+      EXPECT_TRUE(row[key].is_null()) << method << " " << key;
+  };
+  std::map<std::string, double> sums;
+  double n_questions = 0, n_tokens = 0, n_with_full = 0, n_absent = 0, kl_max = 0, kept = 0, whole = 0;
+  std::vector<double> ranks;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const Json& item = items[i];
+    for (const char* key : {"kl", "top1", "top5", "top10", "logit_cosine", "delta_nll"})
+      sums[key] += number(item, key) * number(item, "n_tokens");
+    n_tokens += number(item, "n_tokens");
+    for (const char* key : {"n_flips", "n_confident", "gain", "gain_kept"}) sums[key] += number(item, key);
+    kl_max = std::max(kl_max, number(item, "kl_max"));
+    if (item["right"].is_null()) continue;
+    const bool is_right = item["right"].get<bool>(), is_right_with_full = item["right_with_full"].get<bool>();
+    n_questions += 1;
+    sums["right"] += is_right;
+    n_with_full += is_right_with_full;
+    sums["of_full"] += is_right && is_right_with_full;
+    sums["same"] += item["same_as_full"].get<bool>();
+    sums["nll"] += number(item, "nll");
+    ranks.push_back(number(item, "rank"));
+    n_absent += item["kind"] == "absent";
+    sums["invented"] += item["kind"] == "absent" && !is_right;
+    kept += is_right - none[i]["right"].get<bool>();
+    whole += full[i]["right"].get<bool>() - none[i]["right"].get<bool>();
+  }
+  ASSERT_GT(n_tokens, 0);
+  for (const char* key : {"top1", "top5", "top10", "logit_cosine", "delta_nll"}) expect(key, sums[key], n_tokens);
+  expect("kl_mean", sums["kl"], n_tokens);
+  EXPECT_EQ(number(row, "kl_max"), kl_max);
+  expect("confident_flips", sums["n_flips"], sums["n_confident"]);
+  expect("recovery", sums["gain_kept"], sums["gain"]);
+  expect("recall", sums["right"], n_questions);
+  EXPECT_EQ(row["recall_n"], n_questions);
+  expect("recall_of_full", sums["of_full"], n_with_full);
+  expect("same_as_full", sums["same"], n_questions);
+  expect("hallucination", sums["invented"], n_absent);
+  expect("answer_nll", sums["nll"], n_questions);
+  expect("recall_normalised", kept, whole);
+  if (ranks.empty()) return;
+  std::sort(ranks.begin(), ranks.end());
+  EXPECT_EQ(number(row, "answer_rank"), (ranks[(ranks.size() - 1) / 2] + ranks[ranks.size() / 2]) / 2);
+}
+
 TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
   const std::vector<std::string> flags = {"--recall", kRecall,     "--ratios",
                                           "4",        "--methods", "truncate,select," + kStudy};
@@ -143,6 +201,17 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
   EXPECT_EQ(run.row("512", kStudy)["options"], Json({{"conversations", "48"}}));
   EXPECT_TRUE(run.row("512", "truncate")["fallback_heads"].is_null()) << "truncate measures no error";
 
+  for (const char* method : {"full", "none", "truncate", "select", kStudy.c_str(), "kv:q8_0"})
+    expect_recomputable(run, "512", method);
+  EXPECT_GT(run.row("512", kStudy)["log_mass"].get<double>(), 0);
+  EXPECT_GE(run.row("512", kStudy)["peak_extra_bytes"].get<double>(), 0);
+  EXPECT_LT(run.row("512", kStudy)["worse_heads"].get<double>(), 0.1);
+  EXPECT_EQ(run.row("512", "full")["answer_rank"], 1);
+  EXPECT_GT(run.row("512", "none")["answer_rank"].get<double>(), 1);
+  EXPECT_GT(run.row("512", "none")["answer_nll"].get<double>(),
+            run.row("512", "full")["answer_nll"].get<double>());
+  EXPECT_LT(run.row("512", "none")["top10"].get<double>(), run.row("512", kStudy)["top10"].get<double>());
+
   // Neither the number of threads nor the documents that come after change anything.
   const WrittenRun again = run_eval(one);
   ASSERT_EQ(static_cast<int64_t>(again.items.size()), 7 * n_questions(1));
@@ -167,6 +236,7 @@ TEST(CompactEval, MeasuresProseAndSaysWhatItCouldNotCompact) {
 
   const Json select = run.row("prose-256", "select");
   expect_compacted(select, 4);
+  expect_recomputable(run, "prose-256", "select");
   EXPECT_EQ(select["n_docs"], 2);
   // The beginning of text and 255 tokens: the last one of the context is fed after the compaction.
   EXPECT_EQ(select["n_tokens"], 256);
@@ -367,6 +437,27 @@ TEST(CompactEval, KnowsBeforeItMeasuresWhatItCannotWrite) {
   }
 }
 
+TEST(CompactEval, NamesAMissingModel) {
+  for (const auto& [arguments, part] : std::vector<std::pair<std::vector<std::string>, const char*>>{
+           {{"compact-eval"}, "no model given: name a GGUF file with -m FILE"},
+           {{"compact-eval", "-m", "/no/such/model.gguf"}, "/no/such/model.gguf"},
+           {{"compact-eval", "-m", "/no/such/model.gguf", "-c", "512"}, "cannot open '/no/such/model.gguf'"}}) {
+    const Outcome outcome = run_program(arguments);
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_TRUE(contains(outcome.err, part)) << outcome.err;
+    EXPECT_FALSE(contains(outcome.err, "nothing to measure")) << outcome.err;
+  }
+}
+
+TEST(CompactEval, RefusesToLeaveNothing) {
+  const WrittenRun run =
+      run_eval({"--recall", kRecall, "--docs", "1", "--ratios", "1000", "--methods", "truncate"});
+  const Json row = run.row("512", "truncate");
+  EXPECT_EQ(row["n_refused"], 1);
+  EXPECT_TRUE(row["bytes_after"].is_null()) << "not measured, and no cache of nothing";
+  EXPECT_TRUE(contains(run.outcome.err, "no block of the context would be left")) << run.outcome.err;
+}
+
 TEST(CompactEval, WritesThroughLinksAndIntoDevices) {
   namespace fs = std::filesystem;
   const std::string file = temporary("linked.json"), link = temporary("link.json");
@@ -421,7 +512,9 @@ TEST(CompactEval, NamesWhatIsWrongAndFails) {
       {{"--recall", kRecall, "--methods", "magic"}, "unknown compaction method 'magic'"},
       {{"--recall", kRecall, "--methods", "select:fit=all"}, "none, biases, values, both"},
       {{"--recall", kRecall, "--methods", "shrink"}, "unknown compaction method 'shrink'"},
-      {{"--recall", kRecall, "--contexts", "513"}, "nothing to measure"},
+      {{"--recall", kRecall, "--contexts", "513"}, "no --prose that a length could be cut from); got '513'"},
+      {{"--recall", kRecall, "--contexts", "512,1024"}, "got '1024'"},
+      {{"--recall", kRecall, "--contexts", "longhealth-5"}, "got 'longhealth-5'"},
       {{"--prose", kProse, "--contexts", "short"}, "'short'"},
       {{"--prose", kProse, "--contexts", "31"}, "at least 32"},
       {{"--prose", kProse, "--contexts", "99999999999999999999"}, "--contexts"},

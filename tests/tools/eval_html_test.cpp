@@ -40,7 +40,7 @@ Json small_result() {
           {"model", {{"file", "m.gguf"}, {"arch", "llama"}, {"n_layer", 5}}},
           {"rows",
            {row("full", 1, 0.95, 0.0), row("none", nullptr, 0.01, 2.0), row("select", 4, 0.9, 1e-3),
-            row("select", 8, 0.8, 1e-2), row("solver", 4, nullptr, nullptr), row("q8_0", 1.88, 0.94, 1e-5)}}};
+            row("select", 8, 0.8, 1e-2), row("solver", 4, nullptr, nullptr), row("kv:q8_0", 1.88, 0.94, 1e-5)}}};
 }
 
 /// What stands between two marks, the first time.
@@ -81,7 +81,7 @@ TEST(EvalHtml, HoldsMethodsFiguresAndTheResultItself) {
   EXPECT_EQ(markup_faults(page), std::vector<std::string>{});
   for (const char* part : {"Compaction of m.gguf", "a machine", "shorthand compact-eval -m m.gguf", ">select</td>",
                            ">solver</td>", ">full</td>", ">none</td>", "90.0 %", "1.00e-03",
-                           "Median KL, context 1024", "full 95.0 %", "none 1.0 %", "q8_0 1e-05"})
+                           "Median KL, context 1024", "full 95.0 %", "none 1.0 %", ">kv:q8_0 1e-05<"})
     EXPECT_TRUE(contains(page, part)) << part;
   const auto embedded = parse_json(between(page, "id=\"data\">", "</script>"));
   ASSERT_TRUE(embedded.ok()) << embedded.error().message;
@@ -94,7 +94,7 @@ TEST(EvalHtml, HoldsMethodsFiguresAndTheResultItself) {
 TEST(EvalHtml, WhatWasNotMeasuredIsAbsentNotZero) {
   const std::string page = eval_html(small_result());
   const std::string recall = between(page, "aria-label=\"Answers kept, context 1024\"", "</svg>");
-  // select at 4x and 8x and q8_0: three points with intervals. solver has no figure, full and none are lines.
+  // select at 4x and 8x and kv:q8_0: three points with intervals. solver has no figure, full and none are lines.
   EXPECT_EQ(n_times(recall, "<title>"), 3u) << recall;
   EXPECT_EQ(n_times(recall, "class=\"interval\""), 3u);
   EXPECT_FALSE(contains(recall, ">solver<"));
@@ -174,7 +174,8 @@ TEST(EvalHtml, HeatMapHasACellForEachHeadThatWasMeasured) {
 
 TEST(EvalHtml, BreakdownsAreDrawnWhereSomethingWasAsked) {
   const auto entry = [](const char* method, double ratio, const char* key, Json value, int n, double recall) {
-    return Json{{"context", "1024"}, {"method", method}, {"ratio", ratio}, {key, value}, {"n", n}, {"recall", recall}};
+    return Json{{"context", "1024"}, {"method", method}, {"ratio", ratio},
+                {key, value},        {"n", n},           {"recall", recall}};
   };
   Json result = small_result();
   result["depths"] = {entry("full", 1, "depth", 0.35, 1, 1), entry("select", 8, "depth", 0.35, 2, 0.5),

@@ -72,6 +72,40 @@ TEST(CompareLogits, TakesImpossibleTokensAndNeverTurnsNonsenseIntoZero) {
       << "a broken cache is not a perfect one";
 }
 
+TEST(LogitOverlap, CountsSharedLikeliestTokensAndCentresTheCosine) {
+  std::vector<float> full(20), compact;
+  for (size_t i = 0; i < full.size(); ++i) full[i] = static_cast<float>(20 - i);  // the likeliest first
+  compact = full;
+  const LogitOverlap same = overlap_of(full, full);
+  EXPECT_EQ(same.top5, 1);
+  EXPECT_EQ(same.top10, 1);
+  EXPECT_NEAR(same.cosine, 1, 1e-12);
+  std::swap(compact[0], compact[7]);   // leaves the five, stays in the ten
+  std::swap(compact[4], compact[19]);  // leaves both
+  const LogitOverlap some = overlap_of(full, compact);
+  EXPECT_DOUBLE_EQ(some.top5, 3.0 / 5);
+  EXPECT_DOUBLE_EQ(some.top10, 9.0 / 10);
+  // An offset of all logits changes nothing, and the reverse order is the opposite, however large the offset.
+  std::vector<float> reversed(full.rbegin(), full.rend());
+  for (float& x : reversed) x += 1000;
+  EXPECT_NEAR(overlap_of(full, reversed).cosine, -1, 1e-9);
+  EXPECT_EQ(overlap_of(full, reversed).top10, 0);
+  const std::vector<float> three = {1, 2, 3}, other = {3, 2, 1};
+  EXPECT_EQ(overlap_of(three, other).top5, 1) << "all of a small vocabulary";
+  std::vector<float> broken(20, std::numeric_limits<float>::quiet_NaN());
+  EXPECT_EQ(overlap_of(full, broken).top10, 0);
+  EXPECT_TRUE(std::isnan(overlap_of(full, broken).cosine));
+}
+
+TEST(Rank, IsOneForTheLikeliestAndLastForNaN) {
+  const std::vector<float> logits = {0, 5, 3, 3, std::numeric_limits<float>::quiet_NaN()};
+  EXPECT_EQ(rank_of(std::span(logits).first(4), 1), 1);
+  EXPECT_EQ(rank_of(std::span(logits).first(4), 2), 2);
+  EXPECT_EQ(rank_of(std::span(logits).first(4), 3), 2);
+  EXPECT_EQ(rank_of(std::span(logits).first(4), 0), 4);
+  EXPECT_EQ(rank_of(logits, 4), 6);
+}
+
 TEST(Quantile, InterpolatesBetweenNeighbours) {
   EXPECT_EQ(quantile({3, 1, 2}, 0.5), 2);
   EXPECT_DOUBLE_EQ(quantile({10, 0}, 0.25), 2.5);

@@ -7,6 +7,7 @@
 #include <set>
 #include <sstream>
 
+#include "compaction/method.h"
 #include "tools/compact_eval.h"
 #include "tools/program.h"
 #include "tools/table.h"
@@ -38,6 +39,9 @@ EvalCell measured_cell(const std::string& method) {
   item.has_answer = item.is_right = item.is_right_with_full = item.is_same_as_full = true;
   item.tokens = {{.kl = 0.25, .nll_full = 1, .nll_compact = 1.5, .nll_none = 3, .is_same_top1 = true}};
   item.tokens[0].is_confident = true;
+  item.overlaps = {{.top5 = 0.8, .top10 = 0.9, .cosine = 0.99}};
+  item.nll = 2;
+  item.rank = 3;
   EvalCell cell{.context = "512", .method = method, .ratio = 4};
   cell.items.push_back(item);
   EvalCost cost;
@@ -63,13 +67,47 @@ TEST(EvalRow, HoldsWhatWasMeasured) {
   EXPECT_EQ(row["lost"], Json::array());
   EXPECT_EQ(row["kl_mean"], 0.25);
   EXPECT_EQ(row["kl_ci"], Json::array({0.25, 0.25}));
+  EXPECT_EQ(row["kl_max"], 0.25);
   EXPECT_EQ(row["top1"], 1);
+  EXPECT_EQ(row["top5"], 0.8);
+  EXPECT_EQ(row["top10"], 0.9);
+  EXPECT_EQ(row["logit_cosine"], 0.99);
+  EXPECT_EQ(row["answer_nll"], 2);
+  EXPECT_EQ(row["answer_rank"], 3);
+  EXPECT_TRUE(row["hallucination"].is_null()) << "nothing was asked that has no answer";
   EXPECT_EQ(row["confident_flips"], 0);
   EXPECT_EQ(row["delta_nll"], 0.5);
   EXPECT_EQ(row["recovery"], 0.75);
   EXPECT_EQ(row["seconds"]["total"], 2);
   EXPECT_TRUE(row["rss_before"].is_null()) << "memory was not measured";
   EXPECT_TRUE(row["decode_tps_before"].is_null());
+}
+
+TEST(EvalRow, SaysWhenACompactionHasPaidOff) {
+  EvalCell cell = measured_cell("select");
+  cell.costs.push_back(cell.costs[0]);
+  cell.costs[0].decode_tps_before = 100;  // 2 seconds for 0.01 - 0.008 seconds a token
+  cell.costs[0].decode_tps_after = 125;
+  cell.costs[1].seconds_total = 4;
+  const Json row = row_json(cell, 1);
+  EXPECT_NEAR(row["break_even_tokens"].get<double>(), 1000, 1e-9);
+  EXPECT_EQ(row["seconds"]["total"], 3);
+  EXPECT_EQ(row["seconds"]["total_p50"], 3);
+  EXPECT_DOUBLE_EQ(row["seconds"]["total_p95"].get<double>(), 3.9);
+  cell.costs[0].decode_tps_after = 99;
+  EXPECT_TRUE(row_json(cell, 1)["break_even_tokens"].is_null()) << "a slower cache never pays";
+}
+
+TEST(EvalRow, CountsAnswersToWhatHasNone) {
+  EvalCell cell{.context = "512", .method = "select"};
+  for (const bool is_right : {true, true, false, true}) {
+    EvalItem item = measured_cell("select").items[0];
+    item.kind = "absent";
+    item.is_right = is_right;
+    cell.items.push_back(item);
+  }
+  cell.items[0].kind = "direct";
+  EXPECT_DOUBLE_EQ(row_json(cell, 1)["hallucination"].get<double>(), 1.0 / 3);
 }
 
 TEST(EvalRow, IsNullAndNeverZeroWhereNothingWasMeasured) {
@@ -281,7 +319,8 @@ TEST(Breakdowns, CountByKindDepthDistanceAndHead) {
   EvalCell cell = answered_cell("select", 8, right_of(4, 3), 0.5);
   cell.items[0].kind = "two_hop";
   cell.items[1].obeys = false;
-  cell.heads[{2, 1}] = {.n_documents = 2, .rows = 60, .n_measured = 2, .error = 0.5, .worst = 0.75};
+  cell.heads[{2, 1}] = {
+      .n_documents = 2, .rows = 60, .n_measured = 2, .error = 0.5, .worst = 0.75, .plain = 1, .log_mass = 0.25};
   cell.heads[{3, 0}] = {.n_documents = 2, .rows = 10};
   const Json all = breakdowns_json({cell});
   const auto find = [&](const char* list, const char* key, const Json& value) {
@@ -303,7 +342,9 @@ TEST(Breakdowns, CountByKindDepthDistanceAndHead) {
                                              {"head", 1},
                                              {"rows", 30.0},
                                              {"error", 0.25},
-                                             {"worst", 0.75}}));
+                                             {"worst", 0.75},
+                                             {"error_plain", 0.5},
+                                             {"log_mass", 0.125}}));
   EXPECT_TRUE(find("heads", "layer", 3)["error"].is_null());
 }
 
@@ -318,6 +359,24 @@ TEST(EvalTable, LeavesUnmeasuredFiguresEmpty) {
   EXPECT_TRUE(contains(last, "64x")) << table;
   EXPECT_FALSE(contains(last, "nan")) << table;
   EXPECT_FALSE(contains(last, "0.0")) << table;
+}
+
+TEST(EvalTable, ShowsIntervalsAndWhatCouldNotBeReadOfChoices) {
+  EvalRun run = anchored({answered_cell("select", 8, right_of(20, 10), 2e-3)});
+  const auto table_of = [&] {
+    std::vector<Json> rows;
+    for (const EvalCell& cell : run.cells) rows.push_back(row_json(cell, 1));
+    return eval_table(rows);
+  };
+  const std::string plain = table_of();
+  EXPECT_TRUE(contains(plain, "|  50.0 |   30-70 |")) << plain;
+  EXPECT_TRUE(contains(plain, " KL p99 |")) << plain;
+  EXPECT_TRUE(contains(plain, " 2.0e-03 | 2.0e-03 |")) << plain;
+  EXPECT_FALSE(contains(plain, "unread")) << plain;
+  for (EvalItem& item : run.cells[0].items) item.is_choice = true;
+  run.cells[0].items[19].is_parsed = false;
+  EXPECT_TRUE(contains(table_of(), " unread |")) << table_of();
+  EXPECT_TRUE(contains(table_of(), "|    5.0 |")) << table_of();
 }
 
 TEST(EvalTable, StaysWithin160Columns) {
@@ -342,6 +401,8 @@ TEST(LostAnswers, AreToldInWords) {
   const std::string lost = lost_answers({cell});
   EXPECT_TRUE(contains(lost, "d2#0 Which tree? expected \"plum\", got \"pear\"")) << lost;
   EXPECT_FALSE(contains(lost, "d1#0")) << lost;
+  EXPECT_TRUE(contains(lost, "lost by 512 select at 8x:\n")) << lost;
+  EXPECT_TRUE(contains(lost_answers({answered_cell("none", 0, right_of(3, 2), 1)}), "lost by 512 none:\n"));
 }
 
 std::set<std::string> names_in_backticks(const std::string& text) {
@@ -355,6 +416,33 @@ std::set<std::string> keys_of(const Json& object) {
   std::set<std::string> keys;
   for (const auto& [key, value] : object.items()) keys.insert(key);
   return keys;
+}
+
+TEST(EvalPage, NamesAllMethodsOptionsAndTheirChoices) {
+  const std::string page = slurp(std::string(SH_SOURCE_DIR) + "/docs/compact-eval.md");
+  const size_t begin = page.find("## Methods");
+  const std::string section = page.substr(begin, page.find("## Verdicts") - begin);
+  for (const compaction::CompactionMethod* method : compaction::methods())
+    EXPECT_TRUE(contains(section, "`" + std::string(method->name) + "`")) << method->name;
+  // Messages list what is known: options, and the choices of those that are words.
+  engine::CompactionRequest request;
+  static const std::regex list("(?:known:|one of) ([a-z_, ]+)"), word("[a-z_]+");
+  const auto words_of = [](const Result<void>& refused) {
+    std::vector<std::string> words;
+    std::smatch found;
+    const std::string message = refused.error().message;
+    if (!std::regex_search(message, found, list)) return words;
+    const std::string text = found[1];
+    for (std::sregex_iterator at(text.begin(), text.end(), word), end; at != end; ++at) words.push_back(at->str());
+    return words;
+  };
+  const std::vector<std::string> options = words_of(engine::set_option(request, "?", ""));
+  ASSERT_GT(options.size(), 10u);
+  for (const std::string& option : options) {
+    EXPECT_TRUE(contains(section, "`" + option + "`")) << option;
+    for (const std::string& choice : words_of(engine::set_option(request, option, "?")))
+      EXPECT_TRUE(contains(section, "`" + choice + "`")) << option << "=" << choice;
+  }
 }
 
 TEST(EvalPage, NamesExactlyTheKeysThatAreWritten) {
@@ -372,9 +460,11 @@ TEST(EvalPage, NamesExactlyTheKeysThatAreWritten) {
   const Json row = row_json(cell, 1);
   EXPECT_EQ(row_keys, keys_of(row));
   EXPECT_EQ(seconds_keys, keys_of(row["seconds"]));
-  const size_t items = page.find("Keys of an item:");
-  ASSERT_NE(items, std::string::npos);
-  EXPECT_EQ(names_in_backticks(page.substr(items)), keys_of(item_json(cell.items[0])));
+  const size_t items = page.find("Keys of an item:"), end = page.find("## How rows follow", items);
+  ASSERT_NE(end, std::string::npos);
+  std::set<std::string> item_keys = names_in_backticks(page.substr(items, end - items));
+  item_keys.erase("answer_rank");  // that `rank` refers to
+  EXPECT_EQ(item_keys, keys_of(item_json(cell.items[0])));
 }
 
 }  // namespace

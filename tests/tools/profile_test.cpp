@@ -52,6 +52,10 @@ TEST(Profile, IsMeasuredShownWrittenAndReadBack) {
                                          "--methods",
                                          kMethod + ":budget=profile"};
   EXPECT_TRUE(contains(output_of(joined(eval, {"--compact-profile", path})), "budget=profile"));
+  const Outcome unused = run_program({"compact-eval", "-m", kScribe, "--recall", kRecall, "--docs", "1", "--ratios",
+                                      "4", "--methods", "select", "--compact-profile", path});
+  EXPECT_EQ(unused.status, 0) << unused.err;
+  EXPECT_TRUE(contains(unused.err, "--compact-profile is not used")) << unused.err;
   const Outcome without = run_program(eval);
   EXPECT_EQ(without.status, 1);
   EXPECT_TRUE(contains(without.err, "--compact-profile")) << without.err;
