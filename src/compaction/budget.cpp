@@ -247,7 +247,7 @@ Result<std::vector<int64_t>> plan_budget(const BudgetRequest& request) {
         ErrorKind::invalid_argument,
         fmt::format(
             "compaction budget: the rows that must stay need {} blocks of {} rows, {} more than the {} allowed; "
-            "ask for a lower ratio or pin less",
+            "ask for a lower ratio, or keep and pin fewer tokens",
             limits.max_blocks - allocation.blocks_left(), limits.block_rows, -allocation.blocks_left(),
             limits.max_blocks)};
   if (limits.max_head_error > 0) return meet_target(request);

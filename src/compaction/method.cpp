@@ -22,7 +22,8 @@ const CompactionMethod* const kMethods[] = {
 std::string available() {
   std::string names;
   for (const CompactionMethod* method : kMethods)
-    names += fmt::format("{}{}", names.empty() ? "" : ", ", method->name);
+    names += fmt::format("{}{}{}{}", names.empty() ? "" : ", ", method->name,
+                         method->alias == nullptr ? "" : " or ", method->alias == nullptr ? "" : method->alias);
   return names;
 }
 

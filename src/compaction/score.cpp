@@ -110,20 +110,22 @@ class Asked {
  public:
   explicit Asked(size_t n_rows) : token_(n_rows, 0.0f), most_(n_rows, 0.0f), second_(n_rows, 0.0f) {}
 
-  /// Queries of a token follow one another: what several of its heads ask is asked once.
+  /// Queries of a token follow one another: what several of its heads ask is asked once. end_token() after the
+  /// last.
   void add_query(int64_t token, const float* weights, float factor) {
-    if (n_tokens_ == 0 || token != token_index_) {
-      end_token();
-      ++n_tokens_;
-      token_index_ = token;
+    if (n_tokens_ > 0 && token == token_index_) {
+      fold(RowScore::max, weights, factor, token_.data(), std::ssize(token_));
+      return;
     }
-    fold(RowScore::max, weights, factor, token_.data(), std::ssize(token_));
+    if (n_tokens_ > 0) end_token();
+    ++n_tokens_;
+    token_index_ = token;
+    for (size_t row = 0; row < token_.size(); ++row) token_[row] = weights[row] * factor;
   }
   void end_token() {
     for (size_t row = 0; row < most_.size(); ++row) {
       second_[row] = std::max(second_[row], std::min(most_[row], token_[row]));
       most_[row] = std::max(most_[row], token_[row]);
-      token_[row] = 0.0f;
     }
   }
 

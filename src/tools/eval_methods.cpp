@@ -49,9 +49,9 @@ Result<void> read_options(MethodSpec& spec, std::string_view rest) {
 Result<DType> cache_type(const std::string& label, const std::string& name) {
   const auto type = dtype_from_name(name);
   if (!type.ok() || !kernels::is_kv_dtype(*type))
-    return Error{
-        ErrorKind::invalid_argument,
-        fmt::format("method '{}': '{}' cannot hold a KV cache; use f32, f16, bf16, q8_0 or q4_0", label, name)};
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("method '{}': '{}' cannot hold a KV cache; use one of {}", label, name,
+                             kernels::kv_dtype_names())};
   return *type;
 }
 

@@ -361,7 +361,7 @@ TEST(MethodSpec, NamesTheChoicesOfWhatItDoesNotKnow) {
       {"reprefill:fit=none", {"'fit'", "known: keep"}},
       {"select:colour=red", {"'colour'", "queries, score, weighting, selection, fit, budget, schedule"}},
       {"select:queries=often", {"queries", "'often'", "recent, prefill, repeat_prefill, self_study"}},
-      {"select:score=sum", {"score", "'sum'", "recency, max, rms, mean, random"}},
+      {"select:score=sum", {"score", "'sum'", "recency, max, max_or_unasked, rms, mean, random"}},
       {"select:weighting=1", {"weighting", "'1'", "none, attention_share"}},
       {"select:fit=all", {"fit", "'all'", "none, biases, values, both"}},
       {"select:budget=", {"budget", "''", "uniform, global, sensitivity, profile"}},

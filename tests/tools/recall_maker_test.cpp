@@ -322,12 +322,13 @@ TEST(MakeRecall, SaysWhatIsWrongAndWritesNothing) {
       {{"--text", kBooks[1], "-o", out, "--facts", "0"}, "--facts"},
       {{"--text", kBooks[1], "-o", out, "--kinds", "direct,telepathy"}, "telepathy"},
       {{"--text", kBooks[1], "-o", out, "--patterns", "/does/not/exist.json"}, "/does/not/exist.json"},
-      {{"--text", kBooks[1], "-o", "/does/not/exist/x.jsonl"}, "the folder '/does/not/exist' is not there"},
-      {{"--text", kBooks[1], "-o", testing::TempDir()}, "is a folder"},
+      {{"--text", kBooks[1], "-o", "/does/not/exist/x.jsonl"}, "no folder '/does/not/exist'"},
+      {{"--text", kBooks[1], "-o", testing::TempDir()}, "Is a directory"},
       {{"--text", kBooks[1], "--text", empty, "-o", out}, "the file is empty"},
       {{"--text", testing::TempDir(), "-o", out}, "not a regular file"},
       {{"--text", kBooks[1], "--text", small, "-o", small}, "which is read"},
-      {{"--text", quoteless, "-o", out, "--kinds", "verbatim", "--tokens", "200", "--facts", "2"}, "gets no question"},
+      {{"--text", quoteless, "-o", out, "--kinds", "verbatim", "--tokens", "200", "--facts", "2"},
+       "gets no question"},
       // The second length cannot be made: the first is not written either.
       {{"--text", kBooks[1], "-o", out, "--tokens", "2000,4000000"}, "4000000"},
   };
