@@ -12,6 +12,7 @@
 #include "tools/eval_measure.h"
 #include "tools/eval_output.h"
 #include "tools/eval_plan.h"
+#include "tools/eval_texts.h"
 
 namespace sh::tools {
 
@@ -95,12 +96,11 @@ class Runner {
       : engine_(engine), options_(options), methods_(options.methods) {}
 
   Result<EvalRun> run() {
-    std::optional<SubjectReader> reader;
     if (!options_.recall_files.empty() || !options_.quality_files.empty() || !options_.longhealth_files.empty()) {
-      SH_ASSIGN(reader, SubjectReader::create(engine_, options_.n_choice_tokens));
+      SH_ASSIGN(reader_, SubjectReader::create(engine_, options_.n_choice_tokens));
     }
     SH_ASSIGN(const std::vector<PlannedSubject> planned,
-              plan_subjects(engine_, options_, reader ? &*reader : nullptr));
+              plan_subjects(engine_, options_, reader_ ? &*reader_ : nullptr));
     SH_RETURN_IF_ERROR(lines_.open(options_.items_path));
     for (const MethodSpec& spec : methods_)
       if (spec.kv_type) open_quantised(*spec.kv_type);
@@ -109,7 +109,7 @@ class Runner {
     for (size_t i = 0; i < planned.size(); ++i) {
       progress.begin(i);
       const PlannedSubject& plan = planned[i];
-      SH_ASSIGN(Subject subject, plan.continuation.empty() ? reader->read(plan.context, plan.document, plan.ids)
+      SH_ASSIGN(Subject subject, plan.continuation.empty() ? reader_->read(plan.context, plan.document, plan.ids)
                                                            : read_passage(engine_, plan.context, plan.document.id,
                                                                           plan.ids, plan.continuation));
       SH_RETURN_IF_ERROR(measure_subject(subject, plan.is_first, progress));
@@ -181,7 +181,11 @@ class Runner {
 
   Result<void> measure_into(EvalCell& into, Subject& subject, const Probe& probe,
                             const std::set<std::string>& asked = {}) {
-    SH_ASSIGN(std::vector<EvalItem> items, measure_items(probe, subject, into.method, into.ratio));
+    return measure_into(into, subject, probe, {0, subject.references.size()}, asked);
+  }
+  Result<void> measure_into(EvalCell& into, Subject& subject, const Probe& probe, ReferenceRange range,
+                            const std::set<std::string>& asked = {}) {
+    SH_ASSIGN(std::vector<EvalItem> items, measure_items(probe, subject, range, into.method, into.ratio));
     for (EvalItem& item : items) item.was_asked_in_study = asked.contains(trimmed(item.question));
     SH_RETURN_IF_ERROR(lines_.add(items));
     std::move(items.begin(), items.end(), std::back_inserter(into.items));
@@ -220,6 +224,12 @@ class Runner {
           break;
         case MethodSpec::Kind::reprefill:
           SH_RETURN_IF_ERROR(reprefill(subject, spec, is_first));
+          break;
+        case MethodSpec::Kind::summary:
+          SH_RETURN_IF_ERROR(summarise(subject, spec, is_first));
+          break;
+        case MethodSpec::Kind::retrieval:
+          SH_RETURN_IF_ERROR(retrieve(subject, spec, is_first));
           break;
         case MethodSpec::Kind::quantised:
         case MethodSpec::Kind::compaction: {
@@ -265,15 +275,20 @@ class Runner {
     return measure_into(into, subject, {&engine_, &again});
   }
 
+  /// Tokens that a cache of so many times fewer bytes holds, in whole blocks.
+  int64_t tokens_of(const Subject& subject, double ratio) const {
+    const double n_room =
+        bytes_of(subject.cache) / ratio / static_cast<double>(engine_.kv_layout().bytes_per_token());
+    return static_cast<int64_t>(n_room) / kv::kBlockRows * kv::kBlockRows;
+  }
+
   /// What engines without compaction do when the context is full: the first tokens and the newest, at positions
   /// without a gap.
   Result<void> reprefill(Subject& subject, const MethodSpec& spec, bool is_first) {
     const auto n_all = static_cast<int64_t>(subject.ids.size());
     for (const double ratio : options_.ratios) {
       EvalCell& into = cell(subject.context, spec.label, ratio, spec.options);
-      const double n_room =
-          bytes_of(subject.cache) / ratio / static_cast<double>(engine_.kv_layout().bytes_per_token());
-      const int64_t n_kept = std::min(n_all, static_cast<int64_t>(n_room) / kv::kBlockRows * kv::kBlockRows);
+      const int64_t n_kept = std::min(n_all, tokens_of(subject, ratio));
       if (n_kept <= spec.n_keep) {
         into.refusals.push_back(
             fmt::format("{}: {} tokens fit, {} of them stay at the start", subject.id, n_kept, spec.n_keep));
@@ -289,6 +304,59 @@ class Runner {
       if (is_first) SH_RETURN_IF_ERROR(add_speeds(subject, {&engine_, &shifted}, cost));
       into.costs.push_back(cost);
       SH_RETURN_IF_ERROR(measure_into(into, subject, {&engine_, &shifted}));
+    }
+    return {};
+  }
+
+  /// Text in place of the cache, as the model itself shortens it: asking for it counts as the compaction's time.
+  Result<void> summarise(Subject& subject, const MethodSpec& spec, bool is_first) {
+    if (subject.text.empty()) return {};  // of passages no summary is asked: they are in no chat
+    for (const double ratio : options_.ratios) {
+      EvalCell& into = cell(subject.context, spec.label, ratio, spec.options);
+      const Stopwatch watch;
+      const auto ids = summary_tokens(*reader_, subject, tokens_of(subject, ratio));
+      if (!ids.ok()) {
+        into.refusals.push_back(fmt::format("{}: {}", subject.id, ids.error().message));
+        continue;
+      }
+      SequenceCache summary(engine_.block_pool());
+      SH_RETURN_IF_ERROR(engine_.prefill(summary, *ids));
+      EvalCost cost = base_cost(subject, summary);
+      cost.seconds_total = watch.seconds();
+      if (is_first) SH_RETURN_IF_ERROR(add_speeds(subject, {&engine_, &summary}, cost));
+      into.costs.push_back(cost);
+      SH_RETURN_IF_ERROR(measure_into(into, subject, {&engine_, &summary}));
+    }
+    return {};
+  }
+
+  /// What people do with documents that are too long: passages looked up for each question and read. It knows the
+  /// question; seconds and bytes are means over the questions.
+  Result<void> retrieve(Subject& subject, const MethodSpec& spec, bool is_first) {
+    if (subject.text.empty()) return {};  // passages have no questions
+    for (const double ratio : options_.ratios) {
+      EvalCell& into = cell(subject.context, spec.label, ratio, spec.options);
+      EvalCost cost = base_cost(subject, subject.cache);
+      cost.bytes_after = cost.seconds_total = 0;
+      const auto n = static_cast<double>(subject.references.size());
+      bool is_refused = false;
+      for (size_t i = 0; i < subject.references.size() && !is_refused; ++i) {
+        const Stopwatch watch;
+        const auto ids = retrieved_tokens(*reader_, subject.text, subject.references[i].query, spec.n_words,
+                                          tokens_of(subject, ratio));
+        is_refused = !ids.ok();  // for want of room: then at the first question
+        if (is_refused) {
+          into.refusals.push_back(fmt::format("{}: {}", subject.id, ids.error().message));
+          continue;
+        }
+        SequenceCache passages(engine_.block_pool());
+        SH_RETURN_IF_ERROR(engine_.prefill(passages, *ids));
+        cost.seconds_total += watch.seconds() / n;
+        cost.bytes_after += bytes_of(passages) / n;
+        if (is_first && i == 0) SH_RETURN_IF_ERROR(add_speeds(subject, {&engine_, &passages}, cost));
+        SH_RETURN_IF_ERROR(measure_into(into, subject, {&engine_, &passages}, {i, 1}));
+      }
+      if (!is_refused) into.costs.push_back(cost);
     }
     return {};
   }
@@ -371,7 +439,8 @@ class Runner {
 
   Engine& engine_;
   const EvalOptions& options_;
-  std::vector<MethodSpec> methods_;  // the user's, and what verdicts need
+  std::optional<SubjectReader> reader_;  // when there are documents
+  std::vector<MethodSpec> methods_;      // the user's, and what verdicts need
   ItemLines lines_;
   std::map<DType, Quantised> quantised_;
   std::vector<EvalCell> cells_;

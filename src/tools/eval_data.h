@@ -13,6 +13,7 @@ namespace sh::tools {
 
 struct RecallQuestion {
   std::string question, answer;
+  std::string query;                // what a search for it would be given; "": the question
   std::vector<std::string> accept;  // what is right: the answer and other ways to say it
   std::string kind = "fact";        // direct, paraphrased, reverse, two_hop, update, absent, verbatim, choice, ...
   double depth = -1;  // where in the document the answer stands, 0 to 1; -1 when it is not found word for word

@@ -135,23 +135,24 @@ class Measurer {
 
 }  // namespace
 
-Result<std::vector<EvalItem>> measure_items(const Probe& probe, Subject& subject, const std::string& method,
-                                            double ratio) {
+Result<std::vector<EvalItem>> measure_items(const Probe& probe, Subject& subject, ReferenceRange range,
+                                            const std::string& method, double ratio) {
   std::vector<EvalItem> items;
   const auto measure = [&](std::span<Reference> references) -> Result<void> {
     SH_ASSIGN(std::vector<EvalItem> some, Measurer(probe, references).run());
     std::move(some.begin(), some.end(), std::back_inserter(items));
     return {};
   };
-  SH_RETURN_IF_ERROR(in_waves(probe.cache->pool(), subject.references, measure));
+  SH_RETURN_IF_ERROR(
+      in_waves(probe.cache->pool(), std::span(subject.references).subspan(range.first, range.count), measure));
   for (size_t i = 0; i < items.size(); ++i) {
-    const Reference& r = subject.references[i];
+    const Reference& r = subject.references[range.first + i];
     EvalItem& item = items[i];
     item.context = subject.context;
     item.document = subject.id;
     item.kind = r.kind;
     item.method = method;
-    item.index = static_cast<int64_t>(i);
+    item.index = static_cast<int64_t>(range.first + i);
     item.depth = r.depth;
     item.ratio = ratio;
     item.question = r.question;

@@ -18,9 +18,13 @@ struct Probe {
   const kv::SequenceCache* cache;
 };
 
+/// References [first, first + count).
+struct ReferenceRange {
+  size_t first = 0, count = 0;
+};
 /// One item a reference, in their order, from copies of the cache. Errors: out_of_memory.
-Result<std::vector<EvalItem>> measure_items(const Probe& probe, Subject& subject, const std::string& method,
-                                            double ratio);
+Result<std::vector<EvalItem>> measure_items(const Probe& probe, Subject& subject, ReferenceRange range,
+                                            const std::string& method, double ratio);
 
 /// Tokens a second of decoding from each of two caches, alternating, medians of the repeats.
 Result<std::pair<double, double>> decode_speeds(const Probe& a, const Probe& b);

@@ -13,16 +13,31 @@ namespace {
 
 constexpr std::string_view kQuantised = "kv:";
 
-Result<void> set_keep(MethodSpec& spec, const std::string& value) {
-  const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), spec.n_keep);
-  if (code != std::errc() || end != value.data() + value.size() || spec.n_keep < 0)
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("reprefill: keep: expected a number of tokens of at least 0, got '{}'", value)};
+/// A method that compacts no cache, and the option that it has.
+struct TextMethod {
+  const char* name;
+  MethodSpec::Kind kind;
+  const char* option;  // nullptr: none
+  int64_t MethodSpec::*number;
+  int64_t least;
+};
+constexpr TextMethod kTextMethods[] = {
+    {"reprefill", MethodSpec::Kind::reprefill, "keep", &MethodSpec::n_keep, 0},
+    {"summary", MethodSpec::Kind::summary, nullptr, nullptr, 0},
+    {"retrieval", MethodSpec::Kind::retrieval, "words", &MethodSpec::n_words, 1},
+};
+
+Result<void> set_number(MethodSpec& spec, const TextMethod& method, const std::string& value) {
+  int64_t& number = spec.*method.number;
+  const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (code != std::errc() || end != value.data() + value.size() || number < method.least)
+    return Error{ErrorKind::invalid_argument, fmt::format("{}: {}: expected a number of at least {}, got '{}'",
+                                                          method.name, method.option, method.least, value)};
   return {};
 }
 
 /// ":name=value" after the method's name, any number of them.
-Result<void> read_options(MethodSpec& spec, std::string_view rest) {
+Result<void> read_options(MethodSpec& spec, const TextMethod* method, std::string_view rest) {
   while (!rest.empty()) {
     rest.remove_prefix(1);
     const std::string option(rest.substr(0, rest.find(':')));
@@ -32,14 +47,15 @@ Result<void> read_options(MethodSpec& spec, std::string_view rest) {
       return Error{ErrorKind::invalid_argument,
                    fmt::format("method '{}': expected name:option=value, got '{}'", spec.label, option)};
     const std::string name = option.substr(0, equals), value = option.substr(equals + 1);
-    if (spec.kind == MethodSpec::Kind::compaction) {
+    const std::string known = method != nullptr && method->option != nullptr ? method->option : "";
+    if (method == nullptr) {
       SH_RETURN_IF_ERROR(engine::set_option(spec.request, name, value));
-    } else if (spec.kind == MethodSpec::Kind::reprefill && name == "keep") {
-      SH_RETURN_IF_ERROR(set_keep(spec, value));
+    } else if (name == known) {
+      SH_RETURN_IF_ERROR(set_number(spec, *method, value));
     } else {
       return Error{ErrorKind::invalid_argument,
-                   fmt::format("method '{}': unknown option '{}'{}", spec.label, name,
-                               spec.kind == MethodSpec::Kind::reprefill ? "; known: keep" : "")};
+                   fmt::format("method '{}': unknown option '{}'; {}", spec.label, name,
+                               known.empty() ? "it has none" : "known: " + known)};
     }
     spec.options[name] = value;
   }
@@ -77,12 +93,16 @@ Result<MethodSpec> parse_method_spec(const std::string& text) {
   }
   spec.request.method = std::string(rest.substr(0, rest.find(':')));
   rest.remove_prefix(spec.request.method.size());
-  if (spec.request.method == "reprefill" && !spec.kv_type) {
-    spec.kind = MethodSpec::Kind::reprefill;
-  } else {
-    SH_RETURN_IF_ERROR(compaction::find_method(spec.request.method));
-  }
-  SH_RETURN_IF_ERROR(read_options(spec, rest));
+  const TextMethod* text_method = nullptr;
+  for (const TextMethod& method : kTextMethods)
+    if (spec.request.method == method.name && !spec.kv_type) text_method = &method;
+  if (text_method != nullptr)
+    spec.kind = text_method->kind;
+  else if (const auto known = compaction::find_method(spec.request.method); !known.ok())
+    return Error{known.error().kind,
+                 fmt::format("{}; beside them reprefill, summary, retrieval, full:rerun, kv:TYPE and kv:TYPE+METHOD",
+                             known.error().message)};
+  SH_RETURN_IF_ERROR(read_options(spec, text_method, rest));
   return spec;
 }
 

@@ -40,6 +40,8 @@ RecallQuestion choice_question(const std::string& id, const std::string& questio
                                std::vector<std::string> options, size_t right, uint64_t seed) {
   shuffle_options(options, right, seed, id + "\n" + question);
   RecallQuestion out{.question = choice_prompt(question, options), .kind = "choice"};
+  out.query = question;  // without how to answer, but with what the answer may be
+  for (const std::string& option : options) out.query += "\n" + option;
   out.answer = std::string(1, letter_of(static_cast<int>(right)));
   out.accept = {out.answer};
   out.n_options = static_cast<int>(options.size());

@@ -89,6 +89,10 @@ Result<std::vector<int32_t>> SubjectReader::document_tokens(const std::string& t
   return engine_->tokenizer().encode(*prompt, {.add_special = false, .parse_special = true});
 }
 
+std::vector<int32_t> SubjectReader::user_turn(const std::string& text) const {
+  return joined(joined(turn_.user_open, encode_plain(*engine_, text)), turn_.user_close);
+}
+
 Reference SubjectReader::question_reference(const RecallQuestion& question, const std::string& word) const {
   Reference r;
   r.kind = question.kind;
@@ -100,7 +104,8 @@ Reference SubjectReader::question_reference(const RecallQuestion& question, cons
   r.expectation.n_options = question.n_options;
   r.expectation.is_thinking = !close_thought_.empty();
   r.expectation.instruction_word = word;
-  r.prompt = joined(joined(turn_.user_open, encode_plain(*engine_, question.question)), turn_.user_close);
+  r.query = question.query.empty() ? question.question : question.query;
+  r.prompt = user_turn(question.question);
   if (question.n_options > 0) {
     r.max_answer_tokens = n_choice_tokens_;
     const std::string end_of_thought = close_thought_.empty() ? "" : close_thought_ + "\n\n";
@@ -193,6 +198,7 @@ Result<Subject> SubjectReader::read(const std::string& context, const RecallDocu
                                     std::vector<int32_t> ids) const {
   Subject subject{.context = context,
                   .id = document.id,
+                  .text = document.context,
                   .ids = std::move(ids),
                   .cache = SequenceCache(engine_->block_pool()),
                   .none = none_->fork()};

@@ -20,6 +20,7 @@ namespace sh::tools {
 
 struct Reference {
   std::string kind, question, expected;
+  std::string query;  // what a search for it is given
   double depth = -1;
   bool is_question = false;
   Expectation expectation;
@@ -40,6 +41,7 @@ struct Reference {
 
 struct Subject {
   std::string context, id;
+  std::string text;  // of a document
   std::vector<int32_t> ids;
   kv::SequenceCache cache, none;  // with the context and without
   double prefill_seconds = 0;
@@ -54,6 +56,12 @@ class SubjectReader {
 
   /// The document as a system message, or as a user turn when the template takes no system message.
   Result<std::vector<int32_t>> document_tokens(const std::string& text) const;
+  /// A user's turn after a document, up to the assistant's.
+  std::vector<int32_t> user_turn(const std::string& text) const;
+  /// Tokens that an answer may have for its thoughts; 0 where the template opens none.
+  int64_t n_thought_tokens() const { return close_thought_.empty() ? 0 : n_choice_tokens_; }
+  const engine::Engine& engine() const { return *engine_; }
+  engine::Executor& executor() const { return engine_->executor(); }
   /// `ids` are the document's tokens.
   Result<Subject> read(const std::string& context, const RecallDocument& document, std::vector<int32_t> ids) const;
 

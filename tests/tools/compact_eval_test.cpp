@@ -304,6 +304,43 @@ TEST(CompactEval, ComparesWithQuantisedShiftedAndRereadCaches) {
   EXPECT_LT(shifted["recall_excess"]["difference"].get<double>(), 0);
 }
 
+TEST(CompactEval, ComparesWithTextOfTheSameBytes) {
+  const WrittenRun run =
+      run_eval({"--recall", kRecall, "--prose", kProse, "--contexts", "512,64", "--docs", "2", "--ratios", "4,64",
+                "--methods", "retrieval,reprefill,summary,retrieval:words=100000", "-t", "2"});
+  const Json retrieval = run.row("512", "retrieval"), summary = run.row("512", "summary");
+  for (const Json& row : {retrieval, summary}) {
+    ASSERT_TRUE(row.is_object());
+    EXPECT_EQ(row["ratio"], 4);
+    EXPECT_GE(row["real_ratio"].get<double>(), 4);
+    EXPECT_EQ(row["n_docs"], 2);
+    EXPECT_EQ(row["recall_n"], n_questions(2));
+    EXPECT_GT(row["seconds"]["total"].get<double>(), 0);
+    EXPECT_GT(row["decode_tps_after"].get<double>(), 0);
+    EXPECT_FALSE(row["verdict"].is_null());
+  }
+  expect_recomputable(run, "512", "retrieval");
+  // A fact's sentence names what it is about, so that looking it up finds it; the newest text has a quarter of them.
+  EXPECT_GE(retrieval["recall"].get<double>(), 0.9);
+  EXPECT_LT(run.row("512", "reprefill")["recall"].get<double>(), 0.6);
+  EXPECT_EQ(run.row("512", "reprefill")["recall_excess"]["reference"], "retrieval");
+  // One passage that is all of the document does not fit: its beginning is taken, the same for every question.
+  const Json beginning = run.row("512", "retrieval:words=100000");
+  EXPECT_LT(beginning["real_ratio"].get<double>(), 5) << "and fills the bytes";
+  EXPECT_LT(beginning["recall"].get<double>(), 0.6);
+
+  // Nothing fits a 64th of 512 tokens; of passages neither is measured.
+  int n_refused = 0;
+  for (const Json& row : run.result["rows"]) {
+    EXPECT_FALSE(row["context"] == "prose-64" && (row["method"] == "summary" || row["method"] == "retrieval"));
+    if (row["ratio"] != 64 || row["context"] != "512") continue;
+    EXPECT_EQ(row["n_refused"], 2) << row["method"];
+    ++n_refused;
+  }
+  EXPECT_EQ(n_refused, 4);
+  EXPECT_TRUE(contains(run.outcome.err, "the template alone takes")) << run.outcome.err;
+}
+
 TEST(CompactEval, RefusesAnEncodingThatDoesNotSuitTheModel) {
   // Its heads of 16 values are half a block of q8_0.
   const Outcome outcome =

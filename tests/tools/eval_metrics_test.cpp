@@ -344,11 +344,18 @@ TEST(MethodSpec, TakesQuantisedCachesAndBaselines) {
   EXPECT_EQ(parse_method_spec("full:rerun")->kind, Kind::rerun);
   EXPECT_EQ(parse_method_spec("reprefill")->n_keep, 4);
   EXPECT_EQ(parse_method_spec("reprefill:keep=0")->n_keep, 0);
+  EXPECT_EQ(parse_method_spec("summary")->kind, Kind::summary);
+  EXPECT_EQ(parse_method_spec("retrieval")->kind, Kind::retrieval);
+  EXPECT_TRUE(parse_method_spec("retrieval")->has_ratios());
+  EXPECT_EQ(parse_method_spec("retrieval:words=20")->n_words, 20);
 }
 
 TEST(MethodSpec, NamesTheChoicesOfWhatItDoesNotKnow) {
   const std::pair<const char*, std::vector<const char*>> cases[] = {
-      {"magic", {"'magic'", "truncate", "self_study"}},
+      {"magic", {"'magic'", "truncate", "self_study", "retrieval", "kv:TYPE"}},
+      {"summary:words=3", {"'words'", "it has none"}},
+      {"retrieval:words=0", {"words", "at least 1", "'0'"}},
+      {"kv:q8_0+summary", {"'summary'"}},
       {"", {"''", "truncate"}},
       {"shrink", {"'shrink'", "unknown", "truncate"}},
       {"kv:q5_K", {"'q5_K'", "q8_0 or q4_0"}},
