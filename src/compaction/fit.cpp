@@ -236,7 +236,9 @@ std::optional<Candidate> HeadFitter::run(Fit fit) {
   plain_ = judge(plain_errors_);
   report_.heldout_plain = report_.heldout_fitted = plain_.heldout.mean;
   report_.heldout_plain_worst = report_.heldout_fitted_worst = plain_.heldout.worst;
-  report_.log_mass_plain = report_.log_mass_fitted = rms_log_mass(targets_, targets_.n_fit, targets_.n(), ones_);
+  const LogMass plain_mass = log_mass_of(targets_, targets_.n_fit, targets_.n(), ones_);
+  report_.log_mass_plain = report_.log_mass_fitted = plain_mass.rms;
+  report_.mean_log_mass_plain = report_.mean_log_mass_fitted = plain_mass.mean;
   if (fit == Fit::none || targets_.n_fit == 0 || targets_.n_fit == targets_.n() || targets_.mass.cols == 0)
     return std::nullopt;
 
@@ -257,7 +259,9 @@ std::optional<Candidate> HeadFitter::run(Fit fit) {
   if (best_->value_fit != nullptr) best_->values = best_->value_fit->values(best_->step);
   report_.heldout_fitted = best_judgement_.heldout.mean;
   report_.heldout_fitted_worst = best_judgement_.heldout.worst;
-  report_.log_mass_fitted = rms_log_mass(targets_, targets_.n_fit, targets_.n(), best_->weights);
+  const LogMass fitted_mass = log_mass_of(targets_, targets_.n_fit, targets_.n(), best_->weights);
+  report_.log_mass_fitted = fitted_mass.rms;
+  report_.mean_log_mass_fitted = fitted_mass.mean;
   report_.worst_regret = best_judgement_.regret;
   report_.is_fit_accepted = true;
   report_.bias_ridge = static_cast<float>(best_->bias_ridge);

@@ -29,6 +29,8 @@ class ReportSum {
     sum_.heldout_fitted += part.heldout_fitted;
     sum_.log_mass_plain += part.log_mass_plain;
     sum_.log_mass_fitted += part.log_mass_fitted;
+    sum_.mean_log_mass_plain += part.mean_log_mass_plain;
+    sum_.mean_log_mass_fitted += part.mean_log_mass_fitted;
     sum_.heldout_plain_worst = std::max(sum_.heldout_plain_worst, part.heldout_plain_worst);
     sum_.heldout_fitted_worst = std::max(sum_.heldout_fitted_worst, part.heldout_fitted_worst);
     sum_.worst_regret = std::max(sum_.worst_regret, part.worst_regret);
@@ -43,7 +45,8 @@ class ReportSum {
   FitReport result() const {
     FitReport mean = sum_;
     for (double* value :
-         {&mean.heldout_plain, &mean.heldout_fitted, &mean.log_mass_plain, &mean.log_mass_fitted})
+         {&mean.heldout_plain, &mean.heldout_fitted, &mean.log_mass_plain, &mean.log_mass_fitted,
+          &mean.mean_log_mass_plain, &mean.mean_log_mass_fitted})
       *value /= std::max(1, n_);
     return mean;
   }

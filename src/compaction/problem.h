@@ -53,6 +53,7 @@ struct FitReport {
   double heldout_plain_worst = 0, heldout_fitted_worst = 0;  // the highest: a fact is one query among thousands
   double worst_regret = 0;  // the most that the fit added to the error of any query, held out or not
   double log_mass_plain = 0, log_mass_fitted = 0;  // rms of log(mass approximate / exact)
+  double mean_log_mass_plain = 0, mean_log_mass_fitted = 0;  // below 0: the region weighs too little
   bool is_fit_accepted = false;                    // else the plain rows were kept
   float bias_ridge = 0, value_ridge = 0;           // shrinkage chosen, as a multiple of the mean eigenvalue
   int32_t n_bias_at_bound = 0;

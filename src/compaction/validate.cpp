@@ -89,8 +89,8 @@ ErrorSummary summarise(std::span<const float> errors) {
   return summary;
 }
 
-double rms_log_mass(const FitTargets& targets, int64_t begin, int64_t end, std::span<const float> weights) {
-  double sum = 0;
+LogMass log_mass_of(const FitTargets& targets, int64_t begin, int64_t end, std::span<const float> weights) {
+  double sum = 0, squares = 0;
   int64_t n = 0;
   for (int64_t i = begin; i < end; ++i) {
     const double exact = targets.region_mass[static_cast<size_t>(i)];
@@ -99,10 +99,12 @@ double rms_log_mass(const FitTargets& targets, int64_t begin, int64_t end, std::
     for (int64_t j = 0; j < targets.mass.cols; ++j)
       mass += static_cast<double>(weights[static_cast<size_t>(j)]) * targets.mass(i, j);
     const double log_ratio = std::log(std::max(mass / exact, kMinMassRatio));
-    sum += log_ratio * log_ratio;
+    sum += log_ratio;
+    squares += log_ratio * log_ratio;
     ++n;
   }
-  return n > 0 ? std::sqrt(sum / static_cast<double>(n)) : 0.0;
+  if (n == 0) return {};
+  return {sum / static_cast<double>(n), std::sqrt(squares / static_cast<double>(n))};
 }
 
 }  // namespace sh::compaction

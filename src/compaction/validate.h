@@ -36,8 +36,12 @@ struct ErrorSummary {
 };
 ErrorSummary summarise(std::span<const float> errors);
 
-/// Root mean square over queries [begin, end) of log(mass of the kept region rows / mass of all region rows); a
-/// share below 1e-6 counts as 1e-6.
-double rms_log_mass(const FitTargets& targets, int64_t begin, int64_t end, std::span<const float> weights);
+/// Of log(mass of the kept region rows / mass of all region rows) over queries. A mean below 0: the region weighs too
+/// little beside what is attended else.
+struct LogMass {
+  double mean = 0, rms = 0;
+};
+/// Over queries [begin, end); a share below 1e-6 counts as 1e-6.
+LogMass log_mass_of(const FitTargets& targets, int64_t begin, int64_t end, std::span<const float> weights);
 
 }  // namespace sh::compaction

@@ -319,6 +319,7 @@ class Compaction {
     head.report.heldout_fitted = head.report.heldout_plain;
     head.report.heldout_fitted_worst = head.report.heldout_plain_worst;
     head.report.log_mass_fitted = head.report.log_mass_plain;
+    head.report.mean_log_mass_fitted = head.report.mean_log_mass_plain;
     head.report.worst_regret = 0;
   }
 

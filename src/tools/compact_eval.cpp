@@ -52,7 +52,7 @@ void add_report(const CompactionReport& report, EvalCost& cost, EvalCell& cell) 
   }
   if (report.check.n_tokens > 0) cost.check_kl = report.check.kl_mean;
   std::vector<double> errors;
-  double log_mass = 0, log_mass_plain = 0, n_worse = 0;
+  double log_mass = 0, log_mass_plain = 0, mean_log_mass = 0, n_worse = 0;
   for (const CompactionReport::Head& head : report.heads) {
     HeadFigures& figures = cell.heads[{head.layer, head.head}];
     figures.n_documents += 1;
@@ -66,12 +66,14 @@ void add_report(const CompactionReport& report, EvalCost& cost, EvalCell& cell) 
     errors.push_back(head.fit.heldout_fitted);
     log_mass += head.fit.log_mass_fitted;
     log_mass_plain += head.fit.log_mass_plain;
+    mean_log_mass += head.fit.mean_log_mass_fitted;
     n_worse += head.fit.heldout_fitted > head.fit.heldout_plain;
   }
   if (errors.empty()) return;
   const auto n = static_cast<double>(errors.size());
   cost.log_mass = log_mass / n;
   cost.log_mass_plain = log_mass_plain / n;
+  cost.mean_log_mass = mean_log_mass / n;
   cost.worse_heads = n_worse / n;
   cost.heldout_median = quantile(std::move(errors), 0.5);
 }

@@ -41,10 +41,10 @@ struct EvalCost {
   double fallback_heads = kUnmeasured, heldout_plain = kUnmeasured, heldout_fitted = kUnmeasured;
   double study_conversations = kUnmeasured, study_tokens = kUnmeasured;
   double check_kl = kUnmeasured;  // of the compaction's own replay
-  // Over heads with held-out queries: median error, rms of log(mass) as returned and unfitted (means), share where
-  // the returned rows are worse than the unfitted ones.
+  // Over heads with held-out queries: median error; means of the rms of log(mass) as returned and unfitted, and of
+  // its mean; share where the returned rows are worse than the unfitted ones.
   double heldout_median = kUnmeasured, log_mass = kUnmeasured, log_mass_plain = kUnmeasured,
-         worse_heads = kUnmeasured;
+         mean_log_mass = kUnmeasured, worse_heads = kUnmeasured;
   // Of the first document only.
   double decode_tps_before = kUnmeasured, decode_tps_after = kUnmeasured;
   double rss_before = kUnmeasured, rss_after = kUnmeasured, peak_extra = kUnmeasured;

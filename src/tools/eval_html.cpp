@@ -73,6 +73,7 @@ constexpr Column kColumns[] = {
     {"heldout_fitted", "head error", "mean held-out error of the heads", 1, "{:.2e}"},
     {"heldout_median", "median", "median held-out error of the heads", 1, "{:.2e}"},
     {"log_mass", "log mass", "rms of log(mass kept / mass), mean over heads", 1, "{:.2e}"},
+    {"log_mass_mean", "signed", "mean of it; below 0: the context weighs too little", 1, "{:+.2e}"},
     {"worse_heads", "worse heads", "share of heads worse than their unfitted rows on held-out queries", 100,
      "{:.1f} %"},
     {"fallback_heads", "unfitted heads", "share of heads where validation chose the rows without their fit", 100,

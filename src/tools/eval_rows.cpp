@@ -181,6 +181,7 @@ void add_costs(const EvalCell& cell, Json& row) {
   row["heldout_median"] = known(&EvalCost::heldout_median);
   row["log_mass"] = known(&EvalCost::log_mass);
   row["log_mass_plain"] = known(&EvalCost::log_mass_plain);
+  row["log_mass_mean"] = known(&EvalCost::mean_log_mass);
   row["worse_heads"] = known(&EvalCost::worse_heads);
   row["fallback_heads"] = known(&EvalCost::fallback_heads);
   row["check_kl"] = known(&EvalCost::check_kl);

@@ -310,6 +310,10 @@ TEST(Fit, EveryKindOfFitChangesWhatItShould) {
   EXPECT_EQ(both.values.rows, 12);
   EXPECT_LT(biases.report.log_mass_fitted, 0.1 * biases.report.log_mass_plain);
   EXPECT_EQ(values.report.log_mass_fitted, values.report.log_mass_plain);
+  // Rows that were dropped took their mass along: the sign of the mean says so, and biases give it back.
+  EXPECT_LT(biases.report.mean_log_mass_plain, 0);
+  EXPECT_GE(biases.report.mean_log_mass_plain, -biases.report.log_mass_plain) << "a mean is no more than the rms";
+  EXPECT_LT(std::fabs(biases.report.mean_log_mass_fitted), 0.1 * std::fabs(biases.report.mean_log_mass_plain));
   EXPECT_LT(biases.report.heldout_fitted, 0.01 * biases.report.heldout_plain);
   EXPECT_LT(values.report.heldout_fitted, none.report.heldout_plain);
   EXPECT_LT(both.report.heldout_fitted, 0.1 * values.report.heldout_fitted);

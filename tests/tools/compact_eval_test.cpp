@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // compact-eval as a user runs it: the shipped model on the shipped documents, at sizes that take seconds.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -206,6 +207,8 @@ TEST(CompactEval, MeasuresRecallOfTheFullNoAndCompactedCaches) {
   for (const char* method : {"full", "none", "truncate", "select", kStudy.c_str(), "kv:q8_0"})
     expect_recomputable(run, "512", method);
   EXPECT_GT(run.row("512", kStudy)["log_mass"].get<double>(), 0);
+  EXPECT_LE(std::fabs(run.row("512", kStudy)["log_mass_mean"].get<double>()),
+            run.row("512", kStudy)["log_mass"].get<double>());
   EXPECT_GE(run.row("512", kStudy)["peak_extra_bytes"].get<double>(), 0);
   EXPECT_LT(run.row("512", kStudy)["worse_heads"].get<double>(), 0.1);
   EXPECT_EQ(run.row("512", "full")["answer_rank"], 1);
