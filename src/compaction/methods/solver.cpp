@@ -15,7 +15,7 @@ const CompactionMethod methods_solver = {
     .weighting = Weighting::attention_share,
     .fit = Fit::both,
     .budget = BudgetPolicy::global,
-    .max_reread_tokens = 48,
+    .max_reread_tokens = 32,
     .n_sinks = 4,
     .n_recent = 4,
 };
