@@ -36,10 +36,10 @@ Result<void> check_writable(const std::string& path) {
   const bool is_there = ::stat(path.c_str(), &info) == 0;
   if (!is_there && errno != ENOENT && errno != ENOTDIR) return refused(errno);  // links in a circle
   if (is_there && ::access(path.c_str(), W_OK) != 0) return refused(errno);
-  if (is_special_file(path)) return {};
+  if (is_there && S_ISDIR(info.st_mode)) return refused(EISDIR);
+  if (is_there && !S_ISREG(info.st_mode)) return {};
   const std::filesystem::path target = end_of_links(path);
   std::error_code code;
-  if (std::filesystem::is_directory(target, code)) return refused(EISDIR);
   const std::filesystem::path folder = target.has_parent_path() ? target.parent_path() : ".";
   if (!std::filesystem::is_directory(folder, code))
     return Error{ErrorKind::not_found,

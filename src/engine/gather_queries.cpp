@@ -59,14 +59,16 @@ class Gatherer {
       }
     }
     if (repeats) {
-      SH_RETURN_IF_ERROR(add(repeat_prefill(executor_, sequence_, ids_, fraction, context_,
+      GatherContext context = context_;
+      // A sample praises itself, and a study's answers are compared instead of what was repeated before it.
+      if (fraction < 1 || wants(QuerySource::self_study)) context.n_compared = 0;
+      SH_RETURN_IF_ERROR(add(repeat_prefill(executor_, sequence_, ids_, fraction, context,
                                             &out_.replay, &out_.study)));
       used = used | QuerySource::repeat_prefill;
       out_.is_sample = fraction < 1;
     }
     if (wants(QuerySource::self_study)) {
       out_.replay = {};
-      out_.reference.reset();
       out_.is_sample = false;
       SH_RETURN_IF_ERROR(add(
           self_study(executor_, sequence_, ids_, request_.self_study, context_, &out_.replay, &out_.study)));
@@ -123,9 +125,7 @@ Result<ReferenceQueries> gather_reference_queries(Executor& executor, const Sequ
                                   },
                               .max_query_bytes = request.max_query_bytes,
                               .coverage = coverage ? &*coverage : nullptr,
-                              .n_compared = method.reads_sample(std::ssize(ids))
-                                                ? 0
-                                                : n_replay_tokens(method, request, region.n_tokens())};
+                              .n_compared = n_replay_tokens(method, request, region.n_tokens())};
   return Gatherer(executor, sequence, ids, method, request, context).run(captured, watch);
 }
 

@@ -352,7 +352,7 @@ std::vector<Flag> make_table() {
   t.push_back(on_off(
       g, {"-kvu", "--kv-unified"}, {"-no-kvu", "--no-kv-unified"}, "LLAMA_ARG_KV_UNIFIED", kServe,
       "one cache for all conversations: each may use all of -c",
-      [](P & p) -> auto& { return p.engine.is_kv_unified; }));
+      [](P& p) -> auto& { return p.engine.is_kv_unified; }));
   t.push_back(custom(g, {"-ctk", "--cache-type-k"}, "LLAMA_ARG_CACHE_TYPE_K", "TYPE", kRuns,
                      "encoding of keys in the cache: f32, f16, bf16, q8_0, q4_0, ...", cache_type(&EngineOptions::type_k), show_cache_type(&EngineOptions::type_k)));
   t.push_back(custom(g, {"-ctv", "--cache-type-v"}, "LLAMA_ARG_CACHE_TYPE_V", "TYPE", kRuns,
@@ -375,13 +375,13 @@ std::vector<Flag> make_table() {
   g = "prompt";
   t.push_back(text(
       g, {"-p", "--prompt"}, nullptr, "TEXT", kInteractive | kTokenize, "prompt",
-      [](P & p) -> auto& { return p.prompt; }));
+      [](P& p) -> auto& { return p.prompt; }));
   t.push_back(custom(g, {"-f", "--file"}, nullptr, "FILE", kInteractive | kTokenize, "read the prompt from a file",
                      read_prompt_file));
   t.push_back(on_off(
       g, {"-e", "--escape"}, {"--no-escape"}, nullptr, kInteractive | kTokenize,
       "process \\n, \\r, \\t, \\', \\\", \\\\ and \\xHH in the prompt",
-      [](P & p) -> auto& { return p.processes_escapes; }));
+      [](P& p) -> auto& { return p.processes_escapes; }));
 
   g = "sampling";
   t.push_back(custom(g, {"-s", "--seed"}, nullptr, "N", kGenerates, "random seed; -1: a new one each time", set_seed,
@@ -501,7 +501,7 @@ std::vector<Flag> make_table() {
       g, {"--recall"}, "FILE", kEval,
       "documents with questions, JSON lines; may be given more than once; without any file: recall/ and prose/ "
       "beside the model",
-      [](P & p) -> auto& { return p.eval.recall_files; }));
+      [](P& p) -> auto& { return p.eval.recall_files; }));
   t.push_back(list(g, {"--prose"}, "FILE", kEval, "plain text; may be given more than once", [](P& p) -> auto& { return p.eval.prose_files; }));
   t.push_back(list(g, {"--quality"}, "FILE", kEval, "articles with multiple choice as QuALITY has them, JSON lines",
                    [](P& p) -> auto& { return p.eval.quality_files; }));
@@ -535,7 +535,7 @@ std::vector<Flag> make_table() {
       g, {"--json"}, nullptr, "FILE", kEval,
       "write the result there too, and one line per question to FILE.items.jsonl (FILE.items.jsonl.part until the "
       "end)",
-      [](P & p) -> auto& { return p.eval.json_path; }));
+      [](P& p) -> auto& { return p.eval.json_path; }));
   t.push_back(text(g, {"--html"}, nullptr, "FILE", kEval, "write a page with the table and plots there too, self-contained", [](P& p) -> auto& { return p.eval.html_path; }));
 
   g = "make-recall";
