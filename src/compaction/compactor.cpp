@@ -50,8 +50,7 @@ Result<void> check_options(const SolveOptions& options) {
 
 Result<void> check_problem(const CompactionMethod& method, const HeadProblem& problem) {
   SH_RETURN_IF_ERROR(check_shapes(problem));
-  const bool scores_by_attention = method.score != RowScore::recency && method.score != RowScore::random;
-  if ((scores_by_attention || method.fit != Fit::none) && problem.queries.rows == 0 && problem.keys.rows > 0)
+  if (method.needs_queries() && problem.queries.rows == 0 && problem.keys.rows > 0)
     return Error{ErrorKind::invalid_argument,
                  fmt::format("compaction method '{}' needs reference queries; layer {}, KV head {} has none",
                              method.name, problem.layer, problem.head)};
@@ -64,9 +63,7 @@ constexpr int64_t kMaxSummaryPart = 16;
 // The queries that a later fit of the same rows will read, or none.
 std::vector<int64_t> queries_to_summarise(const CompactionMethod& method, const HeadProblem& problem,
                                           const SolveOptions& options) {
-  if (method.schedule != Schedule::one_shot || method.score == RowScore::recency ||
-      method.score == RowScore::random)
-    return {};
+  if (method.schedule != Schedule::one_shot || !method.scores_by_attention()) return {};
   if (method.queries.has(QuerySource::cache_keys)) return {};  // they change with the rows that are loaded
   // Thinned queries of a score need not be those of a fit.
   if (problem.queries.rows > std::min(options.max_queries_per_head, options.max_score_queries_per_head)) return {};

@@ -79,6 +79,9 @@ struct CompactionMethod {
     return queries.has(QuerySource::repeat_prefill) && !queries.has(QuerySource::self_study) &&
            fraction_to_read(n_text) < 1;
   }
+  /// Whether rows are scored by what queries attend.
+  bool scores_by_attention() const { return score != RowScore::recency && score != RowScore::random; }
+  bool needs_queries() const { return scores_by_attention() || fit != Fit::none; }
   int32_t score_pool = 0;        // > 1: scores are averaged over so many neighbouring rows
   int32_t n_sinks = 4;   // rows at the start of a sequence that the engine leaves out of the region
   int32_t n_recent = 4;  // rows at the end of the range, likewise

@@ -30,6 +30,12 @@ bool all_usable(const float* x, int64_t n) {
   return n_unusable == 0;
 }
 
+std::vector<uint8_t> rows_with_finite_bias(const HeadProblem& problem) {
+  std::vector<uint8_t> is_finite(static_cast<size_t>(problem.keys.rows), 1);
+  for (size_t row = 0; row < problem.bias.size(); ++row) is_finite[row] = std::isfinite(problem.bias[row]);
+  return is_finite;
+}
+
 // What a thread keeps when nothing is solved.
 thread_local AlignedBuffer<float> spare_buffer;
 
@@ -74,13 +80,12 @@ Result<void> check_shapes(const HeadProblem& problem) {
 }
 
 std::vector<uint8_t> finite_rows(const HeadProblem& problem) {
-  std::vector<uint8_t> is_finite(static_cast<size_t>(problem.keys.rows));
+  std::vector<uint8_t> is_finite = rows_with_finite_bias(problem);
   for_stretches(problem, [&](int64_t begin, int64_t end) {
     const MatView<const float> keys = keys_of(problem, begin, end), values = values_of(problem, begin, end);
     for (int64_t row = begin; row < end; ++row)
-      is_finite[static_cast<size_t>(row)] =
-          all_usable(keys.row(row - begin), keys.cols) && all_usable(values.row(row - begin), values.cols) &&
-          (problem.bias.empty() || std::isfinite(problem.bias[static_cast<size_t>(row)]));
+      is_finite[static_cast<size_t>(row)] &=
+          all_usable(keys.row(row - begin), keys.cols) && all_usable(values.row(row - begin), values.cols);
   });
   return is_finite;
 }
@@ -124,7 +129,9 @@ RegionSoftmax::RegionSoftmax(const HeadProblem& problem, const kernels::KernelSe
                                                  std::max<int64_t>(n_rows_, 1),
                                              16, 256),
                          std::max<int64_t>(problem.queries.rows, 1))),
-      row_is_finite_(finite_rows(problem)),
+      row_is_finite_(problem.reader != nullptr ? rows_with_finite_bias(problem) : finite_rows(problem)),
+      n_keys_seen_(problem.reader != nullptr ? 0 : n_rows_),
+      n_values_seen_(n_keys_seen_),
       scores_(static_cast<size_t>(max_tile_ * n_rows_)) {
   n_finite_rows_ = std::count(row_is_finite_.begin(), row_is_finite_.end(), 1);
   if (n_finite_rows_ < n_rows_ && problem.reader == nullptr) {
@@ -151,6 +158,10 @@ void RegionSoftmax::compute(std::span<const int64_t> queries) {
     std::copy_n(problem_.queries.row(queries[static_cast<size_t>(i)]), d, queries_.data() + i * d);
   for_stretches(problem_, [&](int64_t begin, int64_t end) {
     const MatView<const float> keys = keys_of(problem_, begin, end);
+    if (begin == n_keys_seen_) {
+      look_at(keys, begin);
+      n_keys_seen_ = end;
+    }
     kernels_.gemm_nt({.m = m,
                       .n = end - begin,
                       .k = d,
@@ -190,9 +201,34 @@ void RegionSoftmax::finish_row(float* scores, int64_t n_seen, int64_t i) {
   lse_[static_cast<size_t>(i)] = lse;
 }
 
+void RegionSoftmax::look_at(MatView<const float> rows, int64_t begin) {
+  for (int64_t row = 0; row < rows.rows; ++row) {
+    uint8_t& is_finite = row_is_finite_[static_cast<size_t>(begin + row)];
+    if (is_finite == 0 || all_usable(rows.row(row), rows.cols)) continue;
+    is_finite = 0;
+    --n_finite_rows_;
+  }
+}
+
+bool RegionSoftmax::found_late() {
+  for_stretches(problem_, [&](int64_t begin, int64_t end) {
+    if (begin >= n_values_seen_) values(begin, end);
+    if (begin < n_keys_seen_) return;
+    look_at(keys_of(problem_, begin, end), begin);  // no query has been scored
+    n_keys_seen_ = end;
+  });
+  return std::exchange(found_late_, false);
+}
+
 MatView<const float> RegionSoftmax::values(int64_t begin, int64_t end) {
   if (problem_.reader == nullptr) return values().slice(begin, end - begin);
   const MatView<const float> read = values_of(problem_, begin, end);
+  if (begin == n_values_seen_) {
+    const int64_t n_before = n_finite_rows_;
+    look_at(read, begin);
+    n_values_seen_ = end;
+    found_late_ |= n_finite_rows_ < n_before;
+  }
   if (std::all_of(row_is_finite_.begin() + begin, row_is_finite_.begin() + end, [](uint8_t f) { return f != 0; }))
     return read;
   clean_values_ = Mat<float>(end - begin, read.cols);

@@ -71,17 +71,25 @@ class RegionSoftmax {
   int64_t n_finite_rows() const { return n_finite_rows_; }
   /// Values of a stretch, rows that are not finite replaced by 0.
   MatView<const float> values(int64_t begin, int64_t end);
+  /// Rows that a reader gives are looked at when they are read for something else: a pass over all of them only to
+  /// see that they are finite was a tenth of a selection. So weights may have been computed with rows whose values
+  /// turn out not to be finite. Reads what was not read yet; true, once, if there were such rows: then all that was
+  /// computed before has to be computed again.
+  bool found_late();
   /// All values in the same way. Needs: they lie ready.
   MatView<const float> values() const { return clean_values_.rows > 0 ? clean_values_.view() : problem_.values; }
 
  private:
   int64_t n_visible(int64_t query) const;
+  void look_at(MatView<const float> rows, int64_t begin);
   void finish_row(float* scores, int64_t n_visible, int64_t i);
 
   HeadProblem problem_;  // borrows what the caller's borrows
   const kernels::KernelSet& kernels_;
   int64_t n_rows_, max_tile_, n_finite_rows_ = 0;
   std::vector<uint8_t> row_is_finite_;
+  int64_t n_keys_seen_, n_values_seen_;  // rows that were looked at, from the first on
+  bool found_late_ = false;
   Mat<float> clean_values_;
   std::vector<float> queries_;  // [max_tile, d]
   /// The thread's buffer for as long as this lives: a fresh one for each of hundreds of heads is 1 MiB of page

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/aligned.h"
+#include "base/check.h"
 
 namespace sh::compaction {
 namespace {
@@ -31,7 +32,11 @@ RegionSummariser::RegionSummariser(std::vector<int64_t> queries, RegionSoftmax& 
   summary_.lse.reserve(summary_.queries.size());
   summary_.output = Mat<float>(static_cast<int64_t>(summary_.queries.size()), problem.values.cols);
   summary_.n_rows = problem.values.rows;
-  summary_.n_finite_rows = softmax.n_finite_rows();
+}
+
+RegionSummary RegionSummariser::take() {
+  summary_.n_finite_rows = softmax_.n_finite_rows();
+  return std::move(summary_);
 }
 
 void RegionSummariser::add_tile(std::span<const int64_t> tile) {
@@ -77,6 +82,7 @@ void RegionSummariser::add_tile(std::span<const int64_t> tile) {
 
 RegionSummary summarise_region(const HeadProblem& problem, std::vector<int64_t> queries,
                                const kernels::KernelSet& kernels) {
+  SH_CHECK(problem.reader == nullptr, "rows that a reader gives may turn out late not to be finite");
   RegionSoftmax softmax(problem, kernels);
   RegionSummariser summariser(queries, softmax, kernels);
   const auto n = static_cast<int64_t>(queries.size());

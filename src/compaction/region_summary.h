@@ -30,7 +30,7 @@ class RegionSummariser {
   /// Takes the wanted among the queries that the softmax has computed last: `tile`, increasing from call to call.
   /// Cost: T·dv products a wanted query.
   void add_tile(std::span<const int64_t> tile);
-  RegionSummary take() { return std::move(summary_); }
+  RegionSummary take();
 
  private:
   RegionSoftmax& softmax_;

@@ -182,22 +182,25 @@ std::vector<float> score_rows(const HeadProblem& problem, const CompactionMethod
   const int64_t n_rows = problem.keys.rows;
   std::vector<float> scores(static_cast<size_t>(n_rows));
   std::vector<uint8_t> is_finite;
-  if (method.score == RowScore::recency || method.score == RowScore::random) {
+  if (!method.scores_by_attention()) {
     is_finite = finite_rows(problem);
     for (int64_t row = 0; row < n_rows; ++row)
       scores[static_cast<size_t>(row)] = method.score == RowScore::recency ? static_cast<float>(row - n_rows)
                                                                            : drawn_number(problem, row);
   } else {
     RegionSoftmax softmax(problem, kernels);
-    is_finite = softmax.row_is_finite();
-    std::optional<RegionSummariser> summariser;
-    if (summary != nullptr) summariser.emplace(std::move(summary->queries), softmax, kernels);
     const std::vector<int64_t> queries = pick_queries(problem, options.max_score_queries_per_head);
-    RegionSummariser* to_fill = summariser ? &*summariser : nullptr;
-    std::vector<double> total = method.score == RowScore::max_or_unasked
-                                    ? most_or_unasked(method.weighting, queries, softmax, to_fill)
-                                    : aggregate(method.score, method.weighting, queries, softmax, to_fill);
-    if (summariser) *summary = summariser->take();
+    std::vector<double> total;
+    do {
+      std::optional<RegionSummariser> summariser;
+      if (summary != nullptr) summariser.emplace(summary->queries, softmax, kernels);
+      RegionSummariser* to_fill = summariser ? &*summariser : nullptr;
+      total = method.score == RowScore::max_or_unasked
+                  ? most_or_unasked(method.weighting, queries, softmax, to_fill)
+                  : aggregate(method.score, method.weighting, queries, softmax, to_fill);
+      if (summariser) *summary = summariser->take();
+    } while (softmax.found_late());
+    is_finite = softmax.row_is_finite();
     if (method.score_pool > 1) pool_neighbours(method.score_pool, total);
     std::copy(total.begin(), total.end(), scores.begin());
   }

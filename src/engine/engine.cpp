@@ -66,9 +66,7 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
       return Error{set.error().kind, fmt::format("--compact-options: {}", set.error().message)};
   scratch.method = options.compact_method;
   SH_ASSIGN(const compaction::CompactionMethod method, method_of(scratch));
-  const bool scores_by_attention =
-      method.score != compaction::RowScore::recency && method.score != compaction::RowScore::random;
-  if (method.queries.is_none() && (scores_by_attention || method.fit != compaction::Fit::none))
+  if (method.queries.is_none() && method.needs_queries())
     return Error{ErrorKind::invalid_argument,
                  fmt::format("--compact-options: queries=none leaves '{}' nothing to choose or fit rows by; name a "
                              "source, or score=recency and fit=none",

@@ -246,6 +246,27 @@ TEST(Score, RowsReadInStretchesGiveTheSame) {
   }
 }
 
+// Nothing else asks for their values then, and without a query that counts not for their keys either.
+TEST(Score, RowsReadInStretchesAreLeftOutWhenTheyAreNotFiniteWhateverIsAskedOfThem) {
+  testing::Head head = clustered_head(12, 1300, 20);
+  head.keys(3, 2) = std::nanf(""), head.values(900, 1) = INFINITY;
+  head.bias.assign(1300, 0.0f);
+  head.bias[1299] = std::nanf("");
+  for (const bool asks : {true, false}) {
+    SCOPED_TRACE(asks);
+    if (!asks) std::fill(head.queries.data.begin(), head.queries.data.end(), std::nanf(""));
+    HeadProblem streamed = head.problem();
+    Decoder decoder(streamed);
+    streamed.reader = &decoder;
+    streamed.keys.data = streamed.values.data = nullptr;
+    const CompactionMethod method = testing::scoring(RowScore::max_or_unasked, Weighting::none);
+    const auto scores = score_rows(streamed, method, {}, kernel_set());
+    EXPECT_EQ(scores, score_rows(head.problem(), method, {}, kernel_set()));
+    for (size_t row = 0; row < 1300; ++row)
+      EXPECT_EQ(std::isinf(scores[row]), row == 3 || row == 900 || row == 1299) << row;
+  }
+}
+
 TEST(Score, AConstantShiftOfAllScoresChangesNothing) {
   testing::Head head = clustered_head(7, 100, 200);
   const auto scores = score_rows(head.problem(), testing::scoring(RowScore::rms, Weighting::attention_share), {}, kernel_set());
