@@ -38,8 +38,10 @@ struct HeadProblem {
   float softcap = 0.0f;
 
   MatView<const float> queries;        // [n, d] after norm and rope, unscaled
-  int64_t queries_per_token = 1;       // so many that follow one another are of one token, one a head of the group
   std::span<const int32_t> query_pos;  // [n] or empty: a query sees region rows with pos <= query_pos
+  // [n] or empty, each for itself: whose query it is, a token's (one a head of the group) or a conversation's. Those
+  // of one asker follow one another.
+  std::span<const int32_t> asker;
   std::span<const float> lse;          // [n] or empty
   MatView<const float> out;            // [n, dv] or empty
 };

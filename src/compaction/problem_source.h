@@ -15,7 +15,7 @@ namespace sh::compaction {
 struct HeadStorage {
   Mat<float> keys, values, queries, out;
   std::vector<float> bias, lse;
-  std::vector<int32_t> pos, query_pos;
+  std::vector<int32_t> pos, query_pos, asker;
   std::unique_ptr<RowReader> reader;
 };
 

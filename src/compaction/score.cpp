@@ -105,45 +105,44 @@ std::vector<double> aggregate(RowScore score, Weighting weighting, std::span<con
   return total;
 }
 
-/// What tokens asked of rows: the most that any asked of each, and how much of it no other token asked.
+/// What was asked of rows by each who asked: the most that any asked of each, and how much of it no other asked.
 class Asked {
  public:
-  explicit Asked(size_t n_rows) : token_(n_rows, 0.0f), most_(n_rows, 0.0f), second_(n_rows, 0.0f) {}
+  explicit Asked(size_t n_rows) : own_(n_rows, 0.0f), most_(n_rows, 0.0f), second_(n_rows, 0.0f) {}
 
-  /// Queries of a token follow one another: what several of its heads ask is asked once. end_token() after the
-  /// last.
-  void add_query(int64_t token, const float* weights, float factor) {
-    if (n_tokens_ > 0 && token == token_index_) {
-      fold(RowScore::max, weights, factor, token_.data(), std::ssize(token_));
+  /// What an asker asks several times is asked once. end_asker() after the last.
+  void add_query(int64_t asker, const float* weights, float factor) {
+    if (n_askers_ > 0 && asker == asker_) {
+      fold(RowScore::max, weights, factor, own_.data(), std::ssize(own_));
       return;
     }
-    if (n_tokens_ > 0) end_token();
-    ++n_tokens_;
-    token_index_ = token;
-    for (size_t row = 0; row < token_.size(); ++row) token_[row] = weights[row] * factor;
+    if (n_askers_ > 0) end_asker();
+    ++n_askers_;
+    asker_ = asker;
+    for (size_t row = 0; row < own_.size(); ++row) own_[row] = weights[row] * factor;
   }
-  void end_token() {
+  void end_asker() {
     for (size_t row = 0; row < most_.size(); ++row) {
-      second_[row] = std::max(second_[row], std::min(most_[row], token_[row]));
-      most_[row] = std::max(most_[row], token_[row]);
+      second_[row] = std::max(second_[row], std::min(most_[row], own_[row]));
+      most_[row] = std::max(most_[row], own_[row]);
     }
   }
 
   float most(size_t row) const { return most_[row]; }
-  /// What the next token is expected to ask of a row that none has asked for: of all that was asked of rows by one
-  /// token alone, a token's mean, weighted by how much of it one row was asked for.
+  /// What the next one is expected to ask of a row that none has asked for: of all that was asked of rows by one
+  /// alone, an asker's mean, weighted by how much of it one row was asked for.
   double of_a_new_row() const {
     double sum = 0;
     for (size_t row = 0; row < most_.size(); ++row) {
       const double alone = most_[row] - second_[row];
       sum += alone * alone;
     }
-    return sum / static_cast<double>(std::max<int64_t>(1, n_tokens_));
+    return sum / static_cast<double>(std::max<int64_t>(1, n_askers_));
   }
 
  private:
-  std::vector<float> token_, most_, second_;  // [T]
-  int64_t n_tokens_ = 0, token_index_ = 0;
+  std::vector<float> own_, most_, second_;  // [T]
+  int64_t n_askers_ = 0, asker_ = 0;
 };
 
 /// How likely the row at this place of the region, 0 to 1, is to be asked for. So small a power that heads which
@@ -161,10 +160,10 @@ std::vector<double> most_or_unasked(Weighting weighting, std::span<const int64_t
   for_queries(
       queries, weighting, softmax, summariser,
       [&](int64_t query, const float* weights, float factor) {
-        asked.add_query(query / problem.queries_per_token, weights, factor);
+        asked.add_query(problem.asker.empty() ? query : problem.asker[static_cast<size_t>(query)], weights, factor);
       },
       [] {});
-  asked.end_token();
+  asked.end_asker();
   const auto of_a_new_row = static_cast<float>(asked.of_a_new_row());
   std::vector<double> total(n_rows);
   for (size_t row = 0; row < n_rows; ++row) {

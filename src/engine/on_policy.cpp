@@ -22,6 +22,15 @@ constexpr int64_t kMaxReplayTokens = 8192;
 struct Conversations {
   std::vector<SequenceCache> caches;
   std::vector<std::vector<int32_t>> ids;
+
+  /// Whose token each of the forward is: its conversation, or each for itself.
+  std::vector<int32_t> askers(bool of_conversations) const {
+    std::vector<int32_t> askers;
+    for (size_t i = 0; i < ids.size(); ++i)
+      for (size_t token = 0; token < ids[i].size(); ++token)
+        askers.push_back(static_cast<int32_t>(of_conversations ? i : askers.size()));
+    return askers;
+  }
 };
 Conversations conversations_of(const SequenceCache& sequence, const Replay& replay) {
   int64_t n_tokens = 0;
@@ -47,13 +56,15 @@ class LayerwiseTap final : public ops::AttentionTap {
  public:
   LayerwiseTap(Executor& executor, const CompactionMethod& method, const LayerwiseInput& input,
                const compaction::SolveOptions& options, const compaction::SolveContext& context,
-               std::span<const kv::Pos> pos, std::span<SequenceCache> conversations, SequenceCache& compacted)
+               std::span<const kv::Pos> pos, std::vector<int32_t> askers, std::span<SequenceCache> conversations,
+               SequenceCache& compacted)
       : executor_(executor),
         method_(method),
         input_(input),
         options_(options),
         context_(context),
         pos_(pos),
+        askers_(std::move(askers)),
         conversations_(conversations),
         compacted_(compacted),
         sets_(executor.engine().kv_layout().layers.size()),
@@ -88,7 +99,7 @@ class LayerwiseTap final : public ops::AttentionTap {
         executor_.engine().kv_layout().layers[static_cast<size_t>(layer)],
         executor_.engine().model().n_query_heads(layer), queries.rows, [&](int64_t token) {
           return TokenQueries{queries.row(token), lse.row(token), out.row(token),
-                              pos_[static_cast<size_t>(token)].value};
+                              pos_[static_cast<size_t>(token)].value, askers_[static_cast<size_t>(token)]};
         });
     const CacheProblems problems(executor_.engine(), *input_.sequence, plans, sets_, false);
     std::vector<std::vector<int32_t>> rows;
@@ -124,6 +135,7 @@ class LayerwiseTap final : public ops::AttentionTap {
   const compaction::SolveOptions& options_;
   const compaction::SolveContext& context_;
   std::span<const kv::Pos> pos_;
+  std::vector<int32_t> askers_;
   std::span<SequenceCache> conversations_;
   SequenceCache& compacted_;
   QuerySets sets_;  // of the layer that is being solved
@@ -146,7 +158,9 @@ Result<std::vector<CompactHead>> solve_layer_by_layer(Executor& executor, const 
   for (size_t i = 0; i < conversations.caches.size(); ++i)
     batch.add(conversations.caches[i], conversations.ids[i], false);
   SequenceCache compacted = input.sequence->fork();
-  LayerwiseTap tap(executor, method, input, options, context, batch.pos, conversations.caches, compacted);
+  LayerwiseTap tap(executor, method, input, options, context, batch.pos,
+                   conversations.askers(method.queries.has(compaction::QuerySource::self_study)),
+                   conversations.caches, compacted);
   Mat<float> no_logits(0, executor.engine().model().info().n_vocab);
   SH_RETURN_IF_ERROR(executor.forward(batch.view(), no_logits.view(), &tap));
   return tap.take();

@@ -185,7 +185,7 @@ int64_t QueryCapture::n_bytes() const {
                               s.ordinal.capacity() * sizeof(int64_t));
 }
 
-QuerySets QueryCapture::take(ThreadPool& threads) const {
+QuerySets QueryCapture::take(ThreadPool& threads, int64_t ordinals_per_asker) const {
   const State& s = *state_;
   const auto n_rows = static_cast<int64_t>(s.row_pos.size());
   std::vector<int64_t> order(s.row_pos.size());
@@ -202,7 +202,8 @@ QuerySets QueryCapture::take(ThreadPool& threads) const {
                             const auto row = static_cast<size_t>(order[static_cast<size_t>(i)]);
                             const float* base = s.row_at(row) + layer.offset;
                             const float* lse = base + int64_t{layer.n_heads} * layer.key_width;
-                            return TokenQueries{base, lse, lse + layer.n_heads, s.row_pos[row]};
+                            return TokenQueries{base, lse, lse + layer.n_heads, s.row_pos[row],
+                                                static_cast<int32_t>(s.ordinal[row] / ordinals_per_asker)};
                           });
   });
   return sets;
@@ -232,6 +233,7 @@ std::vector<QuerySet> pool_groups(const kv::LayerLayout& layer, int32_t n_query_
       set.out.data.insert(set.out.data.end(), out, out + layer.value_width);
       set.lse.push_back(from.lse[head]);
       set.pos.push_back(from.pos);
+      set.asker.push_back(from.asker);
     }
   }
   return sets;

@@ -23,6 +23,7 @@ struct QuerySet {
   std::vector<int32_t> pos;  // [n]
   std::vector<float> lse;    // [n] over all rows that the query saw
   Mat<float> out;            // [n, value_width] attention output over all rows that it saw
+  std::vector<int32_t> asker;  // [n] whose query it is: a token's, or a conversation's; neighbours
 };
 using QuerySets = std::vector<std::vector<QuerySet>>;  // [layer][KV head]
 
@@ -32,6 +33,7 @@ struct TokenQueries {
   const float* lse;      // [n_heads]
   const float* out;      // [n_heads * value_width]
   int32_t pos;
+  int32_t asker;
 };
 /// The queries of a layer by KV head; those of a token's heads in one group are neighbours.
 /// Shapes: result [KV heads], n_tokens * group queries each.
@@ -70,7 +72,9 @@ class QueryCapture : public ops::AttentionTap {
   void truncate(kv::Pos end);
   int64_t n_tokens() const;
   int64_t n_bytes() const;
-  QuerySets take(ThreadPool& threads) const;  // copies in the order of the tokens, pooled over the group
+  /// Copies in the order of the tokens, pooled over the group. So many ordinals (labels, where there are any) are one
+  /// asker's.
+  QuerySets take(ThreadPool& threads, int64_t ordinals_per_asker = 1) const;
 
  private:
   struct Sampling;

@@ -147,17 +147,20 @@ void leave_out_blind_queries(int32_t end, HeadProblem& problem, compaction::Head
   storage.out = Mat<float>(n, problem.out.cols);
   storage.lse.clear();
   storage.query_pos.clear();
+  storage.asker.clear();
   for (int64_t i = 0; i < n; ++i) {
     const int64_t from = seeing[static_cast<size_t>(i)];
     std::copy_n(problem.queries.row(from), problem.queries.cols, storage.queries.row(i));
     std::copy_n(problem.out.row(from), problem.out.cols, storage.out.row(i));
     storage.lse.push_back(problem.lse[static_cast<size_t>(from)]);
     storage.query_pos.push_back(problem.query_pos[static_cast<size_t>(from)]);
+    storage.asker.push_back(problem.asker[static_cast<size_t>(from)]);
   }
   problem.queries = storage.queries.view();
   problem.out = storage.out.view();
   problem.lse = storage.lse;
   problem.query_pos = storage.query_pos;
+  problem.asker = storage.asker;
 }
 
 }  // namespace
@@ -233,7 +236,6 @@ HeadProblem CacheProblems::decoded(const HeadPlan& plan, std::span<const int32_t
     for (int64_t i = 0; i < n; ++i)
       std::copy_n(storage.keys.row(i * storage.keys.rows / n), storage.keys.cols, storage.queries.row(i));
     problem.queries = storage.queries.view();
-    problem.queries_per_token = 1;
   }
   return problem;
 }
@@ -251,10 +253,9 @@ HeadProblem CacheProblems::problem_of(const HeadPlan& plan, std::span<const int3
   const auto& layer_sets = sets_[static_cast<size_t>(plan.layer)];
   if (!layer_sets.empty() && layer_sets[static_cast<size_t>(plan.head)].queries.rows > 0) {
     const QuerySet& set = layer_sets[static_cast<size_t>(plan.head)];
-    problem.queries_per_token =
-        engine_.model().n_query_heads(plan.layer) / engine_.kv_layout().layers[static_cast<size_t>(plan.layer)].n_heads;
     problem.queries = set.queries.view();
     problem.query_pos = set.pos;
+    problem.asker = set.asker;
     problem.lse = set.lse;
     problem.out = set.out.view();
     const int32_t window = sequence_.pool().layout().layers[static_cast<size_t>(plan.layer)].window;

@@ -285,7 +285,7 @@ Result<QuerySets> self_study(Executor& executor, const SequenceCache& sequence, 
     return Error{ErrorKind::unsupported,
                  "self-study: the model ended every question before its first word, so there is nothing to learn "
                  "from; allow study prompts or use another source of reference queries"};
-  QuerySets sets = study.capture().take(executor.thread_pool());
+  QuerySets sets = study.capture().take(executor.thread_pool(), kLabelsEach);
   if (stats != nullptr) {
     const double seconds = stats->seconds + watch.seconds();
     const int64_t n_tokens = stats->n_tokens + static_cast<int64_t>(opening.size()) + study.stats().n_tokens;

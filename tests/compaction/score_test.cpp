@@ -53,29 +53,30 @@ double aggregate(const testing::Head& head, const Mat<double>& a, int64_t row, R
   return score == RowScore::rms ? std::sqrt(result) : result;
 }
 
-// What a further token would ask of a row that none has asked for, the newest one: of each row the square of the
-// most that a token asked beyond any other, a token's mean.
-double unasked(const testing::Head& head, const Mat<double>& a, int64_t queries_per_token) {
-  std::vector<std::vector<double>> tokens;
+// What a further one would ask of a row that none has asked for, the newest one: of each row the square of the
+// most that one asked beyond any other, an asker's mean.
+double unasked(const testing::Head& head, const Mat<double>& a, std::span<const int32_t> asker) {
+  std::vector<std::vector<double>> askers;
   int64_t last = -1;
   for (int64_t q = 0; q < a.rows; ++q) {
     if (testing::n_visible(head, q) == 0) continue;
-    if (q / queries_per_token != last) tokens.emplace_back(static_cast<size_t>(a.cols), 0.0);
-    last = q / queries_per_token;
+    const int64_t whose = asker.empty() ? q : asker[static_cast<size_t>(q)];
+    if (whose != last) askers.emplace_back(static_cast<size_t>(a.cols), 0.0);
+    last = whose;
     for (int64_t row = 0; row < a.cols; ++row)
-      tokens.back()[static_cast<size_t>(row)] = std::max(tokens.back()[static_cast<size_t>(row)], a(q, row));
+      askers.back()[static_cast<size_t>(row)] = std::max(askers.back()[static_cast<size_t>(row)], a(q, row));
   }
   double sum = 0;
   for (size_t row = 0; row < static_cast<size_t>(a.cols); ++row) {
     std::vector<double> asked = {0, 0};
-    for (const std::vector<double>& token : tokens) asked.push_back(token[row]);
+    for (const std::vector<double>& one : askers) asked.push_back(one[row]);
     std::sort(asked.rbegin(), asked.rend());
     sum += (asked[0] - asked[1]) * (asked[0] - asked[1]);
   }
-  return sum / static_cast<double>(std::max<size_t>(1, tokens.size()));
+  return sum / static_cast<double>(std::max<size_t>(1, askers.size()));
 }
 
-void expect_oracle(const testing::Head& head, float softcap = 0, int64_t queries_per_token = 1) {
+void expect_oracle(const testing::Head& head, float softcap = 0, std::span<const int32_t> asker = {}) {
   for (const Weighting weighting : {Weighting::none, Weighting::attention_share}) {
     const Mat<double> a = oracle_attention(head, weighting, softcap);
     for (const RowScore score : {RowScore::max, RowScore::rms, RowScore::mean}) {
@@ -91,10 +92,10 @@ void expect_oracle(const testing::Head& head, float softcap = 0, int64_t queries
     }
     HeadProblem problem = head.problem();
     problem.softcap = softcap;
-    problem.queries_per_token = queries_per_token;
+    problem.asker = asker;
     const auto scores =
         score_rows(problem, testing::scoring(RowScore::max_or_unasked, weighting), {}, kernel_set());
-    const double of_newest = unasked(head, a, queries_per_token);
+    const double of_newest = unasked(head, a, asker);
     for (int64_t row = 0; row < head.keys.rows; ++row) {
       const double place = static_cast<double>(row + 1) / static_cast<double>(head.keys.rows);
       const double expected = std::max(aggregate(head, a, row, RowScore::max), of_newest * std::pow(place, 0.25));
@@ -133,8 +134,12 @@ TEST(Score, HonoursTheSoftcap) {
     EXPECT_NEAR(scores[static_cast<size_t>(row)], aggregate(head, a, row, RowScore::mean), 1e-6);
 }
 
-TEST(Score, QueriesOfATokenAskForTheSameRowOnce) {
-  expect_oracle(clustered_head(7, 80, 120), 0, 3);
+TEST(Score, QueriesOfOneAskerAskForTheSameRowOnce) {
+  std::vector<int32_t> of_tokens, of_conversations;
+  for (int32_t query = 0; query < 120; ++query) of_tokens.push_back(query / 3);
+  for (const int32_t n : {50, 1, 30, 39}) of_conversations.insert(of_conversations.end(), static_cast<size_t>(n), n);
+  expect_oracle(clustered_head(7, 80, 120), 0, of_tokens);
+  expect_oracle(clustered_head(7, 80, 120), 0, of_conversations);
 }
 
 // A head whose query i asks for row asked_of(i) of 64 alone.

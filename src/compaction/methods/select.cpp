@@ -17,7 +17,7 @@ const CompactionMethod methods_select = {
     .weighting = Weighting::attention_share,
     .fit = Fit::none,
     .budget = BudgetPolicy::global,
-    .max_reread_tokens = 24,
+    .max_reread_tokens = 20,
     .n_sinks = 4,
     .n_recent = 4,
 };
