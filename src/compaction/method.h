@@ -38,7 +38,7 @@ constexpr QuerySources operator|(QuerySource a, QuerySource b) {
   return QuerySources(a) | QuerySources(b);
 }
 /// Aggregate over queries of the weight that a row gets. max_or_unasked: as max, and a row that the queries did
-/// not ask for has what a further query is likely to ask of a row that none has asked for (compaction/score.h).
+/// not ask for has some of what is likely to be asked next of such rows (compaction/score.h).
 enum class RowScore { recency, max, max_or_unasked, rms, mean, random };
 enum class Weighting { none, attention_share };  // weight in the region's softmax, or in all the query attends
 enum class Selection { attention, omp };         // the best scored rows, or those that restore the mass step by step

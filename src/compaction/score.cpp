@@ -152,6 +152,12 @@ float chance_at(float place) {
   return std::sqrt(std::sqrt(place));
 }
 
+/// What a row that nobody asked for is worth beside one that was: at most this. Studies ask for what will be asked,
+/// so that a head which does not fit as a whole must not push out what others were asked for: of 16 documents of 900
+/// tokens self_study at 16x keeps 93 % of the answers with 0.1 to 0.5, 92 with 0.7 and 87 with 1; at 8x 97 % with
+/// 0.1, 98 with 0.3 and 0.5, 99 with 1. For samples 0.5 to 1 are level.
+constexpr float kUnaskedWorth = 0.5f;
+
 std::vector<double> most_or_unasked(Weighting weighting, std::span<const int64_t> queries, RegionSoftmax& softmax,
                                     RegionSummariser* summariser) {
   const HeadProblem& problem = softmax.problem();
@@ -164,11 +170,12 @@ std::vector<double> most_or_unasked(Weighting weighting, std::span<const int64_t
       },
       [] {});
   asked.end_asker();
-  const auto of_a_new_row = static_cast<float>(asked.of_a_new_row());
+  const float of_a_new_row = kUnaskedWorth * std::min(1.0f, static_cast<float>(asked.of_a_new_row()));
   std::vector<double> total(n_rows);
   for (size_t row = 0; row < n_rows; ++row) {
     const float place = static_cast<float>(row + 1) / static_cast<float>(n_rows);
-    total[row] = std::max(asked.most(row), of_a_new_row * chance_at(place));
+    // In a head that does not fit, rows that were asked for a little come before those that were not.
+    total[row] = std::max(asked.most(row), of_a_new_row * (chance_at(place) + asked.most(row)));
   }
   return total;
 }

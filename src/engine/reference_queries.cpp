@@ -19,8 +19,8 @@ using kv::SequenceCache;
 // A piece of the repeated text is read from a fresh fork, so that its positions stay near the end of the context.
 constexpr int64_t kRepeatPiece = 1024;
 
-// Fewer tokens than this are no sample. With 8, 12, 16 and 24 tokens 94.5, 98, 99 and 100 % of the answers
-// (scribe, 4000 tokens, select at 8x).
+// Fewer tokens than this are no sample. With 12, 16, 20 and 24 tokens 96.2, 99.0, 99.7 and 100 % of 313 answers
+// (scribe, 40 documents of 1500 tokens, select at 8x).
 constexpr int64_t kLeastSample = 20;
 
 /// Pieces that hold a share of [begin, end), spread evenly and of about kSamplePiece tokens each: what stands

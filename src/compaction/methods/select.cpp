@@ -7,7 +7,7 @@ extern const CompactionMethod methods_select;
 const CompactionMethod methods_select = {
     .name = "select",
     .summary =
-        "Reads two dozen tokens of the text again to see which heads look up single rows, keeps those heads' "
+        "Reads twenty tokens of the text again to see which heads look up single rows, keeps those heads' "
         "rows and what the others attend most, with one budget over all heads; no fit.",
     .source =
         "maximum attention as in KVzip (arXiv 2505.23416), over queries of a repeated reading, each weighted by "
