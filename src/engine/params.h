@@ -92,7 +92,7 @@ struct ProfileParams {
 /// What bench runs: every combination of the lists. An empty list stands for the default that the table shows.
 struct BenchParams {
   std::vector<std::string> model_paths;
-  std::vector<int64_t> n_prompt, n_gen, n_depth, n_batch, n_ubatch, n_threads;
+  std::vector<int64_t> n_prompt, n_gen, n_depth, n_parallel, n_batch, n_ubatch, n_threads;
   std::vector<std::pair<int64_t, int64_t>> prompt_gen;  // -pg: a prompt and then an answer, timed together
   std::vector<DType> types_k, types_v;
   int64_t n_repeats = 5;

@@ -568,6 +568,7 @@ std::vector<Flag> make_table() {
   t.push_back(number_list(g, {"-n", "--n-gen"}, "LIST", "tokens to generate; 0: no such test", "128", &BenchParams::n_gen, 0));
   t.push_back(custom(g, {"-pg"}, nullptr, "PP,TG", kBench, "a prompt of PP tokens and an answer of TG, timed together", add_prompt_gen, {}, true));
   t.push_back(number_list(g, {"-d", "--n-depth"}, "LIST", "tokens that the cache holds before the test", "0", &BenchParams::n_depth, 0));
+  t.push_back(number_list(g, {"-npl"}, "LIST", "conversations that generate at once, each with a cache of its own; their tokens are counted together", "1", &BenchParams::n_parallel, 1));
   t.push_back(number_list(g, {"-b", "--batch-size"}, "LIST", "tokens of one step at most", "2048", &BenchParams::n_batch, 1));
   t.push_back(number_list(g, {"-ub", "--ubatch-size"}, "LIST", "tokens of one forward pass at most", "512", &BenchParams::n_ubatch, 1));
   t.push_back(number_list(g, {"-t", "--threads"}, "LIST", "threads", "one a core", &BenchParams::n_threads, 1));

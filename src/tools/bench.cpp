@@ -13,6 +13,7 @@
 #include "base/rng.h"
 #include "engine/conversation.h"
 #include "engine/cost.h"
+#include "engine/token_batch.h"
 #include "tools/bandwidth.h"
 
 namespace sh::tools {
@@ -30,7 +31,8 @@ std::vector<BenchTest> list_tests(const engine::BenchParams& p) {
     for (const int64_t n : or_default<int64_t>(p.n_prompt, 512))
       if (n > 0) tests.push_back({n, 0, depth});
     for (const int64_t n : or_default<int64_t>(p.n_gen, 128))
-      if (n > 0) tests.push_back({0, n, depth});
+      for (const int64_t n_parallel : or_default<int64_t>(p.n_parallel, 1))
+        if (n > 0) tests.push_back({0, n, depth, n_parallel});
     for (const auto& [n_prompt, n_gen] : p.prompt_gen)
       if (n_prompt + n_gen > 0) tests.push_back({n_prompt, n_gen, depth});
   }
@@ -63,17 +65,19 @@ std::vector<int32_t> random_tokens(Rng& rng, int64_t n, int32_t n_vocab) {
   return ids;
 }
 
-/// What is in the cache before a test starts.
+/// What is in the caches before a test starts, one for each conversation.
 struct Depth {
-  kv::SequenceCache full;
-  std::optional<kv::SequenceCache> compacted;
-  engine::CompactionReport report;  // of the compacted one
+  int64_t n_depth = 0;
+  std::vector<kv::SequenceCache> full, compacted;
+  engine::CompactionReport report;  // of the first compacted one
 };
 
-Result<Depth> fill(engine::Engine& engine, const BenchOptions& options, int64_t n_depth) {
+/// Fills one cache more.
+Result<void> add_cache(engine::Engine& engine, const BenchOptions& options, Depth& depth) {
+  const int64_t n_depth = depth.n_depth;
   const bool compacts = n_depth > 0 && !options.compact_method.empty();
   engine::Conversation conversation(engine, compacts);
-  Rng rng(1, 1);
+  Rng rng(1 + depth.full.size(), 1);
   const std::vector<int32_t> ids = random_tokens(rng, n_depth, engine.model().info().n_vocab);
   const int64_t n_ubatch = engine.options().n_ubatch;
   for (int64_t at = 0; at < n_depth; at += n_ubatch) {
@@ -82,15 +86,16 @@ Result<Depth> fill(engine::Engine& engine, const BenchOptions& options, int64_t 
     SH_RETURN_IF_ERROR(
         conversation.append(std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), {}));
   }
-  Depth depth{conversation.cache().fork(), std::nullopt, {}};
-  if (!compacts) return depth;
+  depth.full.push_back(conversation.cache().fork());
+  if (!compacts) return {};
   if (options.on_progress) options.on_progress(fmt::format("compacting {} tokens", n_depth));
   engine::CompactionRequest request;
   request.method = options.compact_method;
   request.ratio = options.compact_ratio;
-  SH_ASSIGN(depth.report, conversation.compact(request));
-  depth.compacted = conversation.cache().fork();
-  return depth;
+  SH_ASSIGN(engine::CompactionReport report, conversation.compact(request));
+  if (depth.compacted.empty()) depth.report = std::move(report);
+  depth.compacted.push_back(conversation.cache().fork());
+  return {};
 }
 
 struct Timed {
@@ -98,23 +103,30 @@ struct Timed {
   double bytes_per_token = 0;  // mean over the generated ones
 };
 
-/// One run over a copy of the cache: only the copy of its last blocks is extra work, before the clock starts.
-Result<Timed> time_once(engine::Engine& engine, const kv::SequenceCache& start, const BenchTest& test,
+/// One run over copies of the caches: only the copies of their last blocks are extra work, before the clock starts.
+Result<Timed> time_once(engine::Engine& engine, std::span<const kv::SequenceCache> start, const BenchTest& test,
                         int64_t weight_bytes) {
-  kv::SequenceCache cache = start.fork();
+  std::vector<kv::SequenceCache> caches;
+  for (int64_t i = 0; i < test.n_parallel; ++i) caches.push_back(start[static_cast<size_t>(i)].fork());
   Rng rng(2, 1);
   const int32_t n_vocab = engine.model().info().n_vocab;
   const std::vector<int32_t> prompt = random_tokens(rng, test.n_prompt, n_vocab),
-                             answer = random_tokens(rng, test.n_gen, n_vocab);
+                             answer = random_tokens(rng, test.n_gen * test.n_parallel, n_vocab);
+  Mat<float> logits(test.n_parallel, n_vocab);
   Timed timed;
   const Stopwatch watch;
-  if (!prompt.empty()) SH_RETURN_IF_ERROR(engine.prefill(cache, prompt));
-  for (const int32_t id : answer) {
-    SH_RETURN_IF_ERROR(engine.prefill(cache, std::span(&id, 1)));
-    timed.bytes_per_token += static_cast<double>(weight_bytes + engine::kv_bytes_read(cache));
+  if (!prompt.empty())
+    for (kv::SequenceCache& cache : caches) SH_RETURN_IF_ERROR(engine.prefill(cache, prompt));
+  for (auto next = answer.begin(); next != answer.end();) {
+    engine::TokenBatch batch;
+    for (kv::SequenceCache& cache : caches) batch.add(cache, std::span(&*next++, 1), true);
+    SH_RETURN_IF_ERROR(engine.executor().forward(batch.view(), logits.view()));
+    timed.bytes_per_token += static_cast<double>(weight_bytes);
+    for (const kv::SequenceCache& cache : caches)
+      timed.bytes_per_token += static_cast<double>(engine::kv_bytes_read(cache));
   }
   timed.seconds = watch.seconds();
-  timed.bytes_per_token /= static_cast<double>(std::max<int64_t>(1, test.n_gen));
+  timed.bytes_per_token /= static_cast<double>(std::max<int64_t>(1, test.n_gen * test.n_parallel));
   return timed;
 }
 
@@ -123,7 +135,7 @@ Result<void> run_test(engine::Engine& engine, const BenchOptions& options, const
   const BenchTest& test = result.test;
   const engine::WeightCost weights = engine::weight_cost(engine.file());
   if (test.n_gen == 0) result.flops = engine::prefill_flops(engine.model(), weights, test.n_prompt, test.n_depth);
-  if (depth.compacted)
+  if (!depth.compacted.empty())
     result.compacted = CompactedResult{.real_ratio = depth.report.real_ratio,
                                        .seconds = depth.report.total_seconds,
                                        .rows_before = depth.report.rows_before,
@@ -135,8 +147,8 @@ Result<void> run_test(engine::Engine& engine, const BenchOptions& options, const
     SH_ASSIGN(const Timed full, time_once(engine, depth.full, test, weights.bytes));
     if (run >= 0) result.samples.seconds.push_back(full.seconds);
     if (test.n_prompt == 0) result.bytes_per_token = full.bytes_per_token;
-    if (!depth.compacted) continue;
-    SH_ASSIGN(const Timed compacted, time_once(engine, *depth.compacted, test, weights.bytes));
+    if (depth.compacted.empty()) continue;
+    SH_ASSIGN(const Timed compacted, time_once(engine, depth.compacted, test, weights.bytes));
     if (run >= 0) result.compacted->samples.seconds.push_back(compacted.seconds);
     if (test.n_prompt == 0) result.compacted->bytes_per_token = compacted.bytes_per_token;
   }
@@ -153,10 +165,9 @@ engine::EngineOptions engine_options(const BenchSetup& setup, const BenchOptions
   e.type_v = setup.type_v;
   e.kernels = options.kernels;
   e.repacks = options.repacks;
-  int64_t n_longest = 0;
-  for (const BenchTest& test : options.tests)
-    n_longest = std::max(n_longest, test.n_depth + test.n_prompt + test.n_gen);
-  e.n_ctx = 2 * n_longest + 64;  // the cache, a compacted copy of it, and what a test adds
+  e.n_ctx = 0;
+  for (const BenchTest& test : options.tests)  // the caches, compacted copies of them, and what a test adds
+    e.n_ctx = std::max(e.n_ctx, test.n_parallel * (2 * (test.n_depth + test.n_prompt + test.n_gen) + 64));
   return e;
 }
 
@@ -167,6 +178,7 @@ std::string BenchTest::name() const {
   if (n_prompt > 0) name += fmt::format("pp{}", n_prompt);
   if (n_gen > 0) name += fmt::format("{}tg{}", n_prompt > 0 ? "+" : "", n_gen);
   if (n_depth > 0) name += fmt::format(" @ d{}", n_depth);
+  if (n_parallel > 1) name += fmt::format(" x{}", n_parallel);
   return name;
 }
 
@@ -237,12 +249,10 @@ Result<void> run_bench(const BenchOptions& options, const std::function<void(con
       bandwidths[n_threads] = measure_read_bandwidth(engine->thread_pool());
     }
     const models::ModelInfo& info = engine->model().info();
-    std::optional<Depth> depth;
+    Depth depth;
     for (const BenchTest& test : options.tests) {
-      if (!depth || depth->full.next_pos().value != test.n_depth) {
-        depth.reset();  // gives its memory back before the next one is filled
-        SH_ASSIGN(depth, fill(*engine, options, test.n_depth));
-      }
+      if (depth.n_depth != test.n_depth) depth = {.n_depth = test.n_depth};
+      while (std::ssize(depth.full) < test.n_parallel) SH_RETURN_IF_ERROR(add_cache(*engine, options, depth));
       BenchResult result{.setup = setup,
                          .test = test,
                          .model_type = info.arch + " " + info.file_type,
@@ -251,7 +261,7 @@ Result<void> run_bench(const BenchOptions& options, const std::function<void(con
                          .kernels = engine->kernels().name,
                          .time = utc_now(),
                          .memory_bandwidth = bandwidths[n_threads]};
-      SH_RETURN_IF_ERROR(run_test(*engine, options, *depth, result));
+      SH_RETURN_IF_ERROR(run_test(*engine, options, depth, result));
       on_result(result);
     }
   }

@@ -21,11 +21,13 @@ struct BenchSetup {
   DType type_k = DType::f16, type_v = DType::f16;
 };
 
-/// A prompt of n_prompt tokens, then an answer of n_gen, behind n_depth tokens that are not timed.
+/// A prompt of n_prompt tokens, then an answer of n_gen, behind n_depth tokens that are not timed; the same in
+/// n_parallel conversations at once, each with a cache of its own.
 struct BenchTest {
-  int64_t n_prompt = 0, n_gen = 0, n_depth = 0;
-  /// "pp512", "tg128 @ d4096", "pp512+tg128"
+  int64_t n_prompt = 0, n_gen = 0, n_depth = 0, n_parallel = 1;
+  /// "pp512", "tg128 @ d4096", "pp512+tg128", "tg128 x8"
   std::string name() const;
+  int64_t n_tokens() const { return (n_prompt + n_gen) * n_parallel; }
 };
 
 /// Seconds of each run of a test.

@@ -38,11 +38,8 @@ std::string rate_label(const Samples& samples, int64_t n_tokens) {
   return fmt::format("{:.2f} ± {:.2f}", samples.mean_rate(n_tokens), samples.deviation_rate(n_tokens));
 }
 
-int64_t n_tokens(const BenchTest& test) {
-  return test.n_prompt + test.n_gen;
-}
 double generation_bandwidth(const Samples& samples, double bytes_per_token, const BenchTest& test) {
-  return bytes_per_token * samples.mean_rate(n_tokens(test));
+  return bytes_per_token * samples.mean_rate(test.n_tokens());
 }
 
 std::vector<int64_t> nanoseconds(const Samples& samples) {
@@ -74,7 +71,7 @@ std::string quoted_csv(const Json& value) {
 }  // namespace
 
 Json bench_json(const BenchOptions& options, const BenchResult& r) {
-  const int64_t n = n_tokens(r.test);
+  const int64_t n = r.test.n_tokens();
   Json json = {{"build_commit", build_info().commit},
                {"build_number", build_info().build_number},
                {"cpu_info", cpu_name()},
@@ -95,6 +92,7 @@ Json bench_json(const BenchOptions& options, const BenchResult& r) {
                {"n_prompt", r.test.n_prompt},
                {"n_gen", r.test.n_gen},
                {"n_depth", r.test.n_depth},
+               {"n_parallel", r.test.n_parallel},
                {"test_time", r.time}};
   add_samples(json, r.samples, n);
   const double bandwidth = generation_bandwidth(r.samples, r.bytes_per_token, r.test);
@@ -143,7 +141,7 @@ std::string bench_markdown(const BenchOptions& options, const std::vector<BenchR
     for (const char* name : {"t/s compacted", "gain", "bytes", "compaction"}) header.push_back(name);
   Table table(header, 1);
   for (const BenchResult& r : results) {
-    const int64_t n = n_tokens(r.test);
+    const int64_t n = r.test.n_tokens();
     std::vector<std::string> row = {r.model_type, size_label(r.model_bytes), count_label(r.model_params), "CPU",
                                     fmt::format("{}", r.setup.n_threads)};
     for (const Parameter* parameter : shown) row.push_back(parameter->value(r.setup));

@@ -25,6 +25,7 @@ struct Shape {
   bool has_qkv_biases;
 };
 constexpr Shape kShapes[] = {
+    {"llama", "135M", 30, 576, 9, 3, 64, 1536, 49152, 8192, 100000, true, false, false},
     {"llama", "1B", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 500000, true, false, false},
     {"llama", "3B", 28, 3072, 24, 8, 128, 8192, 128256, 131072, 500000, true, false, false},
     {"llama", "8B", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 500000, false, false, false},

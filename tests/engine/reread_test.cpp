@@ -61,7 +61,7 @@ TEST(RepeatPrefill, ASampleIsAShareInEvenPieces) {
     return n;
   };
   const auto n = static_cast<double>(ids.size());
-  EXPECT_EQ(lengths(1 / n), (std::vector<int64_t>{24}));
+  EXPECT_EQ(lengths(1 / n), (std::vector<int64_t>{20}));
   EXPECT_EQ(lengths(32 / n), (std::vector<int64_t>{32}));
   EXPECT_EQ(lengths(41 / n), (std::vector<int64_t>{41}));
   EXPECT_EQ(lengths(100 / n), (std::vector<int64_t>{34, 34, 34}));

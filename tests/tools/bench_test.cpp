@@ -44,6 +44,15 @@ TEST(BenchOptions, ListsRangesAndRepeatsGiveAllCombinations) {
   for (const BenchSetup& setup : options.setups) EXPECT_EQ(setup.type_v, DType::f32);
 }
 
+TEST(BenchOptions, ConversationsAtOnceAreOfGenerationAlone) {
+  std::vector<std::string> names;
+  for (const BenchTest& test : options_of({"-m", "x", "-p", "8", "-n", "4", "-npl", "1,8", "-d", "0,16"}).tests)
+    names.push_back(test.name());
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"pp8", "tg4", "tg4 x8", "pp8 @ d16", "tg4 @ d16", "tg4 @ d16 x8"}));
+  EXPECT_FALSE(engine::parse_params(engine::kBench, Args{"-m", "x", "-npl", "0"}).ok());
+}
+
 TEST(BenchOptions, HugeRangesAreRefused) {
   for (const char* range : {"1-1000000000", "0-8*2", "5-1x", "-3", "1-9+0", "1-9*1", ""})
     EXPECT_FALSE(engine::parse_params(engine::kBench, Args{"-m", "x", "-n", range}).ok()) << range;
@@ -106,6 +115,25 @@ TEST(Bench, CompactionIsTimedBeforeAndAfter) {
   EXPECT_LT(compaction["rows_after"].get<double>(), 90.0);  // 64, and what the method leaves alone
   EXPECT_GT(compaction["seconds"].get<double>(), 0.0);
   EXPECT_EQ(compaction["samples_ns"].size(), 2u);
+}
+
+TEST(Bench, ConversationsAtOnceCountTogether) {
+  const auto rows = parse_json(output_of({"bench", "-m", kScribe, "-p", "0", "-n", "4", "-npl", "1,3", "-d", "32", "-r",
+                                          "1", "--no-memory-test", "-o", "json", "--compact-method", "streaming"}));
+  ASSERT_TRUE(rows.ok()) << rows.error().message;
+  ASSERT_EQ(rows->size(), 2u);
+  const Json &one = (*rows)[0], &three = (*rows)[1];
+  EXPECT_EQ(one["n_parallel"], 1);
+  EXPECT_EQ(three["n_parallel"], 3);
+  for (const Json& row : *rows) {
+    EXPECT_NEAR(row["avg_ts"].get<double>() * row["avg_ns"].get<double>() * 1e-9,
+                4.0 * row["n_parallel"].get<double>(), 0.01);
+    EXPECT_EQ(row["compaction"]["samples_ns"].size(), 1u);
+  }
+  // The weights are read once for all, 36 rows by each.
+  const double weights = 6958080.0;
+  const double rows_of_one = one["bytes_per_token"].get<double>() - weights;
+  EXPECT_NEAR(three["bytes_per_token"].get<double>(), weights / 3 + rows_of_one, 1.0);
 }
 
 TEST(Bench, OtherFormats) {
