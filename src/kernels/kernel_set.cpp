@@ -70,8 +70,8 @@ int64_t attend_scratch_floats(int32_t n_queries, int32_t key_width, int32_t valu
   const auto padded = [](int64_t n) { return (n + 15) / 16 * 16; };
   // Keys of one block decoded and of two transposed, values of a step.
   const int64_t rows = kMaxBlockRows * (3 * padded(key_width) + kStepBlocks * padded(value_width));
-  // Output, weights, lanes of the sum, ranges of the step's views, maximum, factor.
-  const int64_t per_query = padded(value_width) + (kStepBlocks + 1) * kMaxBlockRows + 2 * kStepBlocks + 4;
+  // Output, the query in bytes, weights, lanes of the sum, ranges of the step's views, maximum, factor.
+  const int64_t per_query = padded(value_width) + padded(key_width) + (kStepBlocks + 1) * kMaxBlockRows + 2 * kStepBlocks + 4;
   return rows + n_queries * per_query + 64;
 }
 

@@ -35,6 +35,7 @@ struct AttendScratch {
   float* maxima;       // [n_queries]
   float* factors;      // [n_queries] what the step multiplies earlier sums by
   QueryRange* ranges;  // [kStepBlocks · n_queries] of the step's views: who sees any of its rows
+  float* coded_queries;  // [n_queries, CodedQuery::n_floats(key_width)] for keys that are not decoded
 };
 
 inline AttendScratch attend_scratch(const AttendTile& tile) {
@@ -58,6 +59,7 @@ inline AttendScratch attend_scratch(const AttendTile& tile) {
   s.maxima = take(n_queries);
   s.factors = take(n_queries);
   s.ranges = reinterpret_cast<QueryRange*>(take(2 * kStepBlocks * n_queries));
+  s.coded_queries = take(n_queries * CodedQuery::n_floats(s.key_padded));
   return s;
 }
 
@@ -209,34 +211,75 @@ void score_tile(const float* queries, int64_t query_stride, int64_t key_width, c
     }
 }
 
-template <int kQueries, int kVectors>
-void score_tile_of(int64_t n_queries, const float* queries, int64_t query_stride, int64_t key_width,
-                   const float* turned_keys, float scale, float* scores) {
-  if (n_queries == kQueries)
-    score_tile<kQueries, kVectors>(queries, query_stride, key_width, turned_keys, scale, scores);
-  else if constexpr (kQueries > 1)
-    score_tile_of<kQueries - 1, kVectors>(n_queries, queries, query_stride, key_width, turned_keys, scale, scores);
-}
-
 /// Scores of the queries with kBlocks blocks whose keys are turned, from slot `slot` on.
 template <int64_t kBlocks>
 void score_blocks(const AttendTile& tile, const AttendScratch& s, const QueryRange& range, int32_t slot) {
   for (int32_t q = range.begin; q < range.end; q += kScoreQueries)
-    score_tile_of<kScoreQueries, static_cast<int>(kBlocks * kRowVectors)>(
-        smaller(kScoreQueries, range.end - q), tile.queries + q * tile.query_stride, tile.query_stride,
-        tile.key_width, s.turned_keys, tile.scale, s.weights + q * kStepRows + slot * kMaxBlockRows);
+    with_count<kScoreQueries>(smaller(kScoreQueries, range.end - q), [&](auto count) {
+      score_tile<decltype(count)::value, static_cast<int>(kBlocks * kRowVectors)>(
+          tile.queries + q * tile.query_stride, tile.query_stride, tile.key_width, s.turned_keys, tile.scale,
+          s.weights + q * kStepRows + slot * kMaxBlockRows);
+    });
 }
 
-/// Rows of halves, decoded as they are mixed.
+template <typename Codes>
+void score_coded_view(const AttendTile& tile, const AttendScratch& s, const Step& step, int64_t view) {
+  const KvBlockView& block = step.views[view];
+  const QueryRange range = s.ranges[view];
+  const std::byte* rows = block.keys;
+  if (block.n_rows < kMaxBlockRows) {
+    rows = reinterpret_cast<const std::byte*>(s.key_rows);
+    __builtin_memcpy(s.key_rows, block.keys,
+                     static_cast<size_t>(block.n_rows * row_bytes(tile.key_type, tile.key_width)));
+  }
+  const CodedKeys keys = CodedKeys::at(s.turned_keys, tile.key_width);
+  turn_coded_keys<Codes>(rows, part_ahead(step, view), tile.key_width, keys);
+  const int64_t query_floats = CodedQuery::n_floats(tile.key_width);
+  score_coded<Codes>(range.end - range.begin, s.coded_queries + range.begin * query_floats, query_floats,
+                     tile.key_width, keys, tile.scale,
+                     s.weights + range.begin * kStepRows + slot_of(block) * kMaxBlockRows, kStepRows);
+}
+inline void score_coded_view(const AttendTile& tile, const AttendScratch& s, const Step& step, int64_t view) {
+  switch (tile.key_type) {
+    case DType::q4_0:
+      return score_coded_view<CodesQ4_0>(tile, s, step, view);
+    case DType::q5_0:
+      return score_coded_view<CodesQ5_0>(tile, s, step, view);
+    case DType::iq4_nl:
+      return score_coded_view<CodesIQ4_NL>(tile, s, step, view);
+    default:
+      return score_coded_view<CodesQ8_0>(tile, s, step, view);
+  }
+}
+
+/// Rows from one of their columns on, and vectors of them. Those of halves and bytes are decoded as they are mixed.
+inline FloatRows from_column(const FloatRows& rows, int64_t i) {
+  return {rows.first + i, rows.stride};
+}
+inline F load_values(const FloatRows& rows, int64_t r, int64_t i) {
+  return load(rows.first + r * rows.stride + i);
+}
 struct HalfRows {
   const uint16_t* first;
   int64_t stride;
 };
-inline F load_values(const float* p) {
-  return load(p);
+inline HalfRows from_column(const HalfRows& rows, int64_t i) {
+  return {rows.first + i, rows.stride};
 }
-inline F load_values(const uint16_t* p) {
-  return load_half(p);
+inline F load_values(const HalfRows& rows, int64_t r, int64_t i) {
+  return load_half(rows.first + r * rows.stride + i);
+}
+struct ByteRows {
+  const BlockQ8_0* first;
+  int64_t stride;  // in blocks
+  int64_t skip;    // elements of the first block
+};
+inline ByteRows from_column(const ByteRows& rows, int64_t i) {
+  return {rows.first + i / 32, rows.stride, i % 32};
+}
+inline F load_values(const ByteRows& rows, int64_t r, int64_t i) {
+  const BlockQ8_0& block = rows.first[r * rows.stride + (rows.skip + i) / 32];
+  return mul(load_signed_bytes(block.qs + (rows.skip + i) % 32), set1(half_scale(block.d)));
 }
 
 /// outs = factor · outs + weights · values, for kQueries queries and kVectors vectors of the value.
@@ -253,7 +296,7 @@ void mix_tile(const float* weights, const float* factors, const Rows& values, in
   for (int64_t r = 0; r < n_rows; ++r) {
     F row[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) row[v] = load_values(values.first + r * values.stride + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) row[v] = load_values(values, r, v * kLanes);
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
       const F weight = set1(weights[q * kStepRows + r]);
@@ -290,9 +333,9 @@ void mix(const AttendScratch& s, const QueryRange& range, const Rows& values, in
   const float* weights = s.weights + slot * kMaxBlockRows;
   int64_t i = 0;
   for (; i + kMixVectors * kLanes <= s.value_padded; i += kMixVectors * kLanes)
-    mix_columns<kMixVectors>(s, range, Rows{values.first + i, values.stride}, n_rows, weights, s.outs + i);
+    mix_columns<kMixVectors>(s, range, from_column(values, i), n_rows, weights, s.outs + i);
   for (; i < s.value_padded; i += kLanes)
-    mix_columns<1>(s, range, Rows{values.first + i, values.stride}, n_rows, weights, s.outs + i);
+    mix_columns<1>(s, range, from_column(values, i), n_rows, weights, s.outs + i);
 }
 
 /// What a block's rows need beyond their products.
@@ -385,6 +428,7 @@ inline QueryRange score_step(const AttendTile& tile, const AttendScratch& s, con
   const int64_t n_rows = step.is_single ? kMaxBlockRows : kStepRows;
   for (int32_t q = 0; q < tile.n_queries; ++q)
     for (int64_t r = 0; r < n_rows; r += kLanes) store(s.weights + q * kStepRows + r, set1(-__builtin_inff()));
+  const bool is_coded = has_coded_keys(tile.key_type);
   QueryRange all{tile.n_queries, 0};
   for (int64_t i = 0; i < step.n_views; ++i) {
     BlockMask masks[kScoreBlocks] = {block_mask(step.views[i])};
@@ -393,7 +437,7 @@ inline QueryRange score_step(const AttendTile& tile, const AttendScratch& s, con
     if (range.begin < all.begin) all.begin = range.begin;
     if (range.end > all.end) all.end = range.end;
     if constexpr (kScoreBlocks == 2) {
-      if (range.end - range.begin >= kPairQueries && are_neighbours(step, i)) {
+      if (!is_coded && range.end - range.begin >= kPairQueries && are_neighbours(step, i)) {
         masks[1] = block_mask(step.views[i + 1]);
         const QueryRange other = s.ranges[i + 1] = seeing_queries(tile, step.views[i + 1], masks[1]);
         if (other.begin == range.begin && other.end == range.end) {
@@ -402,7 +446,12 @@ inline QueryRange score_step(const AttendTile& tile, const AttendScratch& s, con
         }
       }
     }
-    score_views<1>(tile, s, step, i, masks);
+    if (is_coded) {
+      score_coded_view(tile, s, step, i);
+      finish_scores(tile, s, step.views[i], masks[0], range);
+    } else {
+      score_views<1>(tile, s, step, i, masks);
+    }
   }
   return all;
 }
@@ -470,6 +519,11 @@ inline void mix_step(const AttendTile& tile, const AttendScratch& s, const Step&
       if (ahead != nullptr) prefetch_bytes(ahead, kMaxBlockRows * 2 * tile.value_width);
       mix(s, range, HalfRows{reinterpret_cast<const uint16_t*>(block.values), tile.value_width}, block.n_rows,
           slot_of(block));
+    } else if (range.end - range.begin <= kMixQueries && tile.value_type == DType::q8_0) {
+      if (ahead != nullptr) prefetch_bytes(ahead, kMaxBlockRows * row_bytes(DType::q8_0, tile.value_width));
+      mix(s, range,
+          ByteRows{reinterpret_cast<const BlockQ8_0*>(block.values), tile.value_width / 32, 0}, block.n_rows,
+          slot_of(block));
     } else {
       mix(s, range,
           float_rows(tile.value_type, block.values, ahead, block.n_rows, tile.value_width, s.value_padded,
@@ -498,6 +552,12 @@ void attend(const AttendTile& tile) {
   fill(s.outs, tile.n_queries * s.value_padded, 0.0f);
   fill(s.sums, int64_t{tile.n_queries} * kMaxBlockRows, 0.0f);
   fill(s.maxima, tile.n_queries, -__builtin_inff());
+  if (has_coded_keys(tile.key_type)) {
+    const int64_t query_floats = CodedQuery::n_floats(tile.key_width);
+    for (int32_t q = 0; q < tile.n_queries; ++q)
+      code_query(tile.queries + q * tile.query_stride, tile.key_width, offset_bits_of(tile.key_type),
+                 CodedQuery::at(s.coded_queries + q * query_floats, tile.key_width));
+  }
   const KvBlockView* end = tile.blocks.data() + tile.blocks.size();
   for (const KvBlockView* views = tile.blocks.data(); views != end;) {
     const Step step = next_step(tile, views);

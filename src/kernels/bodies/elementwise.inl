@@ -29,6 +29,20 @@ inline void over_lanes(int64_t n, Full full, Rest rest) {
   if (i < n) rest(i, n - i);
 }
 
+/// A count as a type, for loops that are unrolled by it.
+template <int kValue>
+struct Count {
+  static constexpr int value = kValue;
+};
+/// fn(Count<n>{}) for n from 1 to kMost.
+template <int kMost, typename Fn>
+SH_INLINE void with_count(int64_t n, Fn fn) {
+  if (n == kMost)
+    fn(Count<kMost>{});
+  else if constexpr (kMost > 1)
+    with_count<kMost - 1>(n, fn);
+}
+
 inline void fill(float* x, int64_t n, float value) {
   for (int64_t i = 0; i < n; ++i) x[i] = value;
 }

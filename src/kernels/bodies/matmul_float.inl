@@ -71,17 +71,6 @@ void float_tile(const typename Weight::Element* w, int64_t w_stride, const float
   }
 }
 
-/// float_tile for a number of columns known at run time, up to kColumns.
-template <typename Weight, int kRows, int kColumns>
-void float_tile_of(int64_t n_columns, const typename Weight::Element* w, int64_t w_stride, const float* x,
-                   int64_t x_stride, int64_t n, bool is_first, float* out, int64_t out_stride) {
-  if (n_columns == kColumns) {
-    float_tile<Weight, kRows, kColumns>(w, w_stride, x, x_stride, n, is_first, out, out_stride);
-  } else if constexpr (kColumns > 1) {
-    float_tile_of<Weight, kRows, kColumns - 1>(n_columns, w, w_stride, x, x_stride, n, is_first, out, out_stride);
-  }
-}
-
 template <typename Weight>
 void matmul_float(const MatmulArgs& args) {
   static_assert(kFloatRows == 4, "float_tile stores four rows at once");
@@ -99,14 +88,16 @@ void matmul_float(const MatmulArgs& args) {
       for (int64_t c = 0; c < args.n_cols; c += kFloatColumns) {
         const int64_t n_columns = args.n_cols - c < kFloatColumns ? args.n_cols - c : kFloatColumns;
         const float* x = activations + c * x_stride + k;
-        int64_t r = row;
-        for (; r + kFloatRows <= row_end; r += kFloatRows)
-          float_tile_of<Weight, kFloatRows, kFloatColumns>(n_columns, weights + r * w_stride + k, w_stride, x,
-                                                           x_stride, n, k == 0, args.out + c * args.out_stride + r,
-                                                           args.out_stride);
-        for (; r < row_end; ++r)
-          float_tile_of<Weight, 1, kFloatColumns>(n_columns, weights + r * w_stride + k, w_stride, x, x_stride, n,
-                                                  k == 0, args.out + c * args.out_stride + r, args.out_stride);
+        with_count<kFloatColumns>(n_columns, [&](auto count) {
+          constexpr int kColumns = decltype(count)::value;
+          int64_t r = row;
+          for (; r + kFloatRows <= row_end; r += kFloatRows)
+            float_tile<Weight, kFloatRows, kColumns>(weights + r * w_stride + k, w_stride, x, x_stride, n, k == 0,
+                                                     args.out + c * args.out_stride + r, args.out_stride);
+          for (; r < row_end; ++r)
+            float_tile<Weight, 1, kColumns>(weights + r * w_stride + k, w_stride, x, x_stride, n, k == 0,
+                                            args.out + c * args.out_stride + r, args.out_stride);
+        });
       }
     }
   }

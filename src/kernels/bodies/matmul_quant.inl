@@ -188,18 +188,6 @@ void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, 
     }
 }
 
-/// quant_tile for a number of columns known at run time, up to kColumns.
-template <typename Codes, int kColumns>
-void quant_tile_of(int64_t n_columns, const QuantPanel& panel, int64_t first_group, int64_t n_groups,
-                   const Q8Row* columns, bool is_first, float* out, int64_t out_stride, int64_t n_rows) {
-  if (n_columns == kColumns) {
-    quant_tile<Codes, kColumns>(panel, first_group, n_groups, columns, is_first, out, out_stride, n_rows);
-  } else if constexpr (kColumns > 1) {
-    quant_tile_of<Codes, kColumns - 1>(n_columns, panel, first_group, n_groups, columns, is_first, out, out_stride,
-                                       n_rows);
-  }
-}
-
 /// All columns times the panels of rows [row, row_end), for codes k to k + n. A panel stays in the first cache
 /// while the columns pass.
 template <typename Codes>
@@ -214,9 +202,11 @@ void multiply_panels(const MatmulArgs& args, int64_t row, int64_t row_end, int64
       Q8Row columns[kQuantColumns];
       for (int64_t i = 0; i < n_columns; ++i)
         columns[i] = Q8Row::at(args.activations + (c + i) * args.activation_row_bytes, args.n_inner);
-      quant_tile_of<Codes, kQuantColumns>(n_columns, panel, k / Codes::kGroup, n / Codes::kGroup, columns, k == 0,
-                                          args.out + c * args.out_stride + r, args.out_stride,
-                                          smaller(kPanelRows, row_end - r));
+      with_count<kQuantColumns>(n_columns, [&](auto count) {
+        quant_tile<Codes, decltype(count)::value>(panel, k / Codes::kGroup, n / Codes::kGroup, columns, k == 0,
+                                                  args.out + c * args.out_stride + r, args.out_stride,
+                                                  smaller(kPanelRows, row_end - r));
+      });
     }
   }
 }
@@ -345,15 +335,6 @@ void multiply_packed_panel(const MatmulArgs& args, int64_t row, int64_t first) {
   }
 }
 
-/// multiply_packed_panel for a number of columns known at run time, up to kColumns.
-template <typename Codes, int kColumns>
-void multiply_packed_panel_of(int64_t n_columns, const MatmulArgs& args, int64_t row, int64_t first) {
-  if (n_columns == kColumns)
-    multiply_packed_panel<Codes, kColumns>(args, row, first);
-  else if constexpr (kColumns > 1)
-    multiply_packed_panel_of<Codes, kColumns - 1>(n_columns, args, row, first);
-}
-
 // So many columns take packed codes as they come. In formats with blocks of 32 a column has one sum at a time: 2 to
 // 8 columns are 1.2 to 1.5 times as fast as with an unpacked panel (q8_0, 4 columns: 25 to 29 for 19 GB/s a thread),
 // 1.4 to 2 times with AVX2. Blocks of 256 have 8 to 16 sums a column, which leave the registers: 4 columns take
@@ -370,7 +351,9 @@ void multiply_packed_columns(const MatmulArgs& args) {
   for (int64_t row = args.row_begin; row < args.row_end; row += kPackedRows)
     for (int64_t tile = 0; tile < n_tiles; ++tile) {
       const int64_t first = tile * args.n_cols / n_tiles;
-      multiply_packed_panel_of<Codes, kTile>((tile + 1) * args.n_cols / n_tiles - first, args, row, first);
+      with_count<kTile>((tile + 1) * args.n_cols / n_tiles - first, [&](auto count) {
+        multiply_packed_panel<Codes, decltype(count)::value>(args, row, first);
+      });
     }
 }
 
