@@ -175,10 +175,7 @@ void expect_exact(const Scene& scene, const Attended& got, const char* what) {
     // Scores of about |q| |k| / sqrt(width) ~ sqrt(width) carry a relative error of some eps · sqrt(width); it
     // moves weights by as much, and values of size 1 to 4 carry it on. With softcap tanh has an absolute error of
     // 2e-7 · softcap on top.
-    // Queries that multiply codes are rounded to 16 bits: some 3e-5 of elements of size 1, so of a score.
-    const bool may_be_coded = tensor_format(o.key_type).block_elements == 32;
-    const double tolerance =
-        40 * kEps * std::sqrt(o.key_width) + 4e-7 * o.softcap + (may_be_coded ? 1.2e-4 : 0.0);
+    const double tolerance = 40 * kEps * std::sqrt(o.key_width) + 4e-7 * o.softcap;
     if (exact.lse == -kInf) {
       EXPECT_EQ(got.lse[static_cast<size_t>(q)], -kInf) << what << " query " << q;
     } else {
@@ -280,7 +277,7 @@ TEST_P(Attend, SmallAndLargeQueriesKeepTheirScoresOfCodedKeys) {
     const Attended got = run(set(), scene);
     for (int32_t q = 0; q < 2; ++q) {
       const Exact exact = exact_attention(scene, q);
-      EXPECT_NEAR(got.lse[static_cast<size_t>(q)], exact.lse, 2e-4 * (1 + std::abs(exact.lse)));
+      EXPECT_NEAR(got.lse[static_cast<size_t>(q)], exact.lse, 4e-6 * (1 + std::abs(exact.lse)));
     }
   }
 }

@@ -232,12 +232,9 @@ void score_coded_view(const AttendTile& tile, const AttendScratch& s, const Step
     __builtin_memcpy(s.key_rows, block.keys,
                      static_cast<size_t>(block.n_rows * row_bytes(tile.key_type, tile.key_width)));
   }
-  const CodedKeys keys = CodedKeys::at(s.turned_keys, tile.key_width);
-  turn_coded_keys<Codes>(rows, part_ahead(step, view), tile.key_width, keys);
-  const int64_t query_floats = CodedQuery::n_floats(tile.key_width);
-  score_coded<Codes>(range.end - range.begin, s.coded_queries + range.begin * query_floats, query_floats,
-                     tile.key_width, keys, tile.scale,
-                     s.weights + range.begin * kStepRows + slot_of(block) * kMaxBlockRows, kStepRows);
+  score_coded<Codes>(range.end - range.begin, s.coded_queries + range.begin * CodedQuery::n_floats(tile.key_width),
+                     tile.key_width, {rows, part_ahead(step, view), tile.key_width / kKeyGroup}, s.turned_keys,
+                     tile.scale, s.weights + range.begin * kStepRows + slot_of(block) * kMaxBlockRows, kStepRows);
 }
 inline void score_coded_view(const AttendTile& tile, const AttendScratch& s, const Step& step, int64_t view) {
   switch (tile.key_type) {

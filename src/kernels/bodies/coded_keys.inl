@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: MIT
 // Scores of quantised keys without decoding them: the codes of 16 rows are turned so that lanes are rows, and
-// multiplied as bytes with queries of 16 bits, exactly. Half of the shuffles and a tenth of the arithmetic of turned
-// floats; with one query over q8_0 rows beyond the caches 2 to 3 times as fast. Included inside a target region and
-// namespace, after the products of quantised weights and before attention.
+// multiplied as bytes, exactly, with queries that are cut into bytes: half of the shuffles and a fraction of the
+// arithmetic of turned floats. Included inside a target region and namespace, after the products of quantised weights
+// and before attention.
 
 constexpr int64_t kKeyGroup = 32;
-// An element of a query is scale · (254 · high + low), both within ±127: the highest of a group of 32 keeps 16 bits,
-// so that a score is wrong by 2^-17 of |query| |key| where the key's own rounding (q8_0) moves it by 2^-9.
-constexpr float kHighUnit = 254.0f, kHighestCoded = 127.0f * kHighUnit + 126.0f;
+// An element of a query is scale · (254² · a + 254 · b + c), all three within ±127: of the highest of a group of 32 24
+// bits are left, as a float has. (With two bytes log-sums of attention were wrong by up to 4e-3 in a trained model.)
+constexpr int kQueryBytes = 3;
+constexpr float kByteUnit = 254.0f, kHighestCoded = 127.0f * kByteUnit * kByteUnit + 126.0f * kByteUnit;
 
 /// Formats whose codes have a scale and no minimum for each 32.
 inline bool has_coded_keys(DType dtype) {
   return dtype == DType::q8_0 || dtype == DType::q4_0 || dtype == DType::q5_0 || dtype == DType::iq4_nl;
 }
 
-/// A query in two parts.
+/// A query in bytes.
 struct CodedQuery {
-  int8_t *high, *low;  // [width]
-  float* scales;       // [width / 32]
-  int32_t* starts;     // [width / 32, 2] what the sums of high and of low products begin with
+  int8_t* bytes;    // [width / 32, kQueryBytes, 32], the coarsest first
+  float* scales;    // [width / 32]
+  int32_t* starts;  // [width / 32, kQueryBytes] what the sums of products begin with
 
-  static int64_t n_floats(int64_t width) { return width / 2 + 3 * width / kKeyGroup; }
+  static int64_t n_floats(int64_t width) { return width * kQueryBytes / 4 + (1 + kQueryBytes) * width / kKeyGroup; }
   static CodedQuery at(float* p, int64_t width) {
-    int8_t* bytes = reinterpret_cast<int8_t*>(p);
-    float* scales = p + width / 2;
-    return {bytes, bytes + width, scales, reinterpret_cast<int32_t*>(scales + width / kKeyGroup)};
+    float* scales = p + width * kQueryBytes / 4;
+    return {reinterpret_cast<int8_t*>(p), scales, reinterpret_cast<int32_t*>(scales + width / kKeyGroup)};
   }
 };
 
@@ -39,19 +39,22 @@ inline void code_query(const float* x, int64_t width, int offset_bits, const Cod
     }
     const float highest = max_lane(largest);
     const F inverse = set1(highest < kQ8MinAmax ? 0.0f : kHighestCoded / highest);
-    F high_sum = zero(), low_sum = zero();
+    F sums[kQueryBytes] = {zero(), zero(), zero()};
+    int8_t* bytes = to.bytes + g * kQueryBytes * kKeyGroup;
     for (int64_t i = 0; i < kKeyGroup; i += kLanes) {
       const F whole = round_to_int(mul(load(x + i), inverse));
-      const F high = round_to_int(mul(whole, set1(1.0f / kHighUnit)));
-      const F low = nfma(high, set1(kHighUnit), whole);
-      store_bytes(to.high + g * kKeyGroup + i, to_int(high));
-      store_bytes(to.low + g * kKeyGroup + i, to_int(low));
-      high_sum = add(high_sum, high);
-      low_sum = add(low_sum, low);
+      const F coarse = round_to_int(mul(whole, set1(1.0f / (kByteUnit * kByteUnit))));
+      const F rest = nfma(coarse, set1(kByteUnit * kByteUnit), whole);
+      const F middle = round_to_int(mul(rest, set1(1.0f / kByteUnit)));
+      const F parts[kQueryBytes] = {coarse, middle, nfma(middle, set1(kByteUnit), rest)};
+      for (int part = 0; part < kQueryBytes; ++part) {
+        store_bytes(bytes + part * kKeyGroup + i, to_int(parts[part]));
+        sums[part] = add(sums[part], parts[part]);
+      }
     }
     to.scales[g] = highest * (1.0f / kHighestCoded) + sum_lanes(not_finite);
-    to.starts[2 * g] = -offset * static_cast<int32_t>(sum_lanes(high_sum));
-    to.starts[2 * g + 1] = -offset * static_cast<int32_t>(sum_lanes(low_sum));
+    for (int part = 0; part < kQueryBytes; ++part)
+      to.starts[g * kQueryBytes + part] = -offset * static_cast<int32_t>(sum_lanes(sums[part]));
   }
 }
 
@@ -68,49 +71,96 @@ inline int offset_bits_of(DType dtype) {
   }
 }
 
-/// 16 rows, turned.
-struct CodedKeys {
-  uint8_t* codes;  // [width / 4, 16, 4]
-  float* scales;   // [width / 32, 16]
-
-  static CodedKeys at(float* p, int64_t width) { return {reinterpret_cast<uint8_t*>(p), p + 4 * width}; }
-};
-
-/// Where the codes of a group of kLanes rows go.
-struct CodedKeysPart {
-  uint8_t* codes;
-  float* scales;
-  void put_codes(int64_t word, I x) const { int_store(codes + word * kMaxBlockRows * 4, x); }
-  void put_scale(int64_t, F x) const { store(scales, x); }
-};
-
-/// Needs: memory of 16 rows, whatever those past the end hold.
-template <typename Codes>
-void turn_coded_keys(const std::byte* rows, const std::byte* ahead, int64_t width, const CodedKeys& keys) {
-  using Block = typename Codes::Block;
-  const int64_t n_groups = width / kKeyGroup, stride = n_groups * static_cast<int64_t>(sizeof(Block));
-  const int64_t part_bytes = kLanes * static_cast<int64_t>(sizeof(Block));
-  for (int64_t r = 0; r < kMaxBlockRows; r += kLanes)
-    for (int64_t g = 0; g < n_groups; ++g) {
-      if (ahead != nullptr) {
-        prefetch_bytes(ahead, part_bytes);
-        ahead += part_bytes;
-      }
-      CodedKeysPart part{keys.codes + (g * (kKeyGroup / 4) * kMaxBlockRows + r) * 4,
-                         keys.scales + g * kMaxBlockRows + r};
-      Codes::unpack(BlockRows<Block>{rows + r * stride + g * static_cast<int64_t>(sizeof(Block)), stride}, part);
-    }
-}
-
 inline I four_bytes(const int8_t* p) {
   int32_t bytes;
   __builtin_memcpy(&bytes, p, 4);
   return int_set1(bytes);
 }
 
-/// Products of kQueries queries with 16 turned rows, times scale; `query_floats` from query to query.
+/// Products of kQueries queries with a group of codes of kLanes rows, taken as the codes are unpacked.
 template <typename Codes, int kQueries>
-void score_coded_tile(float* queries, int64_t query_floats, int64_t width, const CodedKeys& keys, float scale,
+struct CodedDots {
+  const CodedQuery* query;
+  int64_t group;
+  I dots[kQueries][kQueryBytes];
+  F key_scale;
+
+  SH_INLINE CodedDots(const CodedQuery* queries, int64_t g) : query(queries), group(g), key_scale(zero()) {
+#pragma GCC unroll 8
+    for (int q = 0; q < kQueries; ++q)
+#pragma GCC unroll 3
+      for (int part = 0; part < kQueryBytes; ++part) dots[q][part] = int_set1(query[q].starts[g * kQueryBytes + part]);
+  }
+  SH_INLINE void put_codes(int64_t word, I codes) {
+#pragma GCC unroll 8
+    for (int q = 0; q < kQueries; ++q)
+#pragma GCC unroll 3
+      for (int part = 0; part < kQueryBytes; ++part)
+        dots[q][part] = dot_codes<Codes>(
+            dots[q][part], codes, four_bytes(query[q].bytes + (group * kQueryBytes + part) * kKeyGroup + 4 * word));
+  }
+  SH_INLINE void put_scale(int64_t, F x) {
+    key_scale = x;
+  }
+  SH_INLINE void add_to(F (&sums)[kQueries]) const {
+    const F unit = set1(kByteUnit);
+#pragma GCC unroll 8
+    for (int q = 0; q < kQueries; ++q) {
+      const F total = fma(fma(to_float(dots[q][0]), unit, to_float(dots[q][1])), unit, to_float(dots[q][2]));
+      sums[q] = fma(mul(key_scale, set1(query[q].scales[group])), total, sums[q]);
+    }
+  }
+};
+
+/// 16 keys as a block of the cache has them. Needs: memory of 16 rows, whatever those past the end hold.
+template <typename Codes>
+struct KeyRows {
+  using Block = typename Codes::Block;
+  static constexpr int64_t kBlockBytes = static_cast<int64_t>(sizeof(Block));
+  const std::byte* rows;
+  const std::byte* ahead;  // fetched as these are read, or null
+  int64_t n_groups;
+  template <typename To>
+  SH_INLINE void unpack(int64_t row, int64_t group, To& to) const {
+    if (ahead != nullptr) prefetch_bytes(ahead + (row * n_groups + group * kLanes) * kBlockBytes, kLanes * kBlockBytes);
+    Codes::unpack(BlockRows<Block>{rows + (row * n_groups + group) * kBlockBytes, n_groups * kBlockBytes}, to);
+  }
+};
+
+/// The same, turned, for more queries than one tile.
+struct TurnedKeys {
+  uint8_t* codes;  // [width / 4, 16, 4]
+  float* scales;   // [width / 32, 16]
+
+  static TurnedKeys at(float* p, int64_t width) { return {reinterpret_cast<uint8_t*>(p), p + 4 * width}; }
+  uint8_t* word(int64_t row, int64_t group, int64_t i) const {
+    return codes + ((group * (kKeyGroup / 4) + i) * kMaxBlockRows + row) * 4;
+  }
+  template <typename To>
+  SH_INLINE void unpack(int64_t row, int64_t group, To& to) const {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kKeyGroup / 4; ++i) to.put_codes(i, int_load(word(row, group, i)));
+    to.put_scale(0, load(scales + group * kMaxBlockRows + row));
+  }
+};
+struct TurnedKeysPart {
+  const TurnedKeys& keys;
+  int64_t row, group;
+  void put_codes(int64_t i, I x) const { int_store(keys.word(row, group, i), x); }
+  void put_scale(int64_t, F x) const { store(keys.scales + group * kMaxBlockRows + row, x); }
+};
+template <typename Codes>
+void turn_keys_of(const KeyRows<Codes>& rows, const TurnedKeys& keys) {
+  for (int64_t r = 0; r < kMaxBlockRows; r += kLanes)
+    for (int64_t g = 0; g < rows.n_groups; ++g) {
+      TurnedKeysPart part{keys, r, g};
+      rows.unpack(r, g, part);
+    }
+}
+
+/// Products of kQueries queries with 16 keys, times scale; `query_floats` from query to query.
+template <typename Codes, int kQueries, typename Keys>
+void score_coded_tile(float* queries, int64_t query_floats, int64_t width, const Keys& keys, float scale,
                       float* scores, int64_t score_stride) {
   CodedQuery query[kQueries];
 #pragma GCC unroll 8
@@ -120,39 +170,28 @@ void score_coded_tile(float* queries, int64_t query_floats, int64_t width, const
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) sums[q] = zero();
     for (int64_t g = 0; g < width / kKeyGroup; ++g) {
-      I high[kQueries], low[kQueries];
-#pragma GCC unroll 8
-      for (int q = 0; q < kQueries; ++q) {
-        high[q] = int_set1(query[q].starts[2 * g]);
-        low[q] = int_set1(query[q].starts[2 * g + 1]);
-      }
-#pragma GCC unroll 8
-      for (int64_t w = 0; w < kKeyGroup / 4; ++w) {
-        const I codes = int_load(keys.codes + ((g * (kKeyGroup / 4) + w) * kMaxBlockRows + r) * 4);
-#pragma GCC unroll 8
-        for (int q = 0; q < kQueries; ++q) {
-          high[q] = dot_codes<Codes>(high[q], codes, four_bytes(query[q].high + g * kKeyGroup + 4 * w));
-          low[q] = dot_codes<Codes>(low[q], codes, four_bytes(query[q].low + g * kKeyGroup + 4 * w));
-        }
-      }
-      const F key_scales = load(keys.scales + g * kMaxBlockRows + r);
-#pragma GCC unroll 8
-      for (int q = 0; q < kQueries; ++q)
-        sums[q] = fma(mul(key_scales, set1(query[q].scales[g])),
-                      fma(to_float(high[q]), set1(kHighUnit), to_float(low[q])), sums[q]);
+      CodedDots<Codes, kQueries> part(query, g);
+      keys.unpack(r, g, part);
+      part.add_to(sums);
     }
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) store(scores + q * score_stride + r, mul(sums[q], set1(scale)));
   }
 }
 
-/// The same for any number of queries.
+/// The same for any number of queries; `turned` is room for the keys.
 template <typename Codes>
-void score_coded(int64_t n_queries, float* queries, int64_t query_floats, int64_t width, const CodedKeys& keys,
+void score_coded(int64_t n_queries, float* queries, int64_t width, const KeyRows<Codes>& rows, float* turned,
                  float scale, float* scores, int64_t score_stride) {
-  for (int64_t q = 0; q < n_queries; q += kScoreQueries)
-    with_count<kScoreQueries>(smaller(kScoreQueries, n_queries - q), [&](auto count) {
-      score_coded_tile<Codes, decltype(count)::value>(queries + q * query_floats, query_floats, width, keys, scale,
-                                                      scores + q * score_stride, score_stride);
+  const int64_t query_floats = CodedQuery::n_floats(width);
+  const auto score = [&](int64_t n, float* first, const auto& keys, float* to) {
+    with_count<kScoreQueries>(n, [&](auto count) {
+      score_coded_tile<Codes, decltype(count)::value>(first, query_floats, width, keys, scale, to, score_stride);
     });
+  };
+  if (n_queries <= kScoreQueries) return score(n_queries, queries, rows, scores);
+  const TurnedKeys keys = TurnedKeys::at(turned, width);
+  turn_keys_of(rows, keys);
+  for (int64_t q = 0; q < n_queries; q += kScoreQueries)
+    score(smaller(kScoreQueries, n_queries - q), queries + q * query_floats, keys, scores + q * score_stride);
 }
