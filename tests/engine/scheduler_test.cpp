@@ -486,7 +486,7 @@ TEST(Scheduler, TheEndOfTheSchedulerEndsEverything) {
 }
 
 TEST(Scheduler, CancelAllEndsWhatRunsAndTheSchedulerGoesOn) {
-  Bench bench({.n_ctx = 4096, .n_parallel = 2, .n_ubatch = 64});
+  Bench bench({.n_ctx = 32768, .n_parallel = 2, .n_ubatch = 64});
   bench.run(bench.asking(0));
   GenerationRequest request = bench.asking(0);
   request.n_predict = -1;

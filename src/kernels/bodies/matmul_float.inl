@@ -21,8 +21,6 @@ struct WeightBf16 {
 };
 
 constexpr int64_t kFloatChunk = 1024;  // a chunk of kFloatColumns columns stays in the first cache
-constexpr int64_t kFloatAhead =
-    1024;  // bytes that one column, which waits for memory only, prefetches in every row
 constexpr int64_t kFloatRowBlock = 32;  // rows whose chunk stays in the second cache while all columns pass
 
 /// One vector along k of every row times one of every column; the last one of a row may be partial (n lanes).
@@ -34,11 +32,6 @@ inline __attribute__((always_inline)) void float_step(const typename Weight::Ele
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
     rows[r] = kIsPart ? Weight::load_part(w + r * w_stride, n) : Weight::load_full(w + r * w_stride);
-  if constexpr (kColumns == 1 && !kIsPart) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
-      __builtin_prefetch(reinterpret_cast<const char*>(w + r * w_stride) + kFloatAhead);
-  }
 #pragma GCC unroll 8
   for (int c = 0; c < kColumns; ++c) {
     const F column = kIsPart ? load_n(x + c * x_stride, n) : load(x + c * x_stride);
@@ -71,8 +64,49 @@ void float_tile(const typename Weight::Element* w, int64_t w_stride, const float
   }
 }
 
+/// kRows rows, `apart` from one another, times one column. The bits of float_tile.
+template <typename Weight, int kRows>
+void multiply_column(const MatmulArgs& args, int64_t row, int64_t apart) {
+  using Element = typename Weight::Element;
+  const float* x = reinterpret_cast<const float*>(args.activations);
+  const Element* w[kRows];
+  for (int r = 0; r < kRows; ++r)
+    w[r] = reinterpret_cast<const Element*>(args.weights + (row + r * apart) * args.weight_row_bytes);
+  for (int64_t k = 0; k == 0 || k < args.n_inner; k += kFloatChunk) {
+    const int64_t end = smaller(k + kFloatChunk, args.n_inner);
+    F sums[kRows];
+    for (int r = 0; r < kRows; ++r) sums[r] = zero();
+    int64_t i = k;
+    for (; i + 4 * kLanes <= end; i += 4 * kLanes)
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < 4 * kLanes; j += kLanes)
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) sums[r] = fma(Weight::load_full(w[r] + i + j), load(x + i + j), sums[r]);
+    for (; i + kLanes <= end; i += kLanes)
+      for (int r = 0; r < kRows; ++r) sums[r] = fma(Weight::load_full(w[r] + i), load(x + i), sums[r]);
+    if (i < end)
+      for (int r = 0; r < kRows; ++r)
+        sums[r] = fma(Weight::load_part(w[r] + i, end - i), load_n(x + i, end - i), sums[r]);
+    for (int r = 0; r < kRows; ++r) {
+      float& to = args.out[row + r * apart];
+      to = k == 0 ? sum_lanes(sums[r]) : to + sum_lanes(sums[r]);
+    }
+  }
+}
+
+/// One column waits for memory only. Two rows at once hide the latency of their sums; they are read from the two halves
+/// of the range, because what fetches ahead loses its way where several streams share a page: four neighbouring rows
+/// of 2048 bytes came at 13 instead of 28 GB/s a thread (Zen 4).
+template <typename Weight>
+void multiply_column(const MatmulArgs& args) {
+  const int64_t half = (args.row_end - args.row_begin) / 2;
+  for (int64_t row = args.row_begin; row < args.row_begin + half; ++row) multiply_column<Weight, 2>(args, row, half);
+  for (int64_t row = args.row_begin + 2 * half; row < args.row_end; ++row) multiply_column<Weight, 1>(args, row, 0);
+}
+
 template <typename Weight>
 void matmul_float(const MatmulArgs& args) {
+  if (args.n_cols == 1) return multiply_column<Weight>(args);
   static_assert(kFloatRows == 4, "float_tile stores four rows at once");
   using Element = typename Weight::Element;
   const int64_t w_stride = args.weight_row_bytes / static_cast<int64_t>(sizeof(Element));
