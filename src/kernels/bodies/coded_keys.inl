@@ -85,7 +85,10 @@ struct CodedDots {
   I dots[kQueries][kQueryBytes];
   F key_scale;
 
-  SH_INLINE CodedDots(const CodedQuery* queries, int64_t g) : query(queries), group(g), key_scale(zero()) {
+  F (&sums)[kQueries];
+
+  SH_INLINE CodedDots(const CodedQuery* queries, int64_t g, F (&all_sums)[kQueries])
+      : query(queries), group(g), key_scale(zero()), sums(all_sums) {
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q)
 #pragma GCC unroll 3
@@ -102,7 +105,7 @@ struct CodedDots {
   SH_INLINE void put_scale(int64_t, F x) {
     key_scale = x;
   }
-  SH_INLINE void add_to(F (&sums)[kQueries]) const {
+  SH_INLINE void finish(int, int) {
     const F unit = set1(kByteUnit);
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
@@ -138,9 +141,10 @@ struct TurnedKeys {
   }
   template <typename To>
   SH_INLINE void unpack(int64_t row, int64_t group, To& to) const {
+    to.put_scale(0, load(scales + group * kMaxBlockRows + row));
 #pragma GCC unroll 8
     for (int64_t i = 0; i < kKeyGroup / 4; ++i) to.put_codes(i, int_load(word(row, group, i)));
-    to.put_scale(0, load(scales + group * kMaxBlockRows + row));
+    to.finish(0, 1);
   }
 };
 struct TurnedKeysPart {
@@ -148,6 +152,7 @@ struct TurnedKeysPart {
   int64_t row, group;
   void put_codes(int64_t i, I x) const { int_store(keys.word(row, group, i), x); }
   void put_scale(int64_t, F x) const { store(keys.scales + group * kMaxBlockRows + row, x); }
+  void finish(int, int) const {}
 };
 template <typename Codes>
 void turn_keys_of(const KeyRows<Codes>& rows, const TurnedKeys& keys) {
@@ -170,9 +175,8 @@ void score_coded_tile(float* queries, int64_t query_floats, int64_t width, const
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) sums[q] = zero();
     for (int64_t g = 0; g < width / kKeyGroup; ++g) {
-      CodedDots<Codes, kQueries> part(query, g);
+      CodedDots<Codes, kQueries> part(query, g, sums);
       keys.unpack(r, g, part);
-      part.add_to(sums);
     }
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) store(scores + q * score_stride + r, mul(sums[q], set1(scale)));

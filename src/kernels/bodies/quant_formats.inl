@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Every quantised format as groups of small integers: w = scale · (code - 2^kOffsetBits) + min. unpack() takes one
-// block from each of kLanes rows and puts codes, scales and mins where it is told. The bytes of a file's blocks
+// block from each of kLanes rows and puts codes, scales and mins where it is told: scales and mins of a group before its
+// codes, and finish() after groups that are complete. The bytes of a file's blocks
 // are turned first (lanes become rows; packed ones lie so), for a quarter to a whole of the work of turning the
 // codes; all bit fields of these formats lie so that the same shifts and masks then give vectors of codes, 4
 // neighbours of a row in each lane. Codes of kWide formats fill the byte: they are unsigned with offset 128 where
@@ -20,6 +21,7 @@ struct PanelPart {
   void put_codes(int64_t word, I x) const { int_store(codes + word * kPanelRows * 4, x); }
   void put_scale(int64_t group, F x) const { store(scales + group * kPanelRows, x); }
   void put_min(int64_t group, F x) const { store(mins + group * kPanelRows, x); }
+  void finish(int, int) const {}
 };
 
 /// The same block of kLanes rows, as a file has them.
@@ -125,6 +127,7 @@ struct CodesQ4_0 {
     rows.words(offsetof(Block, qs), packed);
     to.put_scale(0, rows.odd_half());
     put_nibbles<as_is>(packed, to, 0);
+    to.finish(0, 1);
   }
 };
 
@@ -140,6 +143,7 @@ struct CodesQ4_1 {
     to.put_scale(0, low_halves(head[0]));
     to.put_min(0, low_halves(shift_right<16>(head[0])));
     put_nibbles<as_is>(packed, to, 0);
+    to.finish(0, 1);
   }
 };
 
@@ -172,6 +176,7 @@ struct CodesQ5_0 {
     rows.words(offsetof(Block, qs), packed);
     to.put_scale(0, rows.odd_half());
     put_nibbles_and_fifth(packed, fifth[0], to);
+    to.finish(0, 1);
   }
 };
 
@@ -187,6 +192,7 @@ struct CodesQ5_1 {
     to.put_scale(0, low_halves(head[0]));
     to.put_min(0, low_halves(shift_right<16>(head[0])));
     put_nibbles_and_fifth(packed, head[1], to);
+    to.finish(0, 1);
   }
 };
 
@@ -201,6 +207,7 @@ struct CodesQ8_0 {
     to.put_scale(0, rows.odd_half());
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) to.put_codes(i, int_xor(codes[i], all_bytes(kWideFlip)));
+    to.finish(0, 1);
   }
 };
 
@@ -214,6 +221,7 @@ struct CodesIQ4_NL {
     rows.words(offsetof(Block, qs), packed);
     to.put_scale(0, rows.odd_half());
     put_nibbles<iq4_value>(packed, to, 0);
+    to.finish(0, 1);
   }
 };
 
@@ -225,11 +233,12 @@ struct CodesMXFP4 {
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I packed[4];
     rows.words(offsetof(Block, qs), packed);
-    put_nibbles<mxfp4_value>(packed, to, 0);
     // Both forms of mxfp4_scale as integers: the larger one is the one that holds.
     const I e = rows.odd_byte();
     const I normal = shift_left<23>(int_add(e, int_set1(-1))), subnormal = shift_left<21>(int_add(e, int_set1(1)));
     to.put_scale(0, as_float(int_max(normal, subnormal)));
+    put_nibbles<mxfp4_value>(packed, to, 0);
+    to.finish(0, 1);
   }
 };
 
@@ -252,6 +261,7 @@ struct CodesIQ4_XS {
       I packed[4];
       rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 16 * g, packed);
       put_nibbles<iq4_value>(packed, to, 8 * g);
+      to.finish(g, 1);
     }
   }
 };
@@ -267,18 +277,6 @@ struct CodesQ2_K {
   }
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      I packed[8];
-      rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 32 * half, packed);
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) {
-        to.put_codes(32 * half + i, bits<0, 3>(packed[i]));
-        to.put_codes(32 * half + 8 + i, bits<2, 3>(packed[i]));
-        to.put_codes(32 * half + 16 + i, bits<4, 3>(packed[i]));
-        to.put_codes(32 * half + 24 + i, bits<6, 3>(packed[i]));
-      }
-    }
     I scales[4], tail[4];
     rows.words(offsetof(Block, scales), scales);
     rows.words(static_cast<int64_t>(sizeof(Block)) - 16, tail);  // ends with d, dmin
@@ -290,6 +288,19 @@ struct CodesQ2_K {
       put_group<1>(scales[i], d, dmin, 4 * i + 1, to);
       put_group<2>(scales[i], d, dmin, 4 * i + 2, to);
       put_group<3>(scales[i], d, dmin, 4 * i + 3, to);
+    }
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      I packed[8];
+      rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 32 * half, packed);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        to.put_codes(32 * half + i, bits<0, 3>(packed[i]));
+        to.put_codes(32 * half + 8 + i, bits<2, 3>(packed[i]));
+        to.put_codes(32 * half + 16 + i, bits<4, 3>(packed[i]));
+        to.put_codes(32 * half + 24 + i, bits<6, 3>(packed[i]));
+      }
+      to.finish(8 * half, 8);
     }
   }
 };
@@ -309,6 +320,13 @@ struct CodesQ3_K {
   static constexpr bool kHasMin = false, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
+    I packed[4];
+    rows.words(static_cast<int64_t>(offsetof(Block, scales)) - 4, packed);  // words 1 to 3 are the scales
+    const F d = rows.odd_half();
+    put_four_scales(int_or(bits<0, 15>(packed[1]), bits_at<0, 3, 4>(packed[3])), d, 32.0f, 0, to);
+    put_four_scales(int_or(bits<0, 15>(packed[2]), bits_at<2, 3, 4>(packed[3])), d, 32.0f, 4, to);
+    put_four_scales(int_or(bits<4, 15>(packed[1]), bits_at<4, 3, 4>(packed[3])), d, 32.0f, 8, to);
+    put_four_scales(int_or(bits<4, 15>(packed[2]), bits_at<6, 3, 4>(packed[3])), d, 32.0f, 12, to);
     I mask[8];
     rows.words(offsetof(Block, hmask), mask);
 #pragma GCC unroll 2
@@ -323,14 +341,8 @@ struct CodesQ3_K {
         to.put_codes(32 * half + 24 + i, int_or(bits<6, 3>(low[i]), bits_at<3, 1, 2>(mask[i])));
         mask[i] = shift_right<4>(mask[i]);
       }
+      to.finish(8 * half, 8);
     }
-    I packed[4];
-    rows.words(static_cast<int64_t>(offsetof(Block, scales)) - 4, packed);  // words 1 to 3 are the scales
-    const F d = rows.odd_half();
-    put_four_scales(int_or(bits<0, 15>(packed[1]), bits_at<0, 3, 4>(packed[3])), d, 32.0f, 0, to);
-    put_four_scales(int_or(bits<0, 15>(packed[2]), bits_at<2, 3, 4>(packed[3])), d, 32.0f, 4, to);
-    put_four_scales(int_or(bits<4, 15>(packed[1]), bits_at<4, 3, 4>(packed[3])), d, 32.0f, 8, to);
-    put_four_scales(int_or(bits<4, 15>(packed[2]), bits_at<6, 3, 4>(packed[3])), d, 32.0f, 12, to);
   }
 };
 
@@ -362,6 +374,7 @@ struct CodesQ4_K {
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4];
     rows.words(0, head);
+    put_k4_scales(head, to);
 #pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; ++quarter) {
       I packed[8];
@@ -371,8 +384,8 @@ struct CodesQ4_K {
         to.put_codes(16 * quarter + i, bits<0, 15>(packed[i]));
         to.put_codes(16 * quarter + 8 + i, bits<4, 15>(packed[i]));
       }
+      to.finish(2 * quarter, 2);
     }
-    put_k4_scales(head, to);
   }
 };
 
@@ -384,6 +397,7 @@ struct CodesQ5_K {
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4], fifth[8];
     rows.words(0, head);
+    put_k4_scales(head, to);
     rows.words(offsetof(Block, qh), fifth);
 #pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; ++quarter) {
@@ -395,8 +409,8 @@ struct CodesQ5_K {
         to.put_codes(16 * quarter + 8 + i, int_or(bits<4, 15>(packed[i]), bits_at<1, 1, 4>(fifth[i])));
         fifth[i] = shift_right<2>(fifth[i]);
       }
+      to.finish(2 * quarter, 2);
     }
-    put_k4_scales(head, to);
   }
 };
 
@@ -406,6 +420,12 @@ struct CodesQ6_K {
   static constexpr bool kHasMin = false, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
+    I scales[4];
+    rows.words(offsetof(Block, scales), scales);
+    const F d = rows.odd_half();
+    // Signed bytes: with the sign bit flipped they are 128 more.
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) put_four_scales(int_xor(scales[i], all_bytes(0x80)), d, 128.0f, 4 * i, to);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       I first[8], second[8], high[8];
@@ -419,12 +439,7 @@ struct CodesQ6_K {
         to.put_codes(32 * half + 16 + i, int_or(bits<4, 15>(first[i]), bits_at<4, 3, 4>(high[i])));
         to.put_codes(32 * half + 24 + i, int_or(bits<4, 15>(second[i]), bits_at<6, 3, 4>(high[i])));
       }
+      to.finish(8 * half, 8);
     }
-    I scales[4];
-    rows.words(offsetof(Block, scales), scales);
-    const F d = rows.odd_half();
-    // Signed bytes: with the sign bit flipped they are 128 more.
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) put_four_scales(int_xor(scales[i], all_bytes(0x80)), d, 128.0f, 4 * i, to);
   }
 };
