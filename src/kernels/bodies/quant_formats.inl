@@ -90,12 +90,16 @@ inline I bits(I x) {
 /// The bits of bits<kShift, kMask>(x), moved to kTo.
 template <int kShift, int kMask, int kTo>
 inline I bits_at(I x) {
-  return shift_left<kTo>(bits<kShift, kMask>(x));
+  if constexpr (kTo > kShift)
+    return int_and(shift_left<kTo - kShift>(x), all_bytes(kMask << kTo));
+  else
+    return int_and(shift_right<kShift - kTo>(x), all_bytes(kMask << kTo));
 }
 /// Byte kByte of every lane as a number.
 template <int kByte>
 inline F byte_of(I x) {
-  return to_float(int_and(shift_right<8 * kByte>(x), int_set1(255)));
+  const I shifted = shift_right<8 * kByte>(x);
+  return to_float(kByte == 3 ? shifted : int_and(shifted, int_set1(255)));
 }
 
 /// The nibbles of 16 packed bytes as 32 codes, through kMap.
@@ -308,10 +312,11 @@ struct CodesQ2_K {
 /// The four bytes of `numbers` as scales of groups `first` to `first` + 3: d · (number - offset).
 template <typename To>
 SH_INLINE void put_four_scales(I numbers, F d, float offset, int first, To& to) {
-  to.put_scale(first, mul(d, sub(byte_of<0>(numbers), set1(offset))));
-  to.put_scale(first + 1, mul(d, sub(byte_of<1>(numbers), set1(offset))));
-  to.put_scale(first + 2, mul(d, sub(byte_of<2>(numbers), set1(offset))));
-  to.put_scale(first + 3, mul(d, sub(byte_of<3>(numbers), set1(offset))));
+  const F shift = mul(d, set1(-offset));  // exact: d has 11 bits
+  to.put_scale(first, fma(byte_of<0>(numbers), d, shift));
+  to.put_scale(first + 1, fma(byte_of<1>(numbers), d, shift));
+  to.put_scale(first + 2, fma(byte_of<2>(numbers), d, shift));
+  to.put_scale(first + 3, fma(byte_of<3>(numbers), d, shift));
 }
 
 struct CodesQ3_K {
