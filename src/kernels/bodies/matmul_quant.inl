@@ -347,18 +347,21 @@ void multiply_packed_panel(const MatmulArgs& args, int64_t row, int64_t first) {
   }
 }
 
-// So many columns take packed codes as they come. In formats with blocks of 32 a column has one sum at a time: 2 to
-// 8 columns are 1.2 to 1.5 times as fast as with an unpacked panel (q8_0, 4 columns: 25 to 29 for 19 GB/s a thread),
-// 1.4 to 2 times with AVX2. Blocks of 256 have 8 to 16 sums a column, which leave the registers: 4 columns take
-// 1.5 times as long.
+// So many columns take packed codes as they come, in tiles of so many. In formats with blocks of 32 a column has one sum
+// at a time: 2 to 8 columns are 1.2 to 1.5 times as fast as with an unpacked panel (q8_0, 4 columns: 25 to 29 for 19 GB/s
+// a thread), 1.4 to 2 times with AVX2. Of blocks of 256 two columns are 1.5 to 2.3 times, four 1.15 to 1.5 times as fast
+// (q6_K, q4_K), eight 0.8 to 1.05; in one tile of four columns as slow as with a panel: their sums leave the registers.
+// AVX2: two 1 to 1.1, four 0.85.
 template <typename Codes>
-constexpr int64_t kMostDirectColumns = Codes::kElements == 32 ? 8 : 1;
+constexpr int64_t kMostDirectColumns = Codes::kElements == 32 ? 8 : kPackedColumns;
+template <typename Codes>
+constexpr int kDirectTile = Codes::kElements == 32 ? kPackedColumns : 2;
 
 /// Few columns times packed weights, which stream from memory once; a panel comes from the second cache for all
 /// tiles of columns but the first.
 template <typename Codes>
 void multiply_packed_columns(const MatmulArgs& args) {
-  constexpr int kTile = static_cast<int>(smaller(kPackedColumns, kMostDirectColumns<Codes>));
+  constexpr int kTile = kDirectTile<Codes>;
   const int64_t n_tiles = (args.n_cols + kTile - 1) / kTile;
   for (int64_t row = args.row_begin; row < args.row_end; row += kPackedRows)
     for (int64_t tile = 0; tile < n_tiles; ++tile) {
