@@ -84,8 +84,9 @@ struct KvBlockView {
 /// one place at most one for each query.
 ///
 /// Precision: products and sums in f32; rows are decoded to f32. Keys in q8_0, q4_0, q5_0 and iq4_nl may be
-/// multiplied as they are with queries rounded to 24 bits of the highest of each 32 elements. Source:  Dao et al.,
-/// FlashAttention, arXiv 2205.14135; bias as in arXiv 2602.16284.
+/// multiplied as they are with queries rounded to 24 bits of the highest of each 32 elements.
+///
+/// Source:  Dao et al., FlashAttention, arXiv 2205.14135; bias as in arXiv 2602.16284.
 struct AttendTile {
   DType key_type, value_type;
   int32_t key_width, value_width;

@@ -236,18 +236,6 @@ void score_coded_view(const AttendTile& tile, const AttendScratch& s, const Step
                      tile.key_width, {rows, part_ahead(step, view), tile.key_width / kKeyGroup}, s.turned_keys,
                      tile.scale, s.weights + range.begin * kStepRows + slot_of(block) * kMaxBlockRows, kStepRows);
 }
-inline void score_coded_view(const AttendTile& tile, const AttendScratch& s, const Step& step, int64_t view) {
-  switch (tile.key_type) {
-    case DType::q4_0:
-      return score_coded_view<CodesQ4_0>(tile, s, step, view);
-    case DType::q5_0:
-      return score_coded_view<CodesQ5_0>(tile, s, step, view);
-    case DType::iq4_nl:
-      return score_coded_view<CodesIQ4_NL>(tile, s, step, view);
-    default:
-      return score_coded_view<CodesQ8_0>(tile, s, step, view);
-  }
-}
 
 /// Rows from one of their columns on, and vectors of them. Those of halves and bytes are decoded as they are mixed.
 inline FloatRows from_column(const FloatRows& rows, int64_t i) {
@@ -425,7 +413,7 @@ inline QueryRange score_step(const AttendTile& tile, const AttendScratch& s, con
   const int64_t n_rows = step.is_single ? kMaxBlockRows : kStepRows;
   for (int32_t q = 0; q < tile.n_queries; ++q)
     for (int64_t r = 0; r < n_rows; r += kLanes) store(s.weights + q * kStepRows + r, set1(-__builtin_inff()));
-  const bool is_coded = has_coded_keys(tile.key_type);
+  const bool is_coded = with_coded_keys(tile.key_type, [](auto) {});
   QueryRange all{tile.n_queries, 0};
   for (int64_t i = 0; i < step.n_views; ++i) {
     BlockMask masks[kScoreBlocks] = {block_mask(step.views[i])};
@@ -444,7 +432,7 @@ inline QueryRange score_step(const AttendTile& tile, const AttendScratch& s, con
       }
     }
     if (is_coded) {
-      score_coded_view(tile, s, step, i);
+      with_coded_keys(tile.key_type, [&](auto codes) { score_coded_view<decltype(codes)>(tile, s, step, i); });
       finish_scores(tile, s, step.views[i], masks[0], range);
     } else {
       score_views<1>(tile, s, step, i, masks);
@@ -549,12 +537,12 @@ void attend(const AttendTile& tile) {
   fill(s.outs, tile.n_queries * s.value_padded, 0.0f);
   fill(s.sums, int64_t{tile.n_queries} * kMaxBlockRows, 0.0f);
   fill(s.maxima, tile.n_queries, -__builtin_inff());
-  if (has_coded_keys(tile.key_type)) {
+  with_coded_keys(tile.key_type, [&](auto codes) {
     const int64_t query_floats = CodedQuery::n_floats(tile.key_width);
     for (int32_t q = 0; q < tile.n_queries; ++q)
-      code_query(tile.queries + q * tile.query_stride, tile.key_width, offset_bits_of(tile.key_type),
+      code_query(tile.queries + q * tile.query_stride, tile.key_width, decltype(codes)::kOffsetBits,
                  CodedQuery::at(s.coded_queries + q * query_floats, tile.key_width));
-  }
+  });
   const KvBlockView* end = tile.blocks.data() + tile.blocks.size();
   for (const KvBlockView* views = tile.blocks.data(); views != end;) {
     const Step step = next_step(tile, views);

@@ -10,9 +10,25 @@ constexpr int64_t kKeyGroup = 32;
 constexpr int kQueryBytes = 3;
 constexpr float kByteUnit = 254.0f, kHighestCoded = 127.0f * kByteUnit * kByteUnit + 126.0f * kByteUnit;
 
-/// Formats whose codes have a scale and no minimum for each 32.
-inline bool has_coded_keys(DType dtype) {
-  return dtype == DType::q8_0 || dtype == DType::q4_0 || dtype == DType::q5_0 || dtype == DType::iq4_nl;
+/// fn(Codes{}) of a format whose codes have a scale and no minimum for each 32; false, and no call, for any other.
+template <typename Fn>
+SH_INLINE bool with_coded_keys(DType dtype, Fn fn) {
+  switch (dtype) {
+    case DType::q8_0:
+      fn(CodesQ8_0{});
+      return true;
+    case DType::q4_0:
+      fn(CodesQ4_0{});
+      return true;
+    case DType::q5_0:
+      fn(CodesQ5_0{});
+      return true;
+    case DType::iq4_nl:
+      fn(CodesIQ4_NL{});
+      return true;
+    default:
+      return false;
+  }
 }
 
 /// A query in bytes.
@@ -58,25 +74,6 @@ inline void code_query(const float* x, int64_t width, int offset_bits, const Cod
   }
 }
 
-inline int offset_bits_of(DType dtype) {
-  switch (dtype) {
-    case DType::q4_0:
-      return CodesQ4_0::kOffsetBits;
-    case DType::q5_0:
-      return CodesQ5_0::kOffsetBits;
-    case DType::iq4_nl:
-      return CodesIQ4_NL::kOffsetBits;
-    default:
-      return CodesQ8_0::kOffsetBits;
-  }
-}
-
-inline I four_bytes(const int8_t* p) {
-  int32_t bytes;
-  __builtin_memcpy(&bytes, p, 4);
-  return int_set1(bytes);
-}
-
 /// Products of kQueries queries with a group of codes of kLanes rows, taken as the codes are unpacked.
 template <typename Codes, int kQueries>
 struct CodedDots {
@@ -84,7 +81,6 @@ struct CodedDots {
   int64_t group;
   I dots[kQueries][kQueryBytes];
   F key_scale;
-
   F (&sums)[kQueries];
 
   SH_INLINE CodedDots(const CodedQuery* queries, int64_t g, F (&all_sums)[kQueries])

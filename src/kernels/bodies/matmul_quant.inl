@@ -98,6 +98,13 @@ void unpack_packed_panel(const MatmulArgs& args, int64_t row, int64_t k, int64_t
   }
 }
 
+/// The same four bytes in every lane.
+inline I four_bytes(const int8_t* p) {
+  int32_t bytes;
+  __builtin_memcpy(&bytes, p, 4);
+  return int_set1(bytes);
+}
+
 template <typename Codes>
 inline I dot_codes(I acc, I codes, I x) {
   if constexpr (Codes::kWide)
@@ -150,9 +157,7 @@ void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, 
       for (int p = 0; p < kPanels; ++p) w[p] = int_load(codes + p * kLanes * 4);
 #pragma GCC unroll 8
       for (int c = 0; c < kColumns; ++c) {
-        int32_t four;
-        __builtin_memcpy(&four, x[c] + g * kGroup + 4 * i, 4);
-        const I broadcast = int_set1(four);
+        const I broadcast = four_bytes(x[c] + g * kGroup + 4 * i);
 #pragma GCC unroll 8
         for (int p = 0; p < kPanels; ++p) dots[c][p] = dot_codes<Codes>(dots[c][p], w[p], broadcast);
       }
@@ -267,10 +272,8 @@ struct FewColumns {
     const int group = static_cast<int>(word * 4 / kGroup);
 #pragma GCC unroll 8
     for (int c = 0; c < kColumns; ++c) {
-      int32_t four;
-      __builtin_memcpy(&four, x[c] + 4 * word, 4);
       const I before = word * 4 % kGroup == 0 ? start(c, group) : dots[c][group];
-      dots[c][group] = dot_codes<Codes>(before, codes, int_set1(four));
+      dots[c][group] = dot_codes<Codes>(before, codes, four_bytes(x[c] + 4 * word));
     }
   }
   SH_INLINE void put_scale(int64_t group, F scale) {
