@@ -36,51 +36,75 @@ float read_avx512(const float* p, size_t n) {
   return _mm512_reduce_add_ps(sums[0]);
 }
 
-constexpr int kChains = 12;  // more than latency times throughput of either instruction
+SH_TARGET_END
+
+constexpr int kChains = 12;  // more than latency times throughput of any of the instructions
+constexpr int64_t kSteps = 1 << 16;
 
 // In assembly: compilers merge equal chains, copy accumulators or keep them in memory, and then measure that.
-#define SH_TWELVE(op)                                                                                   \
-  op " %%zmm12, %%zmm13, %%zmm0\n" op " %%zmm12, %%zmm13, %%zmm1\n" op " %%zmm12, %%zmm13, %%zmm2\n" op \
-     " %%zmm12, %%zmm13, %%zmm3\n" op " %%zmm12, %%zmm13, %%zmm4\n" op " %%zmm12, %%zmm13, %%zmm5\n" op \
-     " %%zmm12, %%zmm13, %%zmm6\n" op " %%zmm12, %%zmm13, %%zmm7\n" op " %%zmm12, %%zmm13, %%zmm8\n" op \
-     " %%zmm12, %%zmm13, %%zmm9\n" op " %%zmm12, %%zmm13, %%zmm10\n" op " %%zmm12, %%zmm13, %%zmm11\n"
-#define SH_CLOBBERS                                                                                          \
-  "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11", "zmm12", \
-      "zmm13"
+#define SH_TWELVE(op) op("0") op("1") op("2") op("3") op("4") op("5") op("6") op("7") op("8") op("9") op("10") op("11")
+#define SH_CLOBBERS                                                                                              \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", \
+      "xmm14", "xmm15"
+#define SH_FMA_512(to) "vfmadd231ps %%zmm12, %%zmm13, %%zmm" to "\n"
+#define SH_DOT_512(to) "vpdpbusd %%zmm12, %%zmm13, %%zmm" to "\n"
+#define SH_FMA_256(to) "vfmadd231ps %%ymm12, %%ymm13, %%ymm" to "\n"
+#define SH_DOT_256(to)                           \
+  "vpmaddubsw %%ymm12, %%ymm13, %%ymm14\n"       \
+  "vpmaddwd %%ymm14, %%ymm15, %%ymm14\n"         \
+  "vpaddd %%ymm14, %%ymm" to ", %%ymm" to "\n"
+#define SH_RUN(steps, op)                                                                        \
+  asm volatile("vzeroall" ::: SH_CLOBBERS);                                                      \
+  for (int64_t i = 0; i < steps; ++i) asm volatile(SH_TWELVE(op)::: SH_CLOBBERS)
 
-void fma_avx512(int64_t n) {
-  asm volatile("vzeroall" ::: SH_CLOBBERS);
-  for (int64_t i = 0; i < n; ++i) asm volatile(SH_TWELVE("vfmadd231ps")::: SH_CLOBBERS);
+bool can_run(const char* set) {
+  return kernels::choose_kernels(set).ok();
 }
-void vnni_avx512(int64_t n) {
-  asm volatile("vzeroall" ::: SH_CLOBBERS);
-  for (int64_t i = 0; i < n; ++i) asm volatile(SH_TWELVE("vpdpbusd")::: SH_CLOBBERS);
+bool has_avx512() {
+  return can_run("avx512");
+}
+
+/// Float multiply-adds of the widest vectors that the kernels have here.
+void BM_fma_peak(benchmark::State& state) {
+  if (!can_run("avx2")) return state.SkipWithError("needs avx2");
+  const bool is_wide = has_avx512();
+  for (auto _ : state) {
+    if (is_wide) {
+      SH_RUN(kSteps, SH_FMA_512);
+    } else {
+      SH_RUN(kSteps, SH_FMA_256);
+    }
+  }
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * kSteps * kChains * (is_wide ? 32 : 16) * 1e-9,
+                         benchmark::Counter::kIsRate);
+  state.SetLabel(is_wide ? "avx512" : "avx2");
+}
+/// Products of bytes into sums of 32 bits: one instruction with VNNI, three with AVX2.
+void BM_byte_dot_peak(benchmark::State& state) {
+  if (!can_run("avx2")) return state.SkipWithError("needs avx2");
+  const bool is_wide = has_avx512();
+  for (auto _ : state) {
+    if (is_wide) {
+      SH_RUN(kSteps, SH_DOT_512);
+    } else {
+      SH_RUN(kSteps, SH_DOT_256);
+    }
+  }
+  state.counters["Gop/s"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * kSteps * kChains * (is_wide ? 128 : 64) * 1e-9,
+                         benchmark::Counter::kIsRate);
+  state.SetLabel(is_wide ? "avx512 vnni" : "avx2");
 }
 #undef SH_TWELVE
 #undef SH_CLOBBERS
-
-SH_TARGET_END
-
-bool has_avx512() {
-  return kernels::choose_kernels("avx512").ok();
-}
-
-void BM_fma_peak(benchmark::State& state) {
-  if (!has_avx512()) return state.SkipWithError("needs avx512");
-  constexpr int64_t kSteps = 1 << 16;
-  for (auto _ : state) fma_avx512(kSteps);
-  state.counters["GFLOP/s"] = benchmark::Counter(
-      static_cast<double>(state.iterations()) * kSteps * kChains * 32 * 1e-9, benchmark::Counter::kIsRate);
-}
-void BM_vnni_peak(benchmark::State& state) {
-  if (!has_avx512()) return state.SkipWithError("needs avx512 with vnni");
-  constexpr int64_t kSteps = 1 << 16;
-  for (auto _ : state) vnni_avx512(kSteps);
-  state.counters["Gop/s"] = benchmark::Counter(
-      static_cast<double>(state.iterations()) * kSteps * kChains * 128 * 1e-9, benchmark::Counter::kIsRate);
-}
+#undef SH_FMA_512
+#undef SH_DOT_512
+#undef SH_FMA_256
+#undef SH_DOT_256
+#undef SH_RUN
 BENCHMARK(BM_fma_peak)->Threads(1)->Threads(2)->UseRealTime();
-BENCHMARK(BM_vnni_peak)->Threads(1)->Threads(2)->UseRealTime();
+BENCHMARK(BM_byte_dot_peak)->Threads(1)->Threads(2)->UseRealTime();
 #endif
 
 /// Every thread reads its own part of the buffer.

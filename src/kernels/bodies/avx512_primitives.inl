@@ -4,7 +4,10 @@
 using F = __m512;
 using I = __m512i;
 constexpr int64_t kLanes = 16;
-constexpr bool kWideDot = true;  // dot4 takes any unsigned byte, so wide codes are unsigned
+constexpr bool kWideDot = true;  // products take any unsigned byte, so wide codes are unsigned
+constexpr int words_together(int) {
+  return kQ8Group / 4;  // of a whole group: sums have 32 bits
+}
 // Register tiles: 32 vector registers.
 constexpr int kQuantPanels = 2, kQuantColumns = 6;  // 12 integer and 12 float sums
 constexpr int kPackedColumns = 4;
@@ -114,6 +117,11 @@ inline I int_load(const void* p) {
 inline I int_add(I a, I b) {
   return _mm512_add_epi32(a, b);
 }
+/// Compilers replace multiplying by a constant that they see with as many shifts and additions as it has bits.
+inline I int_mul(I a, I b) {
+  asm("" : "+v"(b));
+  return _mm512_mullo_epi32(a, b);
+}
 inline I int_max(I a, I b) {
   return _mm512_max_epi32(a, b);
 }
@@ -174,13 +182,17 @@ inline void load_strip(const std::byte* p, int64_t stride, I (&words)[4]) {
   words[2] = _mm512_unpacklo_epi64(ab_high, cd_high);
   words[3] = _mm512_unpackhi_epi64(ab_high, cd_high);
 }
-/// Every lane: acc + Σ over 4 bytes of unsigned · signed.
-inline I dot4(I acc, I bytes_unsigned, I bytes_signed) {
-  return _mm512_dpbusd_epi32(acc, bytes_unsigned, bytes_signed);
+/// Every lane: acc + Σ over 4 bytes of code · x, for any number of words: begin with the first, add the others.
+template <bool kIsWide>
+inline I begin_words(I acc, I codes, I x) {
+  return _mm512_dpbusd_epi32(acc, codes, x);
 }
-/// The same for codes of wide formats, which are unsigned here with an offset of 128.
-inline I dot4_wide(I acc, I codes, I bytes_signed) {
-  return dot4(acc, codes, bytes_signed);
+template <bool kIsWide>
+inline I add_word(I sum, I codes, I x) {
+  return _mm512_dpbusd_epi32(sum, codes, x);
+}
+inline I end_words(I /*acc*/, I sum) {
+  return sum;
 }
 /// The low bytes of 16 integers.
 inline void store_bytes(int8_t* p, I x) {

@@ -79,24 +79,20 @@ template <typename Codes, int kQueries>
 struct CodedDots {
   const CodedQuery* query;
   int64_t group;
-  I dots[kQueries][kQueryBytes];
+  GroupDot<Codes> dots[kQueries][kQueryBytes];
   F key_scale;
   F (&sums)[kQueries];
 
   SH_INLINE CodedDots(const CodedQuery* queries, int64_t g, F (&all_sums)[kQueries])
-      : query(queries), group(g), key_scale(zero()), sums(all_sums) {
-#pragma GCC unroll 8
-    for (int q = 0; q < kQueries; ++q)
-#pragma GCC unroll 3
-      for (int part = 0; part < kQueryBytes; ++part) dots[q][part] = int_set1(query[q].starts[g * kQueryBytes + part]);
-  }
+      : query(queries), group(g), key_scale(zero()), sums(all_sums) {}
   SH_INLINE void put_codes(int64_t word, I codes) {
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q)
 #pragma GCC unroll 3
       for (int part = 0; part < kQueryBytes; ++part)
-        dots[q][part] = dot_codes<Codes>(
-            dots[q][part], codes, four_bytes(query[q].bytes + (group * kQueryBytes + part) * kKeyGroup + 4 * word));
+        dots[q][part].put(word, codes,
+                          four_bytes(query[q].bytes + (group * kQueryBytes + part) * kKeyGroup + 4 * word),
+                          [&] { return int_set1(query[q].starts[group * kQueryBytes + part]); });
   }
   SH_INLINE void put_scale(int64_t, F x) {
     key_scale = x;
@@ -105,7 +101,7 @@ struct CodedDots {
     const F unit = set1(kByteUnit);
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
-      const F total = fma(fma(to_float(dots[q][0]), unit, to_float(dots[q][1])), unit, to_float(dots[q][2]));
+      const F total = fma(fma(to_float(dots[q][0].dot), unit, to_float(dots[q][1].dot)), unit, to_float(dots[q][2].dot));
       sums[q] = fma(mul(key_scale, set1(query[q].scales[group])), total, sums[q]);
     }
   }

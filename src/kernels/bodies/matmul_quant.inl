@@ -13,6 +13,13 @@ constexpr int64_t kMostChunkBytes =
     kQuantChunk / 32 * static_cast<int64_t>(sizeof(BlockQ8_0));  // the largest of the formats
 
 constexpr int64_t kPackedAhead = 4096;  // bytes that few columns, which wait for memory only, prefetch
+// Few columns unpack blocks of 4 to 7 KB from several places at once, which loses what fetches ahead of the loads. What
+// helps differs. AVX-512, two vectors a panel: read from end to end first they come 1.3 to 1.5 times as fast (Zen 4, GB/s a
+// thread: q4_K 14.8 and 21.6, q6_K 9.8 and 14.0; 38 to 40 from the second cache), fetched by instructions, all at once,
+// spread or by touching a line a word, at 7 to 10 (q6_K). AVX2, four vectors: the next block fetched by a quarter a vector,
+// 19.4 and 17 (Zen 3), with the copy 15.3 and 14.5, with the copy alone 10.9 and 10.3, as reading and multiplying then take
+// turns; all four vectors unrolled are a quarter slower.
+constexpr bool kLongBlocksAreCopied = kPackedRows / kLanes != 4;
 
 /// One unpacked stretch of weights.
 struct QuantPanel {
@@ -105,12 +112,34 @@ inline I four_bytes(const int8_t* p) {
   return int_set1(bytes);
 }
 
+/// Σ code · x over the words of one group of kLanes rows, beginning with start(), in as few sums of 32 bits as the target
+/// allows. Needs: the words of a stretch that is summed together come in order, and those of the first are complete first.
 template <typename Codes>
-inline I dot_codes(I acc, I codes, I x) {
-  if constexpr (Codes::kWide)
-    return dot4_wide(acc, codes, x);
+struct GroupDot {
+  static constexpr int kWords = Codes::kGroup / 4;
+  static constexpr int kTogether = words_together(Codes::kLargest) < kWords ? words_together(Codes::kLargest) : kWords;
+  static_assert(kTogether > 0 && kWords % kTogether == 0);
+  I sums[kWords / kTogether];
+  I dot;
+
+  template <typename Start>
+  SH_INLINE void put(int64_t word, I codes, I x, Start start) {
+    const int64_t stretch = word % kWords / kTogether, i = word % kTogether;
+    I& sum = sums[stretch];
+    sum = i == 0 ? begin_words<Codes::kWide>(stretch == 0 ? start() : dot, codes, x)
+                 : add_word<Codes::kWide>(sum, codes, x);
+    if (i == kTogether - 1) dot = end_words(stretch == 0 ? start() : dot, sum);
+  }
+};
+
+/// What the sum of a group of a column begins with: its part of the codes' offset.
+template <typename Codes>
+SH_INLINE I group_start(const Q8Row& column, int64_t group) {
+  if constexpr (Codes::kOffsetBits == kNoOffset)
+    return int_set1(0);
   else
-    return dot4(acc, codes, x);
+    return shift_left<Codes::kOffsetBits>(
+        int_set1(Codes::kGroup == 16 ? column.negative_sum_16[group] : column.negative_sum[group]));
 }
 
 /// out[c][lane] (+)= the panel's part of the sums of kColumns columns; `first_group` is where the panel lies in
@@ -119,7 +148,8 @@ inline I dot_codes(I acc, I codes, I x) {
 /// Of 32 values a group 4 of 5 instructions that take the multipliers are dot products, so that 80 % of the peak
 /// is the limit; measured with 512 columns: 66 % (q8_0), 64 % (q4_K), 55 % (q6_K). Tried: starts shifted once a
 /// tile and scales copied side by side (60 %), prefetching the next tile's columns, chunks of 1024 (no
-/// difference).
+/// difference). AVX2, Gop/s a thread of 302 that two instructions and a broadcast a word allow (Zen 3): q4_K 234, q4_0 235,
+/// q5_0 224, q6_K 165, q8_0 133; with sums of 32 bits a word and put off until they left the registers 157, 151, 175, 121, 119.
 template <typename Codes, int kColumns>
 void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, const Q8Row* columns,
                 bool is_first, float* out, int64_t out_stride, int64_t n_rows) {
@@ -140,16 +170,7 @@ void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, 
   const uint8_t* codes = panel.codes;
   for (int64_t g = 0; g < n_groups; ++g) {
     const int64_t x_group = first_group + g;
-    I dots[kColumns][kPanels];
-#pragma GCC unroll 8
-    for (int c = 0; c < kColumns; ++c) {
-      I start = int_set1(0);
-      if constexpr (Codes::kOffsetBits != kNoOffset)
-        start = shift_left<Codes::kOffsetBits>(
-            int_set1(kGroup == 16 ? columns[c].negative_sum_16[x_group] : columns[c].negative_sum[x_group]));
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) dots[c][p] = start;
-    }
+    GroupDot<Codes> dots[kColumns][kPanels];
 #pragma GCC unroll 8
     for (int i = 0; i < kGroup / 4; ++i, codes += kPanelRows * 4) {
       I w[kPanels];
@@ -159,7 +180,8 @@ void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, 
       for (int c = 0; c < kColumns; ++c) {
         const I broadcast = four_bytes(x[c] + g * kGroup + 4 * i);
 #pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) dots[c][p] = dot_codes<Codes>(dots[c][p], w[p], broadcast);
+        for (int p = 0; p < kPanels; ++p)
+          dots[c][p].put(i, w[p], broadcast, [&] { return group_start<Codes>(columns[c], x_group); });
       }
     }
 #pragma GCC unroll 8
@@ -168,7 +190,7 @@ void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, 
 #pragma GCC unroll 8
       for (int c = 0; c < kColumns; ++c) {
         const F scale = mul(w_scale, set1(columns[c].scale[x_group * kGroup / kQ8Group]));
-        sums[c][p] = fma(to_float(dots[c][p]), scale, sums[c][p]);
+        sums[c][p] = fma(to_float(dots[c][p].dot), scale, sums[c][p]);
       }
       if constexpr (Codes::kHasMin) {
         const F min = load(panel.mins + g * kPanelRows + p * kLanes);
@@ -254,7 +276,7 @@ struct FewColumns {
   int64_t first_group;  // of the block
   F (&sums)[kColumns];
   const int8_t* x[kColumns];  // the columns' codes of this block
-  I dots[kColumns][kGroups];
+  GroupDot<Codes> dots[kColumns][kGroups];
   F scales[kGroups], mins[kGroups];
 
   SH_INLINE FewColumns(const Q8Row* all_columns, int64_t group, F (&all_sums)[kColumns])
@@ -262,19 +284,12 @@ struct FewColumns {
 #pragma GCC unroll 8
     for (int c = 0; c < kColumns; ++c) x[c] = columns[c].q + first_group * kGroup;
   }
-  SH_INLINE I start(int column, int group) const {
-    if constexpr (Codes::kOffsetBits == kNoOffset) return int_set1(0);
-    const Q8Row& of = columns[column];
-    return shift_left<Codes::kOffsetBits == kNoOffset ? 0 : Codes::kOffsetBits>(
-        int_set1(kGroup == 16 ? of.negative_sum_16[first_group + group] : of.negative_sum[first_group + group]));
-  }
   SH_INLINE void put_codes(int64_t word, I codes) {
-    const int group = static_cast<int>(word * 4 / kGroup);
+    const int64_t group = word * 4 / kGroup;
 #pragma GCC unroll 8
-    for (int c = 0; c < kColumns; ++c) {
-      const I before = word * 4 % kGroup == 0 ? start(c, group) : dots[c][group];
-      dots[c][group] = dot_codes<Codes>(before, codes, four_bytes(x[c] + 4 * word));
-    }
+    for (int c = 0; c < kColumns; ++c)
+      dots[c][group].put(word, codes, four_bytes(x[c] + 4 * word),
+                         [&] { return group_start<Codes>(columns[c], first_group + group); });
   }
   SH_INLINE void put_scale(int64_t group, F scale) {
     scales[group] = scale;
@@ -290,7 +305,7 @@ struct FewColumns {
 #pragma GCC unroll 8
       for (int c = 0; c < kColumns; ++c) {
         const Q8Row& column = columns[c];
-        sums[c] = fma(to_float(dots[c][g]), mul(scales[g], set1(column.scale[x_group * kGroup / kQ8Group])), sums[c]);
+        sums[c] = fma(to_float(dots[c][g].dot), mul(scales[g], set1(column.scale[x_group * kGroup / kQ8Group])), sums[c]);
         if constexpr (Codes::kHasMin)
           sums[c] = fma(mins[g], set1(kGroup == 16 ? column.scaled_sum_16[x_group] : column.scaled_sum[x_group]),
                         sums[c]);
@@ -305,7 +320,8 @@ void multiply_packed_panel(const MatmulArgs& args, int64_t row, int64_t first) {
   using Block = typename Codes::Block;
   constexpr int64_t kVectors = kPackedRows / kLanes;
   constexpr int64_t kBlockBytes = kPackedRows * static_cast<int64_t>(sizeof(Block));
-  constexpr bool kIsLong = Codes::kElements == 256;
+  constexpr bool kIsLong = Codes::kElements == 256, kIsCopied = kIsLong && kLongBlocksAreCopied;
+  alignas(64) std::byte near[kIsCopied ? kBlockBytes : 1];
   Q8Row columns[kColumns];
   for (int c = 0; c < kColumns; ++c)
     columns[c] = Q8Row::at(args.activations + (first + c) * args.activation_row_bytes, args.n_inner);
@@ -317,23 +333,28 @@ void multiply_packed_panel(const MatmulArgs& args, int64_t row, int64_t first) {
 #pragma GCC unroll 8
     for (int c = 0; c < kColumns; ++c) sums[v][c] = zero();
   for (int64_t i = 0; i < n_blocks; ++i, block += kBlockBytes) {
-    // Blocks of 4 to 7 KB are unpacked from several places at once, which loses what fetches ahead of the loads; read from
-    // end to end first they come 1.3 to 1.5 times as fast (Zen 4, GB/s a thread: q4_K 14.8 and 21.6, q6_K 9.8 and 14.0;
-    // 38 to 40 from the second cache). Fetching them by instructions, all at once, spread or by touching a line a word: 7 to
-    // 10 of q6_K.
-    alignas(64) std::byte near[kIsLong ? kBlockBytes : 1];
     const std::byte* from = block;
-    if constexpr (kIsLong) {
+    if constexpr (kIsCopied) {
       for (int64_t at = 0; at < kBlockBytes; at += kLanes * 4) int_store(near + at, int_load(block + at));
       from = near;
-    } else if (first == 0) {
+    } else if (!kIsLong && first == 0) {
       prefetch_bytes(block + kPackedAhead, kBlockBytes);
     }
     const int64_t first_group = i * (Codes::kElements / Codes::kGroup);
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < kVectors; ++v) {
+    const auto multiply = [&](int64_t v) {
       FewColumns<Codes, kColumns> part(columns, first_group, sums[v]);
       Codes::unpack(PackedBlock<Block>{from, v * kLanes}, part);
+    };
+    if constexpr (kIsLong && !kIsCopied) {
+#pragma GCC unroll 1
+      for (int64_t v = 0; v < kVectors; ++v) {
+        constexpr int64_t kPart = kBlockBytes / kVectors;
+        if (first == 0) prefetch_bytes(block + kBlockBytes + v * kPart, kPart);
+        multiply(v);
+      }
+    } else {
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kVectors; ++v) multiply(v);
     }
   }
 #pragma GCC unroll 4

@@ -7,7 +7,10 @@
 using F = float32x4_t;
 using I = int32x4_t;
 constexpr int64_t kLanes = 4;
-constexpr bool kWideDot = false;  // dot4 takes signed bytes, so wide codes are signed
+constexpr bool kWideDot = false;  // products take signed bytes, so wide codes are signed
+constexpr int words_together(int) {
+  return kQ8Group / 4;  // of a whole group: sums have 32 bits
+}
 // Register tiles: 32 vector registers. Chosen so that no tile spills and its sums hide a latency of 4 on two
 // units; not measured on an Arm CPU.
 constexpr int kQuantPanels = 4, kQuantColumns = 3;  // 12 integer and 12 float sums
@@ -141,6 +144,9 @@ inline void int_store(void* p, I x) {
 inline I int_add(I a, I b) {
   return vaddq_s32(a, b);
 }
+inline I int_mul(I a, I b) {
+  return vmulq_s32(a, b);
+}
 inline I int_max(I a, I b) {
   return vmaxq_s32(a, b);
 }
@@ -207,12 +213,18 @@ inline void transpose_words(const std::byte* in, int64_t in_stride, std::byte* o
   load_strip(in, in_stride, words);
   for (int i = 0; i < 4; ++i) int_store(out + i * out_stride, words[i]);
 }
-/// Every lane: acc + Σ over 4 bytes of signed · signed. Codes that are no wide ones are below 128.
-inline I dot4(I acc, I codes, I bytes_signed) {
-  return vdotq_s32(acc, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(bytes_signed));
+/// Every lane: acc + Σ over 4 bytes of code · x, for any number of words: begin with the first, add the others. Codes
+/// that are no wide ones are below 128.
+template <bool kIsWide>
+inline I begin_words(I acc, I codes, I x) {
+  return vdotq_s32(acc, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(x));
 }
-inline I dot4_wide(I acc, I codes, I bytes_signed) {
-  return dot4(acc, codes, bytes_signed);
+template <bool kIsWide>
+inline I add_word(I sum, I codes, I x) {
+  return begin_words<kIsWide>(sum, codes, x);
+}
+inline I end_words(I /*acc*/, I sum) {
+  return sum;
 }
 /// The low bytes of 4 integers.
 inline void store_bytes(int8_t* p, I x) {

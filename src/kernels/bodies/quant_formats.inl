@@ -5,7 +5,8 @@
 // are turned first (lanes become rows; packed ones lie so), for a quarter to a whole of the work of turning the
 // codes; all bit fields of these formats lie so that the same shifts and masks then give vectors of codes, 4
 // neighbours of a row in each lane. Codes of kWide formats fill the byte: they are unsigned with offset 128 where
-// the target's dot4 takes any byte, else signed. Included inside a target region and namespace.
+// the target's products take any byte, else signed; kLargest bounds them without that offset. Included inside a target
+// region and namespace.
 
 constexpr int kNoOffset = -1;
 constexpr int kWideOffsetBits = kWideDot ? 7 : kNoOffset;
@@ -117,13 +118,18 @@ inline I as_is(I codes) {
 inline I iq4_value(I codes) {
   return int_xor(look_up(kIq4Values.data(), codes), all_bytes(kWideFlip));
 }
+constexpr std::array<int8_t, 16> kShiftedMxfp4Values = [] {
+  std::array<int8_t, 16> shifted = kMxfp4Values;
+  for (int8_t& value : shifted) value = static_cast<int8_t>(value + 16);
+  return shifted;
+}();
 inline I mxfp4_value(I codes) {
-  return int_xor(look_up(kMxfp4Values.data(), codes), all_bytes(kWideFlip));
+  return look_up(kShiftedMxfp4Values.data(), codes);
 }
 
 struct CodesQ4_0 {
   using Block = BlockQ4_0;
-  static constexpr int kElements = 32, kGroup = 32, kOffsetBits = 3;
+  static constexpr int kElements = 32, kGroup = 32, kLargest = 15, kOffsetBits = 3;
   static constexpr bool kHasMin = false, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
@@ -137,7 +143,7 @@ struct CodesQ4_0 {
 
 struct CodesQ4_1 {
   using Block = BlockQ4_1;
-  static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kNoOffset;
+  static constexpr int kElements = 32, kGroup = 32, kLargest = 15, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
@@ -153,10 +159,8 @@ struct CodesQ4_1 {
 
 /// Bits 0 to 3 of the lane to bit 4 of its bytes 0 to 3.
 inline I spread_fifth(I x) {
-  const I even = int_or(int_and(shift_left<4>(x), int_set1(0x10)), int_and(shift_left<18>(x), int_set1(0x100000)));
-  const I odd =
-      int_or(int_and(shift_left<11>(x), int_set1(0x1000)), int_and(shift_left<25>(x), int_set1(0x10000000)));
-  return int_or(even, odd);
+  constexpr int32_t kFourCopies = 1 << 4 | 1 << 11 | 1 << 18 | 1 << 25;  // bit i of copy i lands at 8 i + 4
+  return int_and(int_mul(int_and(x, int_set1(15)), int_set1(kFourCopies)), all_bytes(0x10));
 }
 /// Nibbles topped by the 32 fifth bits, bit j for element j.
 template <typename To>
@@ -171,7 +175,7 @@ SH_INLINE void put_nibbles_and_fifth(const I (&packed)[4], I fifth, To& to) {
 
 struct CodesQ5_0 {
   using Block = BlockQ5_0;
-  static constexpr int kElements = 32, kGroup = 32, kOffsetBits = 4;
+  static constexpr int kElements = 32, kGroup = 32, kLargest = 31, kOffsetBits = 4;
   static constexpr bool kHasMin = false, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
@@ -186,7 +190,7 @@ struct CodesQ5_0 {
 
 struct CodesQ5_1 {
   using Block = BlockQ5_1;
-  static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kNoOffset;
+  static constexpr int kElements = 32, kGroup = 32, kLargest = 31, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
@@ -202,7 +206,7 @@ struct CodesQ5_1 {
 
 struct CodesQ8_0 {
   using Block = BlockQ8_0;
-  static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kWideOffsetBits;
+  static constexpr int kElements = 32, kGroup = 32, kLargest = 128, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
@@ -217,7 +221,7 @@ struct CodesQ8_0 {
 
 struct CodesIQ4_NL {
   using Block = BlockIQ4_NL;
-  static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kWideOffsetBits;
+  static constexpr int kElements = 32, kGroup = 32, kLargest = 127, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
@@ -231,8 +235,8 @@ struct CodesIQ4_NL {
 
 struct CodesMXFP4 {
   using Block = BlockMXFP4;
-  static constexpr int kElements = 32, kGroup = 32, kOffsetBits = kWideOffsetBits;
-  static constexpr bool kHasMin = false, kWide = true;
+  static constexpr int kElements = 32, kGroup = 32, kLargest = 28, kOffsetBits = 4;
+  static constexpr bool kHasMin = false, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I packed[4];
@@ -248,7 +252,7 @@ struct CodesMXFP4 {
 
 struct CodesIQ4_XS {
   using Block = BlockIQ4_XS;
-  static constexpr int kElements = 256, kGroup = 32, kOffsetBits = kWideOffsetBits;
+  static constexpr int kElements = 256, kGroup = 32, kLargest = 127, kOffsetBits = kWideOffsetBits;
   static constexpr bool kHasMin = false, kWide = true;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
@@ -272,7 +276,7 @@ struct CodesIQ4_XS {
 
 struct CodesQ2_K {
   using Block = BlockQ2_K;
-  static constexpr int kElements = 256, kGroup = 16, kOffsetBits = kNoOffset;
+  static constexpr int kElements = 256, kGroup = 16, kLargest = 3, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
   template <int kByte, typename To>
   static SH_INLINE void put_group(I scale_bytes, F d, F dmin, int group, To& to) {
@@ -321,7 +325,7 @@ SH_INLINE void put_four_scales(I numbers, F d, float offset, int first, To& to) 
 
 struct CodesQ3_K {
   using Block = BlockQ3_K;
-  static constexpr int kElements = 256, kGroup = 16, kOffsetBits = 2;
+  static constexpr int kElements = 256, kGroup = 16, kLargest = 7, kOffsetBits = 2;
   static constexpr bool kHasMin = false, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
@@ -373,7 +377,7 @@ SH_INLINE void put_k4_scales(const I (&head)[4], To& to) {
 
 struct CodesQ4_K {
   using Block = BlockQ4_K;
-  static constexpr int kElements = 256, kGroup = 32, kOffsetBits = kNoOffset;
+  static constexpr int kElements = 256, kGroup = 32, kLargest = 15, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
@@ -396,7 +400,7 @@ struct CodesQ4_K {
 
 struct CodesQ5_K {
   using Block = BlockQ5_K;
-  static constexpr int kElements = 256, kGroup = 32, kOffsetBits = kNoOffset;
+  static constexpr int kElements = 256, kGroup = 32, kLargest = 31, kOffsetBits = kNoOffset;
   static constexpr bool kHasMin = true, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
@@ -421,7 +425,7 @@ struct CodesQ5_K {
 
 struct CodesQ6_K {
   using Block = BlockQ6_K;
-  static constexpr int kElements = 256, kGroup = 16, kOffsetBits = 5;
+  static constexpr int kElements = 256, kGroup = 16, kLargest = 63, kOffsetBits = 5;
   static constexpr bool kHasMin = false, kWide = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
