@@ -13,6 +13,7 @@
 #include "base/machine.h"
 #include "base/mapped_file.h"
 #include "engine/params.h"
+#include "tools/check_outputs.h"
 #include "tools/commands.h"
 #include "tools/compact_eval.h"
 #include "tools/eval_data.h"
@@ -165,11 +166,12 @@ std::string command_line(Arguments arguments) {
 
 Result<void> check_paths(const engine::ProgramParams& params, const EvalOptions& options) {
   const engine::EvalParams& eval = params.eval;
-  std::vector<NamedPath> inputs = {{"-m", params.engine.model_path}};
-  for (const auto& [flag, paths] :
-       {std::pair("--recall", &eval.recall_files), std::pair("--prose", &eval.prose_files),
-        std::pair("--quality", &eval.quality_files), std::pair("--longhealth", &eval.longhealth_files)})
-    for (const std::string& path : *paths) inputs.emplace_back(flag, path);
+  std::vector<NamedPath> inputs = {{"-m", params.engine.model_path},
+                                   {"--compact-profile", params.engine.compact_profile}};
+  add_named(inputs, "--recall", eval.recall_files);
+  add_named(inputs, "--prose", eval.prose_files);
+  add_named(inputs, "--quality", eval.quality_files);
+  add_named(inputs, "--longhealth", eval.longhealth_files);
   return check_outputs(
       {{"--json", eval.json_path}, {"--json's items", options.items_path}, {"--html", eval.html_path}}, inputs);
 }

@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 
 #include "base/output_path.h"
 #include "tools/compact_eval.h"
@@ -14,12 +13,6 @@
 namespace sh::tools {
 
 namespace {
-
-std::string canonical(const std::string& path) {
-  std::error_code code;
-  const std::filesystem::path whole = std::filesystem::weakly_canonical(end_of_links(path), code);
-  return code ? path : whole.string();
-}
 
 Error last_error(const std::string& what) {
   return {ErrorKind::io, fmt::format("cannot write {}: {}", what, std::strerror(errno))};
@@ -29,23 +22,6 @@ Error last_error(const std::string& what) {
 
 std::string items_path_of(const std::string& json_path) {
   return json_path.empty() || is_special_file(json_path) ? "" : json_path + ".items.jsonl";
-}
-
-Result<void> check_outputs(const std::vector<NamedPath>& outputs, const std::vector<NamedPath>& inputs) {
-  std::vector<NamedPath> taken;  // names and canonical paths
-  for (const auto& [name, path] : inputs) taken.emplace_back(name, canonical(path));
-  for (const auto& [name, path] : outputs) {
-    if (path.empty()) continue;
-    const auto writable = check_writable(path);
-    if (!writable.ok()) return Error{writable.error().kind, fmt::format("{}: {}", name, writable.error().message)};
-    if (is_special_file(path)) continue;  // may be written twice
-    for (const auto& [other_name, other_path] : taken)
-      if (canonical(path) == other_path)
-        return Error{ErrorKind::invalid_argument,
-                     fmt::format("{} and {} are the same file, '{}': give each its own", other_name, name, path)};
-    taken.emplace_back(name, canonical(path));
-  }
-  return {};
 }
 
 Result<void> print_out(const std::string& text) {

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT
-// What compact-eval writes: whether it can be written is known before anything is measured.
+// What compact-eval writes.
 #pragma once
 
 #include <fstream>
 #include <span>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "base/result.h"
 #include "tools/eval_cell.h"
@@ -15,11 +13,6 @@ namespace sh::tools {
 
 /// Where the lines of the items go for a result that goes to `json_path`; "" when that is "" or a device.
 std::string items_path_of(const std::string& json_path);
-
-/// A flag and the path that it was given.
-using NamedPath = std::pair<std::string, std::string>;
-/// Errors: a path that cannot be written, that two outputs share, or that is also read.
-Result<void> check_outputs(const std::vector<NamedPath>& outputs, const std::vector<NamedPath>& inputs);
 
 /// All of `text` to the standard output, to its end. Errors: io.
 Result<void> print_out(const std::string& text);

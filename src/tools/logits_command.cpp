@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/npy.h"
+#include "tools/check_outputs.h"
 #include "tools/commands.h"
 
 namespace sh::tools {
@@ -16,6 +17,7 @@ Result<void> run(engine::ProgramParams& params) {
   if (ids.empty()) return Error{ErrorKind::invalid_argument, "no tokens given: name them with --ids 1,2,3"};
   if (params.tool.output_path.empty())
     return Error{ErrorKind::invalid_argument, "no output given: name a .npy file with -o FILE"};
+  SH_RETURN_IF_ERROR(check_outputs({{"-o", params.tool.output_path}}, {{"-m", params.engine.model_path}}));
   const auto n = static_cast<int64_t>(ids.size());
   if (params.engine.n_ctx == 0) params.engine.n_ctx = n;
   SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));

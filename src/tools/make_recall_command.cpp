@@ -10,6 +10,7 @@
 #include "base/mapped_file.h"
 #include "base/utf8.h"
 #include "engine/vocabulary.h"
+#include "tools/check_outputs.h"
 #include "tools/commands.h"
 #include "tools/recall_maker.h"
 
@@ -53,16 +54,18 @@ std::string output_path(const std::string& path, int64_t n_tokens, bool is_one_o
       .string();
 }
 
-/// What is read must not be written over. Paths of files that are not there are no concern of this.
-Result<void> check_output(const std::string& path, const engine::ProgramParams& params) {
-  std::vector<std::string> inputs = params.recall.text_files;
-  inputs.insert(inputs.end(), {params.recall.patterns_path, params.engine.model_path});
-  std::error_code is_missing;
-  for (const std::string& input : inputs)
-    if (!input.empty() && std::filesystem::equivalent(input, path, is_missing))
-      return Error{ErrorKind::invalid_argument,
-                   fmt::format("-o {}: this is {}, which is read; name another file", path, input)};
-  return {};
+/// A file for each length. Errors: see check_outputs().
+Result<std::vector<std::string>> output_paths(const engine::ProgramParams& params) {
+  const engine::RecallParams& recall = params.recall;
+  std::vector<NamedPath> inputs = {{"-m", params.engine.model_path}, {"--patterns", recall.patterns_path}},
+                         outputs;
+  add_named(inputs, "--text", recall.text_files);
+  std::vector<std::string> paths;
+  for (const int64_t n_tokens : recall.n_tokens)
+    paths.push_back(output_path(params.tool.output_path, n_tokens, recall.n_tokens.size() > 1));
+  add_named(outputs, "-o", paths);
+  SH_RETURN_IF_ERROR(check_outputs(outputs, inputs));
+  return paths;
 }
 
 /// Prints to stderr where the documents themselves go to a device or pipe, which may be stdout.
@@ -97,6 +100,7 @@ Result<void> run(const engine::ProgramParams& params) {
     return Error{ErrorKind::invalid_argument, "no text given: name a file with --text FILE"};
   if (params.tool.output_path.empty())
     return Error{ErrorKind::invalid_argument, "no output given: name a file with -o FILE.jsonl"};
+  SH_ASSIGN(const std::vector<std::string> paths, output_paths(params));
   RecallSpec spec{.n_documents = recall.n_documents,
                   .n_facts = recall.n_facts,
                   .seed = static_cast<uint64_t>(recall.seed),
@@ -128,10 +132,9 @@ Result<void> run(const engine::ProgramParams& params) {
     std::vector<Json> documents;
   };
   std::vector<Output> outputs;  // all are made before any is written
-  for (const int64_t n_tokens : recall.n_tokens) {
-    spec.n_tokens = n_tokens;
-    Output output{.path = output_path(params.tool.output_path, n_tokens, recall.n_tokens.size() > 1)};
-    SH_RETURN_IF_ERROR(check_output(output.path, params));
+  for (size_t i = 0; i < paths.size(); ++i) {
+    spec.n_tokens = recall.n_tokens[i];
+    Output output{.path = paths[i]};
     spec.label = std::filesystem::path(output.path).stem().string();
     SH_ASSIGN(output.documents, make_recall(spec, patterns));
     outputs.push_back(std::move(output));

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mapped_file.h"
 #include "engine/measure_profile.h"
+#include "tools/check_outputs.h"
 #include "tools/commands.h"
 #include "tools/eval_methods.h"
 #include "tools/eval_plan.h"
@@ -40,6 +41,14 @@ Result<EvalOptions> documents_of(const engine::ProgramParams& params) {
                     "--recall FILE.jsonl",
                     params.engine.model_path)};
   return options;
+}
+
+/// Errors: see check_outputs().
+Result<void> check_paths(const engine::ProgramParams& params, const EvalOptions& documents) {
+  std::vector<NamedPath> inputs = {{"-m", params.engine.model_path}};
+  add_named(inputs, "--recall", documents.recall_files);
+  add_named(inputs, "--text", documents.prose_files);
+  return check_outputs({{"-o", params.tool.output_path}}, inputs);
 }
 
 Result<engine::CompactionRequest> request_of(const engine::ProfileParams& profile) {
@@ -116,6 +125,7 @@ Result<void> run(engine::ProgramParams& params) {
     return Error{ErrorKind::invalid_argument, "no output given: name a file with -o FILE.json"};
   SH_ASSIGN(const engine::CompactionRequest request, request_of(params.profile));
   SH_ASSIGN(EvalOptions options, documents_of(params));
+  SH_RETURN_IF_ERROR(check_paths(params, options));
   SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));
   for (const std::string& line : engine->describe()) log_info("{}", line);
   options.max_context_tokens = engine->n_ctx();

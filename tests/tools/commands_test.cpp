@@ -2,6 +2,7 @@
 // complete, tokenize, inspect, logits, and what every command does with bad flags and files.
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 #include "base/json.h"
 #include "base/npy.h"
@@ -50,6 +51,16 @@ TEST(Logits, RefusesTokensOutsideTheVocabulary) {
       run_program({"logits", "-m", kGolden + "llama.gguf", "--ids", "1,328", "-o", temporary("x.npy")});
   EXPECT_EQ(outcome.status, 1);
   EXPECT_TRUE(contains(outcome.err, "token 328")) << outcome.err;
+}
+
+TEST(Logits, AreNotWrittenOverTheModel) {
+  const std::string model = temporary("model.gguf");
+  std::filesystem::copy_file(kGolden + "llama.gguf", model);
+  const Outcome outcome = run_program({"logits", "-m", model, "--ids", "1", "-o", model});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_TRUE(contains(outcome.err, "-m and -o are the same file")) << outcome.err;
+  EXPECT_TRUE(slurp(model) == slurp(kGolden + "llama.gguf"));
+  unlink(model.c_str());
 }
 
 TEST(Tokenize, GivesTheGoldenIds) {

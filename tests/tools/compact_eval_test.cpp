@@ -469,6 +469,7 @@ TEST(CompactEval, KnowsBeforeItMeasuresWhatItCannotWrite) {
       {{"--json", json, "--html", folder + "/./" + json.substr(folder.size())}, "are the same file"},
       {{"--json", json, "--html", json + ".items.jsonl"}, "--json's items and --html are the same file"},
       {{"--json", kRecall}, "--recall and --json are the same file"},
+      {{"--compact-profile", json, "--json", json}, "--compact-profile and --json are the same file"},
   };
   for (const auto& [flags, part] : cases) {
     const Outcome outcome = run_program(short_run(flags));

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // shorthand profile, and the programs that read what it writes.
+#include <filesystem>
+
 #include "base/json.h"
 #include "tools/program.h"
 
@@ -91,6 +93,22 @@ TEST(Profile, SaysWhatIsWrong) {
     EXPECT_TRUE(contains(outcome.err, expected)) << outcome.err;
   }
   EXPECT_EQ(slurp(path), "") << "nothing is written";
+}
+
+TEST(Profile, WritesOverNothingThatItReads) {
+  const std::string model = temporary("model.gguf"), recall = temporary("recall.jsonl"),
+                    text = temporary("text.txt");
+  std::filesystem::copy_file(kScribe, model);
+  std::ofstream(recall) << "{}\n";
+  std::ofstream(text) << "A text.\n";
+  for (const auto& [flag, path] : {std::pair("-m", model), {"--recall", recall}, {"--text", text}}) {
+    const std::string before = slurp(path);
+    const Outcome outcome = run_program({"profile", "-m", model, "--recall", recall, "--text", text, "-o", path});
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_TRUE(contains(outcome.err, std::string(flag) + " and -o are the same file")) << outcome.err;
+    EXPECT_TRUE(slurp(path) == before) << path;
+  }
+  for (const std::string& path : {model, recall, text}) unlink(path.c_str());
 }
 
 }  // namespace

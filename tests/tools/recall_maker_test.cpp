@@ -326,7 +326,7 @@ TEST(MakeRecall, SaysWhatIsWrongAndWritesNothing) {
       {{"--text", kBooks[1], "-o", testing::TempDir()}, "Is a directory"},
       {{"--text", kBooks[1], "--text", empty, "-o", out}, "the file is empty"},
       {{"--text", testing::TempDir(), "-o", out}, "not a regular file"},
-      {{"--text", kBooks[1], "--text", small, "-o", small}, "which is read"},
+      {{"--text", kBooks[1], "--text", small, "-o", small}, "--text and -o are the same file"},
       {{"--text", quoteless, "-o", out, "--kinds", "verbatim", "--tokens", "200", "--facts", "2"},
        "gets no question"},
       // The second length cannot be made: the first is not written either.
