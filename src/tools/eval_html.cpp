@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 
-#include <map>
+#include <algorithm>
+#include <set>
+#include <tuple>
 
 #include "tools/eval_plots.h"
 #include "tools/eval_result.h"
@@ -125,38 +127,70 @@ std::string table_section(const Json& result, const Choices& choices) {
 std::string model_line(const Json& result) {
   std::string out = words(result, "model.arch");
   const auto add = [&](const std::string& text) { out += (out.empty() || text.empty() ? "" : ", ") + text; };
-  if (has_figure(result, "model.n_layer")) add(fmt::format("{:g} layers", figure(result, "model.n_layer")));
-  if (has_figure(result, "model.n_head_kv")) add(fmt::format("{:g} KV heads", figure(result, "model.n_head_kv")));
+  const auto add_count = [&](const char* path, const char* what) {
+    if (const double n = figure(result, path); std::isfinite(n))
+      add(fmt::format("{:g} {}{}", n, what, n == 1 ? "" : "s"));
+  };
+  add_count("model.n_layer", "layer");
+  add_count("model.n_head_kv", "KV head");
   if (has_figure(result, "model.kv_bytes_per_token"))
     add(fmt::format("{:g} KV bytes a token", figure(result, "model.kv_bytes_per_token")));
   add(words(result, "machine"));
-  if (has_figure(result, "threads")) add(fmt::format("{:g} threads", figure(result, "threads")));
+  add_count("threads", "thread");
   if (const std::string kernels = words(result, "kernels"); !kernels.empty()) add("kernels " + kernels);
   if (const std::string commit = words(result, "commit"); !commit.empty()) add("commit " + commit);
   return out;
 }
 
-std::string select(const char* id, const char* label, const std::vector<std::string>& options, size_t chosen,
-                   bool has_all) {
-  if (options.size() < 2) return "";
-  std::string out = fmt::format("<label>{} <select id=\"{}\">", label, id);
-  for (size_t i = 0; i < options.size(); ++i)
-    out += fmt::format("<option value=\"{}\"{}>{}</option>", i, i == chosen ? " selected" : "",
-                       escape_html(options[i]));
-  return out + (has_all ? "<option value=\"all\">all</option>" : "") + "</select></label>\n";
+/// Values that the page's elements carry, and what the reader sees of them.
+using Options = std::vector<std::pair<size_t, std::string>>;
+
+Options numbered(const std::vector<std::string>& names) {
+  Options options;
+  for (size_t i = 0; i < names.size(); ++i) options.emplace_back(i, names[i]);
+  return options;
 }
 
-std::string controls(const Choices& choices, bool has_heads, bool has_anchor_series) {
+std::string select(const char* id, const char* label, const Options& options, size_t chosen) {
+  if (options.size() < 2) return "";
+  std::string out = fmt::format("<label>{} <select id=\"{}\">", label, id);
+  for (const auto& [value, name] : options)
+    out += fmt::format("<option value=\"{}\"{}>{}</option>", value, value == chosen ? " selected" : "",
+                       escape_html(name));
+  return out + "<option value=\"all\">all</option></select></label>\n";
+}
+
+/// Factors of two from 8x, the ratio that the page opens at.
+double steps_from_opening(double ratio) {
+  return std::fabs(std::log2(ratio / 8));
+}
+
+/// The map that is to be seen when the page opens; null when there is none.
+const HeatMap* opening_map(const std::vector<HeatMap>& maps) {
+  const auto key = [](const HeatMap& map) {
+    return std::tuple(map.context, map.method, steps_from_opening(map.ratio));
+  };
+  const auto first = std::min_element(maps.begin(), maps.end(),
+                                      [&](const HeatMap& a, const HeatMap& b) { return key(a) < key(b); });
+  return first == maps.end() ? nullptr : &*first;
+}
+
+std::string controls(const Choices& choices, const std::vector<HeatMap>& maps, bool has_anchor_series) {
+  const HeatMap* map = opening_map(maps);
   std::vector<std::string> ratios;
-  size_t nearest = 0;  // to 8x
-  for (size_t i = 0; i < choices.ratios.size(); ++i) {
-    ratios.push_back(compression(choices.ratios[i]));
-    if (std::fabs(std::log2(choices.ratios[i] / 8)) < std::fabs(std::log2(choices.ratios[nearest] / 8)))
-      nearest = i;
-  }
-  std::string out = "<nav class=\"controls\">\n" + select("context", "Context", choices.contexts, 0, true) +
-                    select("ratio", "Ratio", ratios, nearest, true);
-  if (has_heads) out += select("method", "Heat map of", choices.methods, choices.methods.size() - 1, true);
+  for (const double ratio : choices.ratios) ratios.push_back(compression(ratio));
+  const auto nearest = std::min_element(choices.ratios.begin(), choices.ratios.end(), [](double a, double b) {
+    return steps_from_opening(a) < steps_from_opening(b);
+  });
+  const size_t ratio =
+      map != nullptr ? choices.ratio(map->ratio) : static_cast<size_t>(nearest - choices.ratios.begin());
+  std::set<size_t> methods;
+  for (const HeatMap& one : maps) methods.insert(one.method);
+  Options mapped;
+  for (const size_t method : methods) mapped.emplace_back(method, choices.methods[method]);
+  std::string out = "<nav class=\"controls\">\n" + select("context", "Context", numbered(choices.contexts), 0) +
+                    select("ratio", "Ratio", numbered(ratios), ratio);
+  if (map != nullptr) out += select("method", "Heat map of", mapped, map->method);
   out += "<div class=\"legend\">";
   const auto chip = [&](size_t style, const std::string& label) {
     out += fmt::format("<label><input type=\"checkbox\" checked data-toggle=\"{}\">{}{}</label>", style,
@@ -195,9 +229,10 @@ std::string eval_html(const Json& result) {
       "<p class=\"command\"><code>{}</code></p>\n<p><a id=\"save\" hidden>Save the figures as "
       "JSON</a></p></header>\n",
       escape_html(words(result, "command")));
-  out += controls(choices, !objects(result, "heads").empty(), has_breakdowns);
+  const std::vector<HeatMap> maps = heat_maps(result, choices);
+  out += controls(choices, maps, has_breakdowns);
   out += "<main>\n" + table_section(result, choices) + quality_section(result, choices) +
-         seconds_section(result, choices) + heat_section(result, choices) + recall_sections(result, choices);
+         seconds_section(result, choices) + heat_section(maps, choices) + recall_sections(result, choices);
   out += fmt::format(
       "</main>\n<script type=\"application/json\" "
       "id=\"data\">{}</script>\n<script>{}</script>\n</body>\n</html>\n",

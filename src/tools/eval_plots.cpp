@@ -149,37 +149,45 @@ std::string seconds_section(const Json& result, const Choices& choices) {
                  "At the ratio chosen above: up (answers) or down (KL) and to the left is better.", figures);
 }
 
-namespace {
-
 // ---- heads ----
 
-}  // namespace
-
-std::string heat_section(const Json& result, const Choices& choices) {
-  std::map<std::tuple<size_t, size_t, double>, std::vector<HeatCell>> maps;  // context, method, ratio
-  double low = std::numeric_limits<double>::infinity(), high = 0;
+std::vector<HeatMap> heat_maps(const Json& result, const Choices& choices) {
+  std::map<std::tuple<size_t, size_t, double>, std::vector<HeatCell>> cells;  // context, method, ratio
   for (const Json* head : objects(result, "heads")) {
     const double layer = figure(*head, "layer"), index = figure(*head, "head"), error = figure(*head, "error"),
                  ratio = figure(*head, "ratio");
+    const size_t method = choices.method(words(*head, "method"));
     const bool is_place = layer >= 0 && layer < 1000 && index >= 0 && index < 1000;
-    if (!is_place || !std::isfinite(error) || error < 0 || !std::isfinite(ratio)) continue;
-    if (error > 0) low = std::min(low, error);
-    high = std::max(high, error);
+    const bool is_compacted = method < choices.methods.size();  // of full and none there is no error
+    if (!is_place || !is_compacted || !std::isfinite(error) || error < 0 || !std::isfinite(ratio)) continue;
     const std::string rows =
         has_figure(*head, "rows") ? fmt::format(", {:g} rows kept", figure(*head, "rows")) : "";
-    maps[{choices.context(words(*head, "context")), choices.method(words(*head, "method")), ratio}].push_back(
+    cells[{choices.context(words(*head, "context")), method, ratio}].push_back(
         {static_cast<int64_t>(layer), static_cast<int64_t>(index), error,
          fmt::format("layer {:g}, head {:g}: error {:.3g}{}", layer, index, error, rows)});
   }
+  std::vector<HeatMap> maps;
+  for (auto& [key, of_map] : cells) {
+    const auto& [context, method, ratio] = key;
+    maps.push_back({context, method, ratio, std::move(of_map)});
+  }
+  return maps;
+}
+
+std::string heat_section(const std::vector<HeatMap>& maps, const Choices& choices) {
+  double low = std::numeric_limits<double>::infinity(), high = 0;
+  for (const HeatMap& map : maps)
+    for (const HeatCell& cell : map.cells) {
+      if (cell.value > 0) low = std::min(low, cell.value);
+      high = std::max(high, cell.value);
+    }
   if (high == 0) low = high = 1;  // no error anywhere
   std::string figures;
-  for (const auto& [key, cells] : maps) {
-    const auto& [context, method, ratio] = key;
-    if (method >= choices.methods.size()) continue;  // of full and none there is no error
-    const std::string title = fmt::format("{} at {}, context {}", choices.methods[method], compression(ratio),
-                                          choices.contexts[context]);
-    figures += drawing(figure_start(choices, choices.contexts[context], ratio, choices.methods[method]), title,
-                       heat_map("Error per layer and head: " + title, cells, low, high));
+  for (const HeatMap& map : maps) {
+    const std::string &context = choices.contexts[map.context], &method = choices.methods[map.method];
+    const std::string title = fmt::format("{} at {}, context {}", method, compression(map.ratio), context);
+    figures += drawing(figure_start(choices, context, map.ratio, method), title,
+                       heat_map("Error per layer and head: " + title, map.cells, low, high));
   }
   return section("Error per layer and head",
                  "Held-out error of each KV head. The colours mean the same in all maps.", figures);

@@ -50,6 +50,14 @@ std::string between(const std::string& text, const std::string& begin, const std
   return text.substr(at + begin.size(), text.find(end, at + begin.size()) - at - begin.size());
 }
 
+/// Value and label of the option that a list opens with.
+std::pair<std::string, std::string> chosen(const std::string& page, const std::string& id) {
+  const std::string options = between(page, "<select id=\"" + id + "\">", "</select>");
+  const size_t at = options.find(" selected>"), value = options.rfind("value=", at);
+  if (at == std::string::npos) return {};
+  return {between(options.substr(value), "\"", "\""), between(options.substr(at), ">", "<")};
+}
+
 /// Names of elements that are not closed in order, or whose attributes are not quoted; raw text of style and
 /// script is left out.
 std::vector<std::string> markup_faults(const std::string& page) {
@@ -170,6 +178,40 @@ TEST(EvalHtml, HeatMapHasACellForEachHeadThatWasMeasured) {
   };
   EXPECT_EQ(colour("layer 0, head 0:"), colour("layer 0, head 1:"));
   EXPECT_NE(colour("layer 0, head 0:"), colour("layer 3, head 0:"));
+}
+
+TEST(EvalHtml, OpensAtAHeatMap) {
+  Json result = small_result();
+  // `random` comes first and kv:q4_0 last, at the ratio nearest to 8x: neither has a map.
+  result["rows"].insert(result["rows"].begin(), row("random", 4, 0.1, 1.0));
+  result["rows"].push_back(row("kv:q4_0", 3.56, 0.9, 1e-3));
+  const auto add_head = [&](const char* method, double ratio) {
+    result["heads"].push_back(
+        {{"context", "1024"}, {"method", method}, {"ratio", ratio}, {"layer", 0}, {"head", 0}, {"error", 0.01}});
+  };
+  for (const char* method : {"select", "solver"})
+    for (const double ratio : {2, 64}) add_head(method, ratio);
+  const std::string page = eval_html(result);
+  const std::string methods = between(page, "<select id=\"method\">", "</select>");
+  EXPECT_EQ(n_times(methods, "<option"), 3u) << "those that have a map, and all: " << methods;
+  const auto [method, method_name] = chosen(page, "method");
+  const auto [ratio, ratio_name] = chosen(page, "ratio");
+  EXPECT_EQ(method_name, "select");
+  EXPECT_EQ(ratio_name, "2x") << "nearer to 8x than 64x";
+  EXPECT_TRUE(contains(page, "<figure data-context=\"0\" data-ratio=\"" + ratio + "\" data-method=\"" + method))
+      << ratio << " " << method;
+
+  Json one = small_result();
+  one["heads"] = {
+      {{"context", "1024"}, {"method", "select"}, {"ratio", 8}, {"layer", 0}, {"head", 0}, {"error", 0.1}}};
+  EXPECT_FALSE(contains(eval_html(one), "<select id=\"method\">")) << "nothing to choose: the one map is shown";
+}
+
+TEST(EvalHtml, CountsOneOfAThing) {
+  Json result = small_result();
+  result["threads"] = 1;
+  result["model"]["n_head_kv"] = 2;
+  EXPECT_TRUE(contains(eval_html(result), "llama, 5 layers, 2 KV heads, a machine, 1 thread<"));
 }
 
 TEST(EvalHtml, BreakdownsAreDrawnWhereSomethingWasAsked) {
