@@ -10,6 +10,9 @@ namespace sh {
 std::string machine_name();
 /// CPU model alone.
 std::string cpu_name();
+/// What the last cache before memory holds, of all its instances together; 0 where the system does not say.
+/// `root`: where Linux describes the processors.
+int64_t last_level_cache_bytes(const std::string& root = "/sys/devices/system/cpu");
 /// Resident memory of this process; gives freed heap pages back to the operating system first, so that what remains is in use.
 int64_t resident_bytes();
 /// Highest resident memory since the start or the last reset_peak_resident_bytes(). 0 where the system does not say.

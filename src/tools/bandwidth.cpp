@@ -2,13 +2,13 @@
 #include "tools/bandwidth.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstring>
 
 #include "base/clock.h"
+#include "base/machine.h"
 
 namespace sh::tools {
 
@@ -29,9 +29,12 @@ uint64_t read_piece(const uint64_t* words, int64_t n_words) {
 
 }  // namespace
 
+bool fits_last_level_cache(double bytes) {
+  return bytes <= static_cast<double>(last_level_cache_bytes());
+}
+
 int64_t bandwidth_buffer_bytes() {
-  const int64_t cache = std::max<int64_t>(0, sysconf(_SC_LEVEL3_CACHE_SIZE));
-  const int64_t bytes = std::clamp<int64_t>(2 * cache, int64_t{256} << 20, int64_t{1} << 30);
+  const int64_t bytes = std::clamp<int64_t>(2 * last_level_cache_bytes(), int64_t{256} << 20, int64_t{1} << 30);
   return bytes / kPiece * kPiece;
 }
 

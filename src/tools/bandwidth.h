@@ -13,6 +13,9 @@ namespace sh::tools {
 /// Cost: some tenths of a second.
 double measure_read_bandwidth(ThreadPool& pool);
 
+/// Whether reading so many bytes over and over is no test of the memory: they stay in the last-level cache.
+bool fits_last_level_cache(double bytes);
+
 /// The buffer that it reads: twice the last-level cache, from 256 MiB to 1 GiB.
 int64_t bandwidth_buffer_bytes();
 

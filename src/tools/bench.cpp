@@ -8,6 +8,7 @@
 #include <cmath>
 #include <ctime>
 #include <map>
+#include <set>
 
 #include "base/clock.h"
 #include "base/rng.h"
@@ -146,7 +147,10 @@ Result<void> run_test(engine::Engine& engine, const BenchOptions& options, const
           fmt::format("{} {}: run {} of {}", result.model_type, test.name(), run + 1, options.n_repeats));
     SH_ASSIGN(const Timed full, time_once(engine, depth.full, test, weights.bytes));
     if (run >= 0) result.samples.seconds.push_back(full.seconds);
-    if (test.n_prompt == 0) result.bytes_per_token = full.bytes_per_token;
+    if (test.n_prompt == 0) {
+      result.bytes_per_token = full.bytes_per_token;
+      result.is_in_cache = fits_last_level_cache(full.bytes_per_token * static_cast<double>(test.n_parallel));
+    }
     if (depth.compacted.empty()) continue;
     SH_ASSIGN(const Timed compacted, time_once(engine, depth.compacted, test, weights.bytes));
     if (run >= 0) result.compacted->samples.seconds.push_back(compacted.seconds);
@@ -239,7 +243,18 @@ Result<BenchOptions> bench_options(const engine::ProgramParams& params) {
   return options;
 }
 
+namespace {
+/// What is wrong with the last file is known before the first is measured.
+Result<void> check_models(const BenchOptions& options) {
+  std::set<std::string> seen;
+  for (const BenchSetup& setup : options.setups)
+    if (seen.insert(setup.model_path).second) SH_RETURN_IF_ERROR(gguf::File::open(setup.model_path));
+  return {};
+}
+}  // namespace
+
 Result<void> run_bench(const BenchOptions& options, const std::function<void(const BenchResult&)>& on_result) {
+  SH_RETURN_IF_ERROR(check_models(options));
   std::map<int, double> bandwidths;  // by number of threads
   for (const BenchSetup& setup : options.setups) {
     SH_ASSIGN(const auto engine, engine::Engine::open(engine_options(setup, options)));

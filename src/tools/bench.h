@@ -56,6 +56,7 @@ struct BenchResult {
   std::string time;  // of the start, ISO 8601, UTC
   Samples samples;
   double bytes_per_token = 0;   // that generation reads: weights, keys and values; 0 for a test with a prompt
+  bool is_in_cache = false;     // what a step of generation reads stays in the processor's cache
   double flops = 0;             // of one run of a test without generation; else 0
   double memory_bandwidth = 0;  // of this machine with this many threads, bytes a second; 0: not measured
   std::optional<CompactedResult> compacted;

@@ -42,6 +42,12 @@ double generation_bandwidth(const Samples& samples, double bytes_per_token, cons
   return bytes_per_token * samples.mean_rate(test.n_tokens());
 }
 
+/// Of the memory's speed; 0 when that was not measured or is not what the test ran at.
+double memory_share(const BenchResult& r) {
+  if (r.memory_bandwidth <= 0 || r.is_in_cache) return 0;
+  return generation_bandwidth(r.samples, r.bytes_per_token, r.test) / r.memory_bandwidth;
+}
+
 std::vector<int64_t> nanoseconds(const Samples& samples) {
   std::vector<int64_t> out;
   for (const double s : samples.seconds) out.push_back(static_cast<int64_t>(s * 1e9));
@@ -100,7 +106,7 @@ Json bench_json(const BenchOptions& options, const BenchResult& r) {
   json["bytes_per_token"] = if_known(r.bytes_per_token);
   json["gb_per_s"] = if_known(bandwidth * 1e-9);
   json["memory_gb_per_s"] = if_known(r.memory_bandwidth * 1e-9);
-  json["memory_share"] = if_known(r.memory_bandwidth > 0 ? bandwidth / r.memory_bandwidth : 0);
+  json["memory_share"] = if_known(memory_share(r));
   json["gflop_per_s"] = if_known(r.flops * 1e-9 / r.samples.mean_seconds());
   json["compaction"] = nullptr;
   if (r.compacted) {
@@ -149,9 +155,8 @@ std::string bench_markdown(const BenchOptions& options, const std::vector<BenchR
     row.push_back(rate_label(r.samples, n));
     const double bandwidth = generation_bandwidth(r.samples, r.bytes_per_token, r.test);
     row.push_back(bandwidth > 0 ? fmt::format("{:.2f}", bandwidth * 1e-9) : "");
-    row.push_back(bandwidth > 0 && r.memory_bandwidth > 0
-                      ? fmt::format("{:.0f} %", 100 * bandwidth / r.memory_bandwidth)
-                      : "");
+    const double share = memory_share(r);
+    row.push_back(share > 0 ? fmt::format("{:.0f} %", 100 * share) : r.is_in_cache ? "in cache" : "");
     row.push_back(r.flops > 0 ? fmt::format("{:.1f}", r.flops * 1e-9 / r.samples.mean_seconds()) : "");
     if (compacts && r.compacted) {
       row.push_back(rate_label(r.compacted->samples, n));

@@ -11,8 +11,7 @@ namespace sh::tools {
 
 namespace {
 
-/// An answer of less than this is over before memory could be measured, and mostly of a model that lies in the
-/// cache.
+/// An answer of less than this is over before memory could be measured.
 constexpr double kMinSecondsForBandwidth = 2.0;
 
 double per_second(int64_t n, double seconds) {
@@ -24,6 +23,9 @@ std::string decode_text(engine::Engine& engine, const engine::GenerateReport& re
   std::string text =
       fmt::format("answer {} tokens {:.1f} tok/s {:.2f} GB/s", report.n_answer,
                   per_second(report.n_answer_forwards, report.answer_seconds), bytes_per_second * 1e-9);
+  if (report.n_answer_forwards == 0) return text;
+  const auto n_forwards = static_cast<double>(report.n_answer_forwards);
+  if (fits_last_level_cache(static_cast<double>(report.answer_bytes) / n_forwards)) return text + " (in cache)";
   if (report.answer_seconds < kMinSecondsForBandwidth) return text;
   const double bandwidth = measure_read_bandwidth(engine.thread_pool());
   return text + fmt::format(" ({:.0f} % of the {:.1f} GB/s that memory gives)", 100 * bytes_per_second / bandwidth,

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/machine.h"
 #include "base/mapped_file.h"
 #include "base/npy.h"
 #include "base/output_path.h"
@@ -191,6 +192,29 @@ TEST(CheckWritable, KnowsBeforehandWhatWriteFileWouldSay) {
     EXPECT_FALSE(check_writable(path).ok()) << path;
     EXPECT_FALSE(write_file(path, "text").ok()) << path;
   }
+}
+
+TEST(Machine, LastLevelCachesOfAllProcessorsAreCountedOnce) {
+  namespace fs = std::filesystem;
+  const fs::path root = testing::TempDir() + fmt::format("shorthand_cpus_{}", getpid());
+  const auto add = [&](const char* cpu, const char* index, const char* level, const char* size,
+                       const char* shared) {
+    const fs::path cache = root / cpu / "cache" / index;
+    fs::create_directories(cache);
+    for (const auto& [name, value] : {std::pair("level", level), {"size", size}, {"shared_cpu_list", shared}})
+      ASSERT_TRUE(write_file((cache / name).string(), std::string(value) + "\n").ok());
+  };
+  EXPECT_EQ(last_level_cache_bytes(root.string()), 0) << "unknown";
+  fs::create_directories(root / "cpufreq");
+  add("cpu0", "index0", "1", "32K", "0");
+  EXPECT_EQ(last_level_cache_bytes(root.string()), 32 << 10);
+  add("cpu0", "index3", "3", "1M", "0-1");
+  add("cpu1", "index3", "3", "1M", "0-1");
+  add("cpu2", "index2", "2", "512K", "2");
+  EXPECT_EQ(last_level_cache_bytes(root.string()), 1 << 20);
+  add("cpu2", "index3", "3", "2048K", "2");
+  EXPECT_EQ(last_level_cache_bytes(root.string()), 3 << 20);
+  fs::remove_all(root);
 }
 
 TEST(MappedFile, MissingFileIsNamed) {

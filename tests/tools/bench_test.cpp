@@ -73,6 +73,20 @@ TEST(Bandwidth, IsAPlausibleFigureOfThisMachine) {
   EXPECT_LT(bytes_per_second, 2e12);
 }
 
+TEST(BenchReport, AShareOfMemoryIsOfWhatDoesNotStayInTheCache) {
+  BenchResult result;
+  result.test.n_gen = 10;
+  result.samples.seconds = {1.0};
+  result.bytes_per_token = 1e9;
+  result.memory_bandwidth = 2e10;
+  EXPECT_TRUE(contains(bench_markdown({}, {result}), " 50 % |"));
+  EXPECT_EQ(bench_json({}, result)["memory_share"], 0.5);
+  result.is_in_cache = true;
+  EXPECT_TRUE(contains(bench_markdown({}, {result}), " in cache |"));
+  EXPECT_TRUE(bench_json({}, result)["memory_share"].is_null());
+  EXPECT_EQ(bench_json({}, result)["gb_per_s"], 10.0);
+}
+
 const Args kQuick = {"bench", "-m", kScribe, "-p", "32", "-n", "4", "-pg", "16,2", "-r", "2", "--no-memory-test"};
 
 TEST(Bench, JsonHasTheFieldsThatScriptsRead) {
@@ -98,6 +112,14 @@ TEST(Bench, JsonHasTheFieldsThatScriptsRead) {
   const double per_token = (*rows)[1]["bytes_per_token"].get<double>();
   EXPECT_GT(per_token, 6958080.0);
   EXPECT_LE(per_token, 6958080.0 + 4 * 2560);
+}
+
+TEST(Bench, MissingFilesAreNamedBeforeAnythingIsMeasured) {
+  const Outcome outcome = run_program({"bench", "-m", kScribe, "-m", "/no/such.gguf", "-p", "8", "-n", "0", "-r",
+                                       "1", "--no-memory-test", "-o", "csv"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_TRUE(contains(outcome.err, "/no/such.gguf")) << outcome.err;
+  EXPECT_EQ(outcome.out, "");
 }
 
 TEST(Bench, CompactionIsTimedBeforeAndAfter) {

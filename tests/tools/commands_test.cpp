@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "base/json.h"
+#include "base/machine.h"
 #include "base/npy.h"
 #include "tools/program.h"
 
@@ -129,6 +130,8 @@ TEST(Complete, AnswersFromItsPrompt) {
   EXPECT_EQ(outcome.out, " 70623\n");
   for (const char* part : {"prompt ", "answer 6 tokens", "GB/s", "cache ", "compactions 0", "kernels "})
     EXPECT_TRUE(contains(outcome.err, part)) << part;
+  constexpr int64_t kReadBytes = 7 << 20;  // weights and a few rows
+  EXPECT_EQ(contains(outcome.err, "GB/s (in cache)"), last_level_cache_bytes() >= kReadBytes) << outcome.err;
 }
 
 TEST(Complete, ThreadsAndPiecesDoNotChangeABit) {
