@@ -142,12 +142,17 @@ std::vector<std::string> Engine::describe() const {
       fmt::format("memory   KV cache of {} tokens: {} bytes a token (K {}, V {}), {} at most, committed as it fills and given back when freed",
                   n_ctx_, token_bytes, tensor_format(kv_layout().key_type).name, tensor_format(kv_layout().value_type).name,
                   mib(n_ctx_ * token_bytes)),
-      fmt::format("context  {} conversation{}, each up to {} tokens{}", options_.n_parallel, options_.n_parallel == 1 ? "" : "s",
-                  n_ctx_logical_,
-                  compacts_automatically() ? fmt::format(" in {} rows: compacted {:.3g}x by '{}' at {:.0f} % full", n_ctx_slot_,
-                                                         options_.compact_ratio, options_.compact_method, options_.compact_threshold * 100)
-                                           : ", not compacted automatically (--compact-threshold is off)"),
   };
+}
+
+std::string Engine::describe_conversations() const {
+  const std::string compaction =
+      compacts_automatically()
+          ? fmt::format(" in {} rows: compacted {:.3g}x by '{}' at {:.0f} % full", n_ctx_slot_,
+                        options_.compact_ratio, options_.compact_method, options_.compact_threshold * 100)
+          : ", not compacted automatically (--compact-threshold is off)";
+  return fmt::format("context  {} conversation{}, each up to {} tokens{}", options_.n_parallel,
+                     options_.n_parallel == 1 ? "" : "s", n_ctx_logical_, compaction);
 }
 
 }  // namespace sh::engine

@@ -100,6 +100,8 @@ class Engine {
 
   /// Lines for people: model, memory plan, kernels.
   std::vector<std::string> describe() const;
+  /// One more, for commands that hold conversations: how many, how long, and when they are compacted.
+  std::string describe_conversations() const;
 
  private:
   Engine() : file_{} {}

@@ -247,6 +247,7 @@ int chat_command(Arguments arguments) {
   auto engine = engine::Engine::open(params.engine);
   if (!engine.ok()) return report_error(engine.error());
   for (const std::string& line : (*engine)->describe()) log_info("{}", line);
+  log_info("{}", (*engine)->describe_conversations());
   return Chat(**engine, params).run();
 }
 

@@ -49,6 +49,7 @@ void load(const engine::EngineOptions& options, Loading& loading) {
 void print_welcome(const engine::Engine& engine, const std::string& url, const engine::ProgramParams& params,
                    double seconds) {
   for (const std::string& line : engine.describe()) log_info("{}", line);
+  log_info("{}", engine.describe_conversations());
   log_info("loaded in {:.2f} s", seconds);
   log_info(
       "try      curl {}/v1/chat/completions -d '{{\"messages\": [{{\"role\": \"user\", \"content\": "
