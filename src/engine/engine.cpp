@@ -53,7 +53,11 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
                  fmt::format("--compact-ratio: expected more than 1, got {}", options.compact_ratio)};
   // Also while it is off: chat's /compact goes by it.
   if (const auto method = compaction::find_method(options.compact_method); !method.ok())
-    return Error{ErrorKind::invalid_argument, fmt::format("--compact-method: {}", method.error().message)};
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("--compact-method: {}{}", method.error().message,
+                             options.compact_method.find(':') == std::string::npos
+                                 ? ""
+                                 : "; a method's options are given by --compact-options name=value,...")};
   if (options.compact_target_kl > 0 && options.compact_max_kl > 0 &&
       options.compact_max_kl < options.compact_target_kl)
     return Error{ErrorKind::invalid_argument,

@@ -30,6 +30,8 @@ TEST(Engine, BadOptionsAreErrorsThatNameTheFlag) {
       {"--compact-method: unknown compaction method 'magic'",
        [](EngineOptions& o) { o.compact_threshold = 0.5, o.compact_method = "magic"; }},
       {"'magic'", [](EngineOptions& o) { o.compact_method = "magic"; }},
+      {"options are given by --compact-options",
+       [](EngineOptions& o) { o.compact_method = "self_study:fit=none"; }},
       {"--compact-max-kl: expected at least --compact-target-kl (0.02), got 0.01",
        [](EngineOptions& o) { o.compact_target_kl = 0.02, o.compact_max_kl = 0.01; }},
       {"queries=none leaves 'self_study' nothing",
