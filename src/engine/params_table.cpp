@@ -9,6 +9,8 @@
 
 #include "base/mapped_file.h"
 #include "engine/params.h"
+#include "kernels/kernel_set.h"
+#include "kv/layout.h"
 #include "tensor/dtype.h"
 
 namespace sh::engine {
@@ -116,7 +118,7 @@ Flag ignored(Names names, const char* env, const char* value_name, const char* w
 
 Setter cache_type(DType EngineOptions::*member) {
   return [member](P& params, const std::string& value) -> Result<void> {
-    SH_ASSIGN(params.engine.*member, dtype_from_name(value));
+    SH_ASSIGN(params.engine.*member, kv::cache_dtype_from_name(value));
     return {};
   };
 }
@@ -278,7 +280,7 @@ Flag type_list(const char* group, Names names, std::string help, std::vector<DTy
                   std::vector<std::string> parts;
                   add_parts(parts, value, ',');
                   for (const std::string& part : parts) {
-                    SH_ASSIGN(const DType dtype, dtype_from_name(part));
+                    SH_ASSIGN(const DType dtype, kv::cache_dtype_from_name(part));
                     (p.bench.*member).push_back(dtype);
                   }
                   return {};
@@ -354,7 +356,8 @@ std::vector<Flag> make_table() {
       "one cache for all conversations: each may use all of -c",
       [](P& p) -> auto& { return p.engine.is_kv_unified; }));
   t.push_back(custom(g, {"-ctk", "--cache-type-k"}, "LLAMA_ARG_CACHE_TYPE_K", "TYPE", kRuns,
-                     "encoding of keys in the cache: f32, f16, bf16, q8_0, q4_0, ...", cache_type(&EngineOptions::type_k), show_cache_type(&EngineOptions::type_k)));
+                     "encoding of keys in the cache: " + kernels::kv_dtype_names(),
+                     cache_type(&EngineOptions::type_k), show_cache_type(&EngineOptions::type_k)));
   t.push_back(custom(g, {"-ctv", "--cache-type-v"}, "LLAMA_ARG_CACHE_TYPE_V", "TYPE", kRuns,
                      "encoding of values in the cache", cache_type(&EngineOptions::type_v), show_cache_type(&EngineOptions::type_v)));
   t.push_back(custom(g, {"-fa", "--flash-attn"}, "LLAMA_ARG_FLASH_ATTN", "on|off|auto", kRuns | kBench,

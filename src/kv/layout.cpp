@@ -31,11 +31,18 @@ Result<void> check_width(size_t layer, const char* what, int32_t width, DType dt
 Result<void> check_dtype(const char* what, DType dtype) {
   if (kernels::is_kv_dtype(dtype)) return {};
   return Error{ErrorKind::invalid_argument,
-               fmt::format("KV layout: the {} cannot be kept as {}; choose a cache type such as f16 or q8_0", what,
-                           tensor_format(dtype).name)};
+               fmt::format("KV layout: the {} cannot be kept as {}; use one of {}", what,
+                           tensor_format(dtype).name, kernels::kv_dtype_names())};
 }
 
 }  // namespace
+
+Result<DType> cache_dtype_from_name(const std::string& name) {
+  const auto dtype = dtype_from_name(name);
+  if (dtype.ok() && kernels::is_kv_dtype(*dtype)) return *dtype;
+  return Error{ErrorKind::invalid_argument,
+               fmt::format("'{}' cannot hold a KV cache; use one of {}", name, kernels::kv_dtype_names())};
+}
 
 int64_t KvLayout::bytes_per_token() const {
   int64_t n_bytes = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -32,5 +33,8 @@ struct KvLayout {
   /// Errors: invalid_argument when a width does not divide into the blocks of its encoding (head size 16 with q8_0, say).
   Result<void> validate() const;
 };
+
+/// The encoding that a user names for keys or values. Errors: invalid_argument, naming those there are.
+Result<DType> cache_dtype_from_name(const std::string& name);
 
 }  // namespace sh::kv

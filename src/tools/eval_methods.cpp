@@ -5,7 +5,7 @@
 
 #include <charconv>
 
-#include "kernels/kernel_set.h"
+#include "kv/layout.h"
 
 namespace sh::tools {
 
@@ -62,15 +62,6 @@ Result<void> read_options(MethodSpec& spec, const TextMethod* method, std::strin
   return {};
 }
 
-Result<DType> cache_type(const std::string& label, const std::string& name) {
-  const auto type = dtype_from_name(name);
-  if (!type.ok() || !kernels::is_kv_dtype(*type))
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("method '{}': '{}' cannot hold a KV cache; use one of {}", label, name,
-                             kernels::kv_dtype_names())};
-  return *type;
-}
-
 }  // namespace
 
 Result<MethodSpec> parse_method_spec(const std::string& text) {
@@ -83,7 +74,9 @@ Result<MethodSpec> parse_method_spec(const std::string& text) {
   if (rest.starts_with(kQuantised)) {
     rest.remove_prefix(kQuantised.size());
     const std::string type(rest.substr(0, rest.find('+')));
-    SH_ASSIGN(spec.kv_type, cache_type(text, type));
+    const auto dtype = kv::cache_dtype_from_name(type);
+    if (!dtype.ok()) return Error{dtype.error().kind, fmt::format("method '{}': {}", text, dtype.error().message)};
+    spec.kv_type = *dtype;
     rest.remove_prefix(type.size());
     if (rest.empty()) {
       spec.kind = MethodSpec::Kind::quantised;

@@ -87,7 +87,14 @@ TEST(Flags, BadValuesNameFlagExpectedAndGot) {
   }
   EXPECT_NE(parse_error(kServe, {"--temp", "nan"}).find("--temp"), std::string::npos);
   EXPECT_NE(parse_error(kServe, {"--compact-ratio", "0.5"}).find("--compact-ratio"), std::string::npos);
-  EXPECT_NE(parse_error(kServe, {"-ctk", "q9"}).find("-ctk"), std::string::npos);
+  for (const char* name : {"q9", "q2_K"})  // unknown, and of no use in a cache
+    for (const Command command : {kServe, kBench}) {
+      const std::string message = parse_error(command, {"-ctk", name});
+      EXPECT_NE(message.find("-ctk: '" + std::string(name) + "' cannot hold a KV cache; use one of bf16, f16"),
+                std::string::npos)
+          << message;
+      EXPECT_EQ(message.find("q4_K"), std::string::npos) << message;
+    }
   EXPECT_NE(parse_error(kServe, {"-fa", "maybe"}).find("on, off or auto"), std::string::npos);
   EXPECT_NE(parse_error(kServe, {"-m"}).find("expected a value (FILE)"), std::string::npos);
   EXPECT_NE(parse_error(kComplete, {"-f", "/does/not/exist"}).find("/does/not/exist"), std::string::npos);
