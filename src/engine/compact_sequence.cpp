@@ -323,7 +323,15 @@ class Compaction {
     head.report.worst_regret = 0;
   }
 
+  /// Errors: invalid_argument (no row would be left of the heads that are compacted).
   Result<void> swap() {
+    bool is_anything_left = false;
+    for (size_t i = 0; i < plans_.size(); ++i)
+      is_anything_left = is_anything_left || plans_[i].n_fixed > 0 || !heads_[i].source_rows.empty();
+    if (!is_anything_left)
+      return Error{ErrorKind::invalid_argument,
+                   fmt::format("no block of the context would be left of {} tokens: ask for a lower ratio",
+                               region_.n_tokens())};
     progress("swap", 0);
     if (!candidate_) {
       Result<SequenceCache> compacted = candidate();

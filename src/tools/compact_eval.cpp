@@ -420,10 +420,6 @@ class Runner {
         refuse(ratio, report.error().message);
         continue;
       }
-      if (compacted.usage().bytes == 0) {
-        refuse(ratio, "no block of the context would be left, as in the row of no context");
-        continue;
-      }
       EvalCell& into = cell(subject.context, spec.label, ratio, spec.options);
       const Probe probe{side->engine, &compacted};
       EvalCost cost = base_cost(subject, compacted);

@@ -135,6 +135,8 @@ TEST_F(CompactSequence, ErrorsChangeNothing) {
        [](CompactionRequest& r) { r.budget = compaction::BudgetPolicy::profile; }},
       {"pinned rows beyond the whole budget", ErrorKind::invalid_argument,
        [](CompactionRequest& r) { r.of_whole_cache = true, r.n_protected_prefix = 200; }},
+      {"no row left", ErrorKind::invalid_argument,
+       [](CompactionRequest& r) { r.method = "truncate", r.of_whole_cache = true, r.ratio = 1000; }},
       {"bad solver option", ErrorKind::invalid_argument, [](CompactionRequest& r) { r.solve.holdout_every = 0; }},
       {"no conversation", ErrorKind::invalid_argument, [](CompactionRequest& r) { r.self_study.n_conversations = 0; }},
       {"endless questions", ErrorKind::invalid_argument, [](CompactionRequest& r) { r.self_study.max_question_tokens = 1 << 30; }},
