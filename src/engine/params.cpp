@@ -196,6 +196,8 @@ void settle(Command command, ProgramParams& params, const std::map<const Flag*, 
   if (params.processes_escapes) params.prompt = process_escapes(params.prompt);
   if (!engine.compact_threshold && (command & (kServe | kComplete | kChat)) != 0)
     note_idle_flags(command, params, sources);
+  if (command == kBench && params.bench.compact_method.empty() && is_given("--compact-ratio"))
+    params.warnings.push_back("--compact-ratio has no effect: nothing is compacted without --compact-method");
 }
 
 }  // namespace

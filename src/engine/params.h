@@ -99,7 +99,8 @@ struct BenchParams {
   bool warms_up = true;
   bool measures_memory = true;
   std::string format = "md";
-  std::string compact_method;           // "": nothing is compacted
+  std::string compact_method;  // with options, as compact-eval's; "": nothing is compacted
+  double compact_ratio = 4;    // of the whole cache's bytes
 };
 
 /// Settings of tokenize, inspect, logits, make-model and make-recall.

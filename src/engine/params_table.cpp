@@ -428,8 +428,11 @@ std::vector<Flag> make_table() {
   g = "compaction";
   t.push_back(number(g, {"--compact-threshold"}, "LLAMA_ARG_COMPACT_THRESHOLD", "F", kGenerates,
                      "compact a conversation that fills this share of its cache; 0: off", [](P& p) -> auto& { return p.engine.compact_threshold; }, 0, 1));
-  t.push_back(number(g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates | kBench, "how much smaller automatic compaction makes what fills --compact-threshold of the cache, rows that stay included",
-                     [](P& p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
+  t.push_back(number(
+      g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates,
+      "how much smaller automatic compaction makes what fills --compact-threshold of the cache, rows that stay "
+      "included",
+      [](P& p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
   t.push_back(text(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates, "method of automatic compaction",
                    [](P& p) -> auto& { return p.engine.compact_method; }));
   t.push_back(custom(g, {"--compact-capture"}, "LLAMA_ARG_COMPACT_CAPTURE", "MIB", kGenerates,
@@ -582,8 +585,14 @@ std::vector<Flag> make_table() {
   t.push_back(on_off(g, {"--warmup"}, {"--no-warmup"}, nullptr, kBench, "run each test once before it is timed", [](P& p) -> auto& { return p.bench.warms_up; }));
   t.push_back(on_off(g, {"--memory-test"}, {"--no-memory-test"}, nullptr, kBench, "measure how fast memory can be read, to compare with (about a second)",
                      [](P& p) -> auto& { return p.bench.measures_memory; }));
-  t.push_back(text(g, {"--compact-method"}, nullptr, "NAME", kBench, "compact what -d filled and time each test before and after",
-                   [](P& p) -> auto& { return p.bench.compact_method; }));
+  t.push_back(text(
+      g, {"--compact-method"}, nullptr, "NAME", kBench,
+      "compact what -d filled and time each test before and after: name[:option=value...]",
+      [](P& p) -> auto& { return p.bench.compact_method; }));
+  t.push_back(number(
+      g, {"--compact-ratio"}, nullptr, "F", kBench,
+      "how many times fewer real bytes the whole cache then has, as compact-eval's --ratios: no less, or an error",
+      [](P& p) -> auto& { return p.bench.compact_ratio; }, 1, 1e6));
 
   g = "tools";
   t.push_back(on_off(g, {"--ids"}, {}, nullptr, kTokenize, "print the ids as one bracketed list", [](P& p) -> auto& { return p.tool.prints_ids_only; }));

@@ -16,6 +16,7 @@
 #include "engine/cost.h"
 #include "engine/token_batch.h"
 #include "tools/bandwidth.h"
+#include "tools/eval_methods.h"
 
 namespace sh::tools {
 
@@ -90,11 +91,12 @@ Result<void> add_cache(engine::Engine& engine, const BenchOptions& options, Dept
   depth.full.push_back(conversation.cache().fork());
   if (!compacts) return {};
   if (options.on_progress) options.on_progress(fmt::format("compacting {} tokens", n_depth));
-  engine::CompactionRequest request;
-  request.method = options.compact_method;
-  request.ratio = options.compact_ratio;
-  SH_ASSIGN(engine::CompactionReport report, conversation.compact(request));
-  if (depth.compacted.empty()) depth.report = std::move(report);
+  auto report = conversation.compact(options.compaction);
+  if (!report.ok())
+    return Error{report.error().kind,
+                 fmt::format("--compact-method {} --compact-ratio {} of -d {}: {}", options.compact_method,
+                             options.compaction.ratio, n_depth, report.error().message)};
+  if (depth.compacted.empty()) depth.report = std::move(*report);
   depth.compacted.push_back(conversation.cache().fork());
   return {};
 }
@@ -227,14 +229,18 @@ Result<BenchOptions> bench_options(const engine::ProgramParams& params) {
                        .measures_memory = params.bench.measures_memory,
                        .repacks = params.engine.repacks,
                        .kernels = params.engine.kernels,
-                       .compact_method = params.bench.compact_method,
-                       .compact_ratio = params.engine.compact_ratio};
+                       .compact_method = params.bench.compact_method};
   if (options.setups.empty())
     return Error{ErrorKind::invalid_argument, "no model given: name GGUF files with -m FILE"};
   if (options.tests.empty())
     return Error{ErrorKind::invalid_argument, "nothing to run: -p and -n are 0 and there is no -pg"};
   if (options.compact_method.empty()) return options;
-  SH_RETURN_IF_ERROR(compaction::find_method(options.compact_method));
+  SH_ASSIGN(options.compaction, parse_compaction("--compact-method", options.compact_method));
+  if (options.compaction.budget == compaction::BudgetPolicy::profile)
+    return Error{ErrorKind::invalid_argument,
+                 "--compact-method: bench reads no head profile for budget=profile; name another budget"};
+  options.compaction.ratio = params.bench.compact_ratio;
+  options.compaction.of_whole_cache = true;
   if (std::none_of(options.tests.begin(), options.tests.end(),
                    [](const BenchTest& test) { return test.n_depth > 0; }))
     return Error{

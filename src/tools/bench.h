@@ -70,8 +70,8 @@ struct BenchOptions {
   bool measures_memory = true;
   bool repacks = true;
   std::string kernels;
-  std::string compact_method;  // "": none
-  double compact_ratio = 4;
+  std::string compact_method;  // as given, with options; "": nothing is compacted
+  engine::CompactionRequest compaction;
   std::function<void(const std::string&)> on_progress;
 };
 

@@ -110,7 +110,7 @@ Json bench_json(const BenchOptions& options, const BenchResult& r) {
   json["gflop_per_s"] = if_known(r.flops * 1e-9 / r.samples.mean_seconds());
   json["compaction"] = nullptr;
   if (r.compacted) {
-    Json c = {{"method", options.compact_method},        {"ratio", options.compact_ratio},
+    Json c = {{"method", options.compact_method},        {"ratio", options.compaction.ratio},
               {"real_ratio", r.compacted->real_ratio},   {"seconds", r.compacted->seconds},
               {"rows_before", r.compacted->rows_before}, {"rows_after", r.compacted->rows_after}};
     add_samples(c, r.compacted->samples, n);

@@ -99,4 +99,14 @@ Result<MethodSpec> parse_method_spec(const std::string& text) {
   return spec;
 }
 
+Result<engine::CompactionRequest> parse_compaction(const char* flag, const std::string& text) {
+  const auto spec = parse_method_spec(text);
+  if (!spec.ok()) return Error{spec.error().kind, fmt::format("{}: {}", flag, spec.error().message)};
+  if (spec->kind != MethodSpec::Kind::compaction || spec->kv_type)
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("{}: expected a compaction, got '{}'; -ctk and -ctv choose the encoding of the cache",
+                             flag, text)};
+  return spec->request;
+}
+
 }  // namespace sh::tools

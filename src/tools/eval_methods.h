@@ -39,5 +39,7 @@ struct MethodSpec {
 };
 /// Errors: invalid_argument naming the option and its choices, not_found naming the known methods.
 Result<MethodSpec> parse_method_spec(const std::string& text);
+/// Of a flag that takes a compaction and nothing else: the same words.
+Result<engine::CompactionRequest> parse_compaction(const char* flag, const std::string& text);
 
 }  // namespace sh::tools

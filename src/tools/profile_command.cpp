@@ -51,17 +51,6 @@ Result<void> check_paths(const engine::ProgramParams& params, const EvalOptions&
   return check_outputs({{"-o", params.tool.output_path}}, inputs);
 }
 
-Result<engine::CompactionRequest> request_of(const engine::ProfileParams& profile) {
-  SH_ASSIGN(MethodSpec spec, parse_method_spec(profile.method));
-  if (spec.kind != MethodSpec::Kind::compaction || spec.kv_type)
-    return Error{
-        ErrorKind::invalid_argument,
-        fmt::format("--method: expected a compaction, got '{}'; -ctk and -ctv choose the encoding of the cache",
-                    profile.method)};
-  spec.request.ratio = profile.ratio;
-  return spec.request;
-}
-
 /// One profile a document.
 Result<std::vector<HeadProfile>> measure(engine::Engine& engine, const std::vector<PlannedSubject>& documents,
                                          const engine::CompactionRequest& request, const std::string& label) {
@@ -123,7 +112,8 @@ std::string profile_table(const HeadProfile& mean, const std::vector<HeadProfile
 Result<void> run(engine::ProgramParams& params) {
   if (params.tool.output_path.empty())
     return Error{ErrorKind::invalid_argument, "no output given: name a file with -o FILE.json"};
-  SH_ASSIGN(const engine::CompactionRequest request, request_of(params.profile));
+  SH_ASSIGN(engine::CompactionRequest request, parse_compaction("--method", params.profile.method));
+  request.ratio = params.profile.ratio;
   SH_ASSIGN(EvalOptions options, documents_of(params));
   SH_RETURN_IF_ERROR(check_paths(params, options));
   SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));

@@ -132,16 +132,62 @@ TEST(Bench, CompactionIsTimedBeforeAndAfter) {
   const Json& compaction = (*rows)[1]["compaction"];
   ASSERT_TRUE(compaction.is_object());
   EXPECT_EQ(compaction["method"], "select");
-  EXPECT_GT(compaction["real_ratio"].get<double>(), 2.0);
+  EXPECT_EQ(compaction["ratio"], 4.0);
+  EXPECT_GE(compaction["real_ratio"].get<double>(), 4.0) << "of the whole cache's bytes";
+  EXPECT_LT(compaction["real_ratio"].get<double>(), 4.5);
   EXPECT_EQ(compaction["rows_before"], 256.0);
   EXPECT_LT(compaction["rows_after"].get<double>(), 90.0);  // 64, and what the method leaves alone
   EXPECT_GT(compaction["seconds"].get<double>(), 0.0);
   EXPECT_EQ(compaction["samples_ns"].size(), 2u);
 }
 
+TEST(Bench, ARatioThatCannotBeReachedIsRefused) {
+  for (const char* method : {"select", "truncate"}) {
+    const Outcome outcome =
+        run_program({"bench", "-m", kScribe, "-p", "0", "-n", "1", "-d", "256", "-r", "1", "--no-memory-test",
+                     "--compact-method", method, "--compact-ratio", "1000"});
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_TRUE(contains(outcome.err, "--compact-ratio 1000 of -d 256: ")) << outcome.err;
+    EXPECT_TRUE(contains(outcome.err, "ask for a lower ratio")) << outcome.err;
+  }
+}
+
+TEST(BenchOptions, AMethodMayHaveOptionsOfItsOwn) {
+  const BenchOptions options = options_of({"-m", "x", "-d", "64", "--compact-method", "select:fit=none"});
+  EXPECT_EQ(options.compaction.method, "select");
+  EXPECT_EQ(options.compaction.fit, compaction::Fit::none);
+  EXPECT_EQ(options.compact_method, "select:fit=none");
+  for (const char* method : {"kv:q8_0", "select:fit=all", "summary", "select:budget=profile"}) {
+    const auto params =
+        engine::parse_params(engine::kBench, Args{"-m", "x", "-d", "64", "--compact-method", method});
+    ASSERT_TRUE(params.ok());
+    const auto refused = bench_options(*params);
+    ASSERT_FALSE(refused.ok()) << method;
+    EXPECT_TRUE(contains(refused.error().message, "--compact-method: ")) << refused.error().message;
+  }
+}
+
 TEST(Bench, ConversationsAtOnceCountTogether) {
-  const auto rows = parse_json(output_of({"bench", "-m", kScribe, "-p", "0", "-n", "4", "-npl", "1,3", "-d", "32", "-r",
-                                          "1", "--no-memory-test", "-o", "json", "--compact-method", "streaming"}));
+  const auto rows = parse_json(output_of({"bench",
+                                          "-m",
+                                          kScribe,
+                                          "-p",
+                                          "0",
+                                          "-n",
+                                          "4",
+                                          "-npl",
+                                          "1,3",
+                                          "-d",
+                                          "32",
+                                          "-r",
+                                          "1",
+                                          "--no-memory-test",
+                                          "-o",
+                                          "json",
+                                          "--compact-method",
+                                          "streaming",
+                                          "--compact-ratio",
+                                          "1"}));
   ASSERT_TRUE(rows.ok()) << rows.error().message;
   ASSERT_EQ(rows->size(), 2u);
   const Json &one = (*rows)[0], &three = (*rows)[1];
