@@ -170,12 +170,16 @@ std::string process_escapes(std::string_view text) {
   return out;
 }
 
-/// Flags of automatic compaction do nothing while it is off; chat's /compact goes by most of them.
+/// Flags of automatic compaction do nothing while it is off; chat's /compact goes by most of them, POST /compact
+/// by two.
 void note_idle_flags(Command command, ProgramParams& params, const std::map<const Flag*, std::string>& sources) {
   std::vector<std::string> idle = {"--compact-rebase", "--compact-delay"};
   if (command != kChat)
     idle.insert(idle.end(), {"--compact-method", "--compact-ratio", "--compact-keep", "--compact-pin",
                              "--compact-max-kl", "--compact-target-kl", "--compact-options"});
+  if (command == kComplete) idle.push_back("--keep");
+  if (command != kChat && !params.server.has_compact)
+    idle.insert(idle.end(), {"--compact-capture", "--compact-profile"});
   for (const std::string& name : idle)
     if (const auto source = sources.find(find_spelling(name, command)->flag); source != sources.end())
       params.warnings.push_back(

@@ -174,6 +174,32 @@ TEST(Flags, WhatOnlyAutomaticCompactionReadsWarnsWhileItIsOff) {
   }
 }
 
+TEST(Flags, WhatPostCompactReadsToo) {
+  for (const Args& args : std::vector<Args>{{"--compact-capture", "64"}, {"--compact-profile", "x.json"}}) {
+    const std::string warning = args[0] + " has no effect: automatic compaction is off";
+    EXPECT_TRUE(any_contains(parse(kServe, args).warnings, warning));
+    EXPECT_TRUE(any_contains(parse(kComplete, args).warnings, warning));
+    EXPECT_TRUE(parse(kChat, args).warnings.empty());
+    Args with_endpoint = args;
+    with_endpoint.push_back("--endpoint-compact");
+    EXPECT_TRUE(parse(kServe, with_endpoint).warnings.empty()) << args[0];
+  }
+}
+
+TEST(Flags, WhatIsKeptNeedsACompaction) {
+  EXPECT_TRUE(any_contains(parse(kComplete, {"--keep", "4"}).warnings, "--keep has no effect"));
+  EXPECT_TRUE(parse(kComplete, {"--keep", "4", "--compact-threshold", "0.9"}).warnings.empty());
+  EXPECT_TRUE(parse(kChat, {"--keep", "4"}).warnings.empty()) << "/compact goes by it";
+}
+
+TEST(Flags, TheRatioOfBenchNeedsAMethod) {
+  EXPECT_TRUE(any_contains(parse(kBench, {"--compact-ratio", "8"}).warnings,
+                           "--compact-ratio has no effect: nothing is compacted without --compact-method"));
+  const ProgramParams p = parse(kBench, {"--compact-ratio", "8", "--compact-method", "select"});
+  EXPECT_TRUE(p.warnings.empty());
+  EXPECT_EQ(p.bench.compact_ratio, 8);
+}
+
 TEST(Flags, CompatibilityFlagsAreAcceptedWithANote) {
   const ProgramParams p = parse(kServe, {"-ngl", "99", "--no-mmap", "--mlock", "-tb", "2", "--jinja"});
   EXPECT_EQ(p.notes.size(), 5u);
