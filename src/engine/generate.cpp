@@ -69,6 +69,7 @@ Result<void> compact_if_due(Run& run, bool is_prompt_read) {
   const AutomaticLimits limits{.n_keep = run.options.n_keep, .turn_begin = is_delayed ? run.turn_begin : -1};
   auto compacted = run.conversation.compact_automatically(limits, run.hooks.cancel, run.hooks.on_compaction);
   if (compacted.ok()) {
+    if (run.hooks.on_compacted) run.hooks.on_compacted(*compacted);
     run.report.compactions.push_back(std::move(*compacted));
     return {};
   }

@@ -33,6 +33,7 @@ struct GenerateHooks {
   std::function<void(std::string_view)> on_text;                    // whole characters, stop strings held back
   std::function<void(int64_t n_done, int64_t n_prompt)> on_prompt;  // after each piece of the prompt
   CompactionProgress on_compaction;
+  std::function<void(const CompactionReport&)> on_compacted;  // after each automatic compaction
   const std::atomic<bool>* cancel = nullptr;
 };
 

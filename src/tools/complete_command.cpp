@@ -55,12 +55,14 @@ Result<int> run(engine::ProgramParams& params) {
   if (params.n_keep < 0) options.n_keep = static_cast<int64_t>(prompt.size());
   ProgressLine progress;
   const std::atomic<bool>& cancel = catch_interrupts();
-  SH_ASSIGN(const engine::GenerateReport report,
-            engine::generate(*engine, conversation, prompt, options, terminal_hooks(progress, cancel)));
+  engine::GenerateHooks hooks = terminal_hooks(progress, cancel);
+  hooks.on_compacted = [&progress](const engine::CompactionReport& compaction) {
+    progress.clear();
+    log_info("{}", compaction_text(compaction));
+  };
+  SH_ASSIGN(const engine::GenerateReport report, engine::generate(*engine, conversation, prompt, options, hooks));
   progress.clear();
   show_text("\n");
-  for (const engine::CompactionReport& compaction : report.compactions)
-    log_info("{}", compaction_text(compaction));
   if (log_level() >= LogLevel::info) fmt::print(stderr, "{}\n", result_line(*engine, conversation, report));
   return report.stop_reason == engine::StopReason::cancelled ? kExitInterrupted : 0;
 }

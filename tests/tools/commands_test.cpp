@@ -182,6 +182,35 @@ TEST(Complete, CompactsWhenThresholdIsGiven) {
   EXPECT_TRUE(contains(outcome.err, "compacted by 'select'")) << outcome.err;
 }
 
+TEST(Complete, TellsOfACompactionWhenItHappens) {
+  const std::vector<std::string> arguments = {"complete",
+                                              "-m",
+                                              kScribe,
+                                              "--temp",
+                                              "0",
+                                              "-c",
+                                              "96",
+                                              "-n",
+                                              "120",
+                                              "--ignore-eos",
+                                              "--compact-threshold",
+                                              "0.9",
+                                              "--compact-method",
+                                              "select",
+                                              "-p",
+                                              "It was the best of times"};
+  const std::string answer = output_of(arguments), both = temporary("both");
+  std::string command = SH_PROGRAM;
+  for (const std::string& argument : arguments) command += " '" + argument + "'";
+  ASSERT_EQ(std::system((command + " > '" + both + "' 2>&1").c_str()), 0);
+  const std::string text = slurp(both);
+  ASSERT_TRUE(contains(text, "compacted by 'select'")) << text;
+  ASSERT_GT(answer.size(), 20u);
+  EXPECT_GT(text.rfind(answer.substr(answer.size() - 20)), text.find("compacted by 'select'"))
+      << "the answer goes on behind the line: " << text;
+  unlink(both.c_str());
+}
+
 TEST(Complete, ReadsAPromptLongerThanItsCache) {
   std::string prose = slurp(std::string(SH_SOURCE_DIR) + "/models/prose/room_with_view.txt").substr(0, 4000);
   const std::vector<std::string> command = {"complete", "-m", kScribe,        "--temp",      "0",  "-c", "256",
