@@ -57,7 +57,7 @@ std::vector<std::string> compare_rows(const EvalRun& run, const std::string& ref
 /// The lists beside the rows: "heads", "kinds", "depths", "drift".
 Json breakdowns_json(const std::vector<EvalCell>& cells);
 
-/// The table for people.
+/// The table for people, and what its columns mean.
 std::string eval_table(const std::vector<Json>& rows);
 /// In words: the questions that the full cache answers and a method does not, for methods that lost only a few.
 std::string lost_answers(const std::vector<EvalCell>& cells);

@@ -12,9 +12,10 @@ namespace sh::tools {
 
 namespace {
 
-/// A column: the row's key, how it is scaled and printed.
+/// A column: what the legend says of it, the row's key, how it is scaled and printed.
 struct Column {
   const char* title;
+  const char* meaning;
   const char* key;
   double scale;
   const char* format;
@@ -22,18 +23,33 @@ struct Column {
 // Short enough that a table of plain method names stays within 160 columns, which leaves the median KL and the
 // added NLL to the JSON and the page.
 constexpr Column kColumns[] = {
-    {"real", "real_ratio", 1, "{:.2f}x"},
-    {"right", "recall", 100, "{:.1f}"},
-    {"95 %", "recall_ci", 100, "{:.0f}"},
-    {"unread", "unparsed", 100, "{:.1f}"},
-    {"of full", "recall_of_full", 100, "{:.1f}"},
-    {"KL mean", "kl_mean", 1, "{:.1e}"},
-    {"KL p99", "kl_p99", 1, "{:.1e}"},
-    {"top-1", "top1", 100, "{:.1f}"},
-    {"flips", "confident_flips", 100, "{:.1f}"},
-    {"R", "recovery", 1, "{:.2f}"},
-    {"R top", "recovery_top_decile", 1, "{:.2f}"},
+    {"real", "bytes of the full cache / of this one", "real_ratio", 1, "{:.2f}x"},
+    {"right", "% of the answers", "recall", 100, "{:.1f}"},
+    {"95 %", "interval of it", "recall_ci", 100, "{:.0f}"},
+    {"unread", "% without a readable letter", "unparsed", 100, "{:.1f}"},
+    {"of full", "% right of what the full cache answers rightly", "recall_of_full", 100, "{:.1f}"},
+    {"KL mean", "nats a token", "kl_mean", 1, "{:.1e}"},
+    {"KL p99", "its 99th percentile", "kl_p99", 1, "{:.1e}"},
+    {"top-1", "% of tokens with the same likeliest next", "top1", 100, "{:.1f}"},
+    {"flips", "% with another where the full cache was sure", "confident_flips", 100, "{:.1f}"},
+    {"R", "share of the context's help that is left", "recovery", 1, "{:.2f}"},
+    {"R top", "the same where it helps most", "recovery_top_decile", 1, "{:.2f}"},
 };
+
+/// "name: meaning; ..." in lines as wide as the table may be.
+std::string legend(const std::vector<std::pair<std::string, std::string>>& entries) {
+  constexpr size_t kWidth = 160;
+  std::string out, line;
+  for (const auto& [name, meaning] : entries) {
+    const std::string entry = name + ": " + meaning;
+    if (!line.empty() && line.size() + std::string_view("; ;").size() + entry.size() > kWidth) {
+      out += line + ";\n";
+      line.clear();
+    }
+    line += (line.empty() ? "" : "; ") + entry;
+  }
+  return out + line + "\n";
+}
 
 std::string shown(double value, double scale, const char* format) {
   return std::isnan(value) ? "" : fmt::format(fmt::runtime(format), value * scale);
@@ -55,8 +71,14 @@ std::string eval_table(const std::vector<Json>& rows) {
     if (std::string_view(column.key) != "unparsed" ||
         std::any_of(rows.begin(), rows.end(), [](const Json& row) { return !row.at("unparsed").is_null(); }))
       columns.push_back(&column);
-  for (const Column* column : columns) header.emplace_back(column->title);
+  std::vector<std::pair<std::string, std::string>> meanings;
+  for (const Column* column : columns) {
+    header.emplace_back(column->title);
+    meanings.emplace_back(column->title, column->meaning);
+  }
   for (const char* title : {"s", "tok/s", "verdict"}) header.emplace_back(title);
+  meanings.insert(meanings.end(),
+                  {{"s", "seconds of one compaction"}, {"tok/s", "decoding, against the full cache"}});
   Table table(header);
   for (const Json& row : rows) {
     std::vector<std::string> cells = {row.at("context").get<std::string>(), row.at("method").get<std::string>(),
@@ -67,7 +89,7 @@ std::string eval_table(const std::vector<Json>& rows) {
     cells.push_back(row.at("verdict").is_null() ? "" : row.at("verdict").get<std::string>());
     table.add(std::move(cells));
   }
-  return table.markdown();
+  return table.markdown() + "\n" + legend(meanings);
 }
 
 std::string lost_answers(const std::vector<EvalCell>& cells) {

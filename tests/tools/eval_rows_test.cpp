@@ -361,6 +361,23 @@ TEST(EvalTable, LeavesUnmeasuredFiguresEmpty) {
   EXPECT_FALSE(contains(last, "0.0")) << table;
 }
 
+TEST(EvalTable, SaysWhatItsColumnsMean) {
+  const std::string table = eval_table({row_json(measured_cell("select"), 1)});
+  const std::string legend = table.substr(table.find("\n\n"));
+  std::istringstream titles(table.substr(0, table.find('\n')));
+  int n_explained = 0;
+  for (std::string title; std::getline(titles, title, '|');) {
+    const size_t first = title.find_first_not_of(' '), last = title.find_last_not_of(' ');
+    if (first == std::string::npos) continue;
+    title = title.substr(first, last + 1 - first);
+    if (title == "context" || title == "method" || title == "ratio" || title == "verdict") continue;
+    EXPECT_TRUE(contains(legend, "\n" + title + ": ") || contains(legend, "; " + title + ": ")) << title << legend;
+    ++n_explained;
+  }
+  EXPECT_EQ(n_explained, 12);
+  EXPECT_FALSE(contains(legend, "unread")) << "of columns that are there";
+}
+
 TEST(EvalTable, ShowsIntervalsAndWhatCouldNotBeReadOfChoices) {
   EvalRun run = anchored({answered_cell("select", 8, right_of(20, 10), 2e-3)});
   const auto table_of = [&] {
