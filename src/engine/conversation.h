@@ -101,7 +101,7 @@ class Conversation {
   int64_t n_tokens() const { return static_cast<int64_t>(tokens_.size()); }
   /// By how much positions are less than the count of tokens before them, behind compacted rows: 0 until positions
   /// were given anew (EngineOptions::compact_rebase).
-  int64_t n_rebased() const { return n_tokens() - cache_.next_pos().value; }
+  int64_t n_rebased() const { return cache_.identity().n_squeezed; }
   /// Tokens before it cannot be cut off: their rows no longer stand for single tokens. 0 when never compacted.
   int64_t n_compacted_tokens() const {
     const int64_t end = cache_.compacted_end().value;

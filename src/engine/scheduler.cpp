@@ -463,6 +463,7 @@ struct Scheduler::State {
     event.n_physical = slot.conversation.n_physical();
     event.kv_bytes = static_cast<int64_t>(slot.conversation.n_physical() *
                                           static_cast<double>(engine.kv_layout().bytes_per_token()));
+    event.n_rebases = slot.conversation.cache().identity().n_rebases;
     event.timings = {.cache_n = run.n_prompt_cached,
                      .prompt_n = run.n_prompt_done - run.n_prompt_cached,
                      .prompt_ms = (run.n_decoded > 0 ? run.prompt_seconds : run.prompt_watch.seconds()) * 1e3,

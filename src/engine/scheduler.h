@@ -71,6 +71,7 @@ struct GenerationEvent {
   int64_t n_logical = 0;      // of the conversation, after this piece
   double n_physical = 0;
   int64_t kv_bytes = 0;
+  int64_t n_rebases = 0;                     // how often its positions were given anew
   std::vector<CompactionEvent> compactions;  // since the last piece
 };
 
