@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cmath>
 
 namespace sh::engine {
 
@@ -102,6 +103,24 @@ Result<void> set_option(CompactionRequest& request, std::string_view name, std::
   }
   return Error{ErrorKind::invalid_argument,
                fmt::format("unknown compaction option '{}'; known: {}", name.substr(0, 60), known)};
+}
+
+Result<void> check_request(const CompactionRequest& request) {
+  const auto refuse = [](const std::string& message) { return Error{ErrorKind::invalid_argument, message}; };
+  if (!(request.ratio >= 1.0) || !std::isfinite(request.ratio))
+    return refuse(fmt::format("ratio: expected a number of at least 1, got {}", request.ratio));
+  if (request.target.kl > 0 && request.target.head_error > 0)
+    return refuse(fmt::format("target: expected a kl or a head_error, got both ({} and {}); leave one out",
+                              request.target.kl, request.target.head_error));
+  if (request.target.head_error >= 1)
+    return refuse(fmt::format("target head_error: expected a number below 1, got {}: a head that gives nothing at all "
+                              "has an error of 1",
+                              request.target.head_error));
+  if (request.max_kl > 0 && request.target.kl > request.max_kl)
+    return refuse(fmt::format("max_kl: expected at least the target's kl ({}), got {}: what is compacted to the "
+                              "target would be refused",
+                              request.target.kl, request.max_kl));
+  return {};
 }
 
 const char* name_of(Verdict verdict) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -25,7 +26,7 @@ struct Span {
 /// A quality to reach instead of a size; the smallest cache that reaches it is taken. 0: not asked.
 struct QualityTarget {
   double kl = 0;          // mean KL of the replay, nats
-  double head_error = 0;  // 99th percentile of the relative error of every head's attention output
+  double head_error = 0;  // below 1: 99th percentile of the relative error of every head's attention output
   bool is_set() const { return kl > 0 || head_error > 0; }
 };
 
@@ -71,6 +72,10 @@ const char* name_of(Verdict verdict);
 /// Errors: invalid_argument naming the option and its choices.
 Result<void> set_option(CompactionRequest& request, std::string_view name, std::string_view value);
 
+/// What of a request is wrong whatever conversation it is about: ratio, targets, limit.
+/// Errors: invalid_argument.
+Result<void> check_request(const CompactionRequest& request);
+
 /// The compacted against the uncompacted cache on tokens that both were fed before the swap.
 struct ReplayCheck {
   int64_t n_tokens = 0;  // 0: nothing was replayed
@@ -92,6 +97,9 @@ struct CompactionReport {
   double region_ratio = 0, real_ratio = 0;
   double capture_seconds = 0, select_seconds = 0, fit_seconds = 0, total_seconds = 0;
   double heldout_plain = 0, heldout_fitted = 0;  // mean over heads; NaN when nothing was measured
+  // What QualityTarget::head_error bounds, in the worst head: of its best scored rows, as many as were kept,
+  // unfitted. NaN unless error curves were measured.
+  double head_error = std::numeric_limits<double>::quiet_NaN();
   double fallback_heads = 0;                     // share of heads where the unfitted rows were kept
   int64_t n_queries = 0;                         // per head, mean
   StudyStats study;

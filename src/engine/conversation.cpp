@@ -194,7 +194,7 @@ Result<CompactionRequest> Conversation::requested_by_flags(int64_t n_keep) const
   request.pinned = options.compact_pinned;
   for (Span& span : request.pinned) span = {std::min(span.begin, n_tokens()), std::min(span.end, n_tokens())};
   request.max_kl = options.compact_max_kl;
-  request.target.kl = options.compact_target_kl;
+  request.target = {.kl = options.compact_target_kl, .head_error = options.compact_target_head_error};
   for (const auto& [name, value] : options.compact_options) SH_RETURN_IF_ERROR(set_option(request, name, value));
   const int64_t n_always = options.compact_keep < 0 ? n_first_prompt_ : options.compact_keep;
   request.n_protected_prefix = std::min<int64_t>(std::max(n_keep, n_always), cache_.next_pos().value);

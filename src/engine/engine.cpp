@@ -54,13 +54,10 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
   // Also while it is off: chat's /compact goes by it.
   if (const auto method = compaction::find_method(options.compact_method); !method.ok())
     return Error{ErrorKind::invalid_argument, fmt::format("--compact-method: {}", method.error().message)};
-  if (options.compact_target_kl > 0 && options.compact_max_kl > 0 &&
-      options.compact_max_kl < options.compact_target_kl)
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("--compact-max-kl: expected at least --compact-target-kl ({}), got {}: what is "
-                             "compacted to the target would be refused",
-                             options.compact_target_kl, options.compact_max_kl)};
-  CompactionRequest scratch;
+  CompactionRequest scratch{.target = {options.compact_target_kl, options.compact_target_head_error},
+                            .max_kl = options.compact_max_kl};
+  if (const auto checked = check_request(scratch); !checked.ok())
+    return Error{checked.error().kind, fmt::format("flags of compaction (--compact-...): {}", checked.error().message)};
   for (const auto& [name, value] : options.compact_options)
     if (const auto set = set_option(scratch, name, value); !set.ok())
       return Error{set.error().kind, fmt::format("--compact-options: {}", set.error().message)};

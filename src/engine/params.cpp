@@ -175,7 +175,8 @@ void note_idle_flags(Command command, ProgramParams& params, const std::map<cons
   std::vector<std::string> idle = {"--compact-rebase", "--compact-delay"};
   if (command != kChat)
     idle.insert(idle.end(), {"--compact-method", "--compact-ratio", "--compact-keep", "--compact-pin",
-                             "--compact-max-kl", "--compact-target-kl", "--compact-options"});
+                             "--compact-max-kl", "--compact-target-kl", "--compact-target-head-error",
+                             "--compact-options"});
   for (const std::string& name : idle)
     if (const auto source = sources.find(find_spelling(name, command)->flag); source != sources.end())
       params.warnings.push_back(

@@ -83,13 +83,7 @@ Result<Region> plan_region(const SequenceCache& sequence, const CompactionMethod
                            const CompactionRequest& request) {
   const auto refuse = [](const std::string& message) { return Error{ErrorKind::invalid_argument, message}; };
   const int64_t n_logical = sequence.next_pos().value;
-  if (!(request.ratio >= 1.0) || !std::isfinite(request.ratio))
-    return refuse(fmt::format("ratio: expected a number of at least 1, got {}", request.ratio));
-  if (request.max_kl > 0 && request.target.kl > request.max_kl)
-    return refuse(
-        fmt::format("max_kl: expected at least the target's kl ({}), got {}: what is compacted to the "
-                    "target would be refused",
-                    request.target.kl, request.max_kl));
+  SH_RETURN_IF_ERROR(check_request(request));
   if (n_logical == 0) return refuse("the conversation is empty: there is nothing to compact");
   if (request.n_protected_prefix < 0 || request.n_protected_prefix > n_logical)
     return refuse(fmt::format("p0: expected 0 to {} (the tokens of the conversation), got {}", n_logical,

@@ -35,6 +35,7 @@ Json compaction_answer(const ParsedCompaction& parsed, const engine::CompactionR
               {"n_queries", report.n_queries},
               {"heldout_error", report.heldout_fitted},
               {"heldout_error_unfitted", report.heldout_plain},
+              {"head_error", report.head_error},
               {"fallback_heads", report.fallback_heads},
               {"verdict", engine::name_of(report.check.verdict)},
               {"check", check_json(report.check)},

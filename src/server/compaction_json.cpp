@@ -168,6 +168,7 @@ Json record_json(const engine::CompactionRecord& record) {
   out.erase("count");
   out["n_region"] = report.n_region;
   out["n_queries"] = report.n_queries;
+  out["head_error"] = report.head_error;
   out["fallback_heads"] = report.fallback_heads;
   out["capture_seconds"] = report.capture_seconds;
   out["select_seconds"] = report.select_seconds;

@@ -205,6 +205,8 @@ TEST(Conversation, AutomaticRequestsFollowTheOptions) {
   EXPECT_EQ(delayed->n_recent_queries, 20);
   EXPECT_TRUE(delayed->queries->has(compaction::QuerySource::recent));
   EXPECT_FALSE(conversation.automatic_request({.n_keep = -1}).ok()) << "everything is to stay";
+  const auto by_error = open({.model_path = kScribe, .n_ctx = 320, .compact_target_head_error = 0.125});
+  EXPECT_EQ(Conversation(*by_error, false).requested_by_flags(0)->target.head_error, 0.125);
   EngineOptions bad{.model_path = kScribe, .compact_options = {{"fit", "perhaps"}}};
   EXPECT_FALSE(Engine::open(bad).ok());
 }

@@ -153,6 +153,7 @@ TEST(Flags, WhatOnlyAutomaticCompactionReadsWarnsWhileItIsOff) {
                                             {"--compact-method", "select"},
                                             {"--compact-max-kl", "1"},
                                             {"--compact-target-kl", "1"},
+                                            {"--compact-target-head-error", "0.1"},
                                             {"--compact-ratio", "2"},
                                             {"--compact-options", "fit=none"},
                                             {"--compact-delay"},

@@ -116,6 +116,7 @@ TEST_F(Compact, BadRequestsAreRefusedWithReasons) {
       {R"({"target": {"kl": "x"}})", "target"},
       {R"({"target": {"bits": 1}})", "target"},
       {R"({"target": {"kl": 1, "head_error": 1}})", "target"},
+      {R"({"target": {"head_error": 2}})", "target head_error: expected a number below 1, got 2"},
       {R"({"max_kl": -1})", "max_kl"},
       {R"({"max_kl": true})", "max_kl"},
       {R"({"validate": 1})", "validate"},
@@ -300,7 +301,9 @@ TEST_F(Compact, QualityIsReachedOrTheCacheStaysAsItIs) {
   for (const Json& body : {Json{{"method", "truncate"}, {"ratio", 8}, {"max_kl", 1e-9}},
                            Json{{"method", "truncate"}, {"target", {{"kl", 1e-9}}}}}) {
     const ClientResponse refused = server().post("/compact", body);
-    EXPECT_EQ(refused.status, 501) << refused.body;
+    EXPECT_EQ(refused.status, 422) << refused.body;
+    EXPECT_EQ(refused.json()["error"]["type"], "quality_not_met_error");
+    EXPECT_EQ(refused.error_message().find("without fits"), std::string::npos) << "nothing was fitted";
     EXPECT_NE(refused.error_message().find("kl"), std::string::npos) << refused.body;
     EXPECT_NE(refused.error_message().find("the cache is unchanged"), std::string::npos) << refused.body;
     EXPECT_EQ(slot(), before);
@@ -312,6 +315,15 @@ TEST_F(Compact, QualityIsReachedOrTheCacheStaysAsItIs) {
   EXPECT_NEAR(report["compression_ratio"].get<double>(),
               report["original_tokens"].get<double>() / report["compacted_tokens"].get<double>(), 0.05 * 100);
   EXPECT_LT(slot()["sequence_state_bytes"].get<int64_t>(), before["sequence_state_bytes"].get<int64_t>());
+  EXPECT_TRUE(report["head_error"].is_null()) << "not measured";
+}
+
+TEST_F(Compact, AHeadErrorIsReachedAndTold) {
+  read_document(recall_document("512.jsonl", 1));
+  const Json report = server().ask("/compact", Json{{"target", {{"head_error", 0.2}}}});
+  EXPECT_GT(report["head_error"].get<double>(), 0);
+  EXPECT_LE(report["head_error"].get<double>(), 0.2 + 1e-9);
+  EXPECT_GE(report["compacted_tokens"].get<int64_t>(), 2);
 }
 
 TEST_F(Compact, TheServersProfileIsUsed) {
@@ -565,7 +577,7 @@ TEST_F(Compact, RandomJsonIsAlwaysAnswered) {
                           values[rng.next_below(values.size())]);
     body += rng.next_below(10) == 0 ? "" : "}";
     const ClientResponse response = server().post_text("/compact", body);
-    EXPECT_TRUE(response.status == 200 || response.status == 400 || response.status == 501)
+    EXPECT_TRUE(response.status == 200 || response.status == 400 || response.status == 422)
         << body << " " << response.body;
   }
   EXPECT_EQ(server().get("/health").status, 200);
@@ -606,7 +618,7 @@ TEST_F(Compact, DamagedBodiesAreAlwaysAnswered) {
       if (body.empty()) body = "{";
     }
     const ClientResponse response = server().post_text("/compact", body);
-    EXPECT_TRUE(response.status == 200 || response.status == 400 || response.status == 501)
+    EXPECT_TRUE(response.status == 200 || response.status == 400 || response.status == 422)
         << response.status << " for " << body << "\n" << response.body;
     (response.status == 200 ? n_answered : n_refused) += 1;
     EXPECT_TRUE(parse_json(response.body).ok()) << response.body;

@@ -55,6 +55,7 @@ TEST(Errors, EveryKindHasTheStatusThatClientsKnow) {
   EXPECT_EQ(status(ErrorKind::io), 500);
   EXPECT_EQ(status(ErrorKind::out_of_memory), 503);
   EXPECT_EQ(status(ErrorKind::context_exceeded), 400);
+  EXPECT_EQ(status(ErrorKind::unmet), 422);
   EXPECT_EQ(status(ErrorKind::busy), 503);
   EXPECT_EQ(status(ErrorKind::cancelled), 503);
   ApiError exceeded = api_error(Error{ErrorKind::context_exceeded, "too long"});
