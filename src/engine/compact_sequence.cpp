@@ -358,6 +358,7 @@ class Compaction {
     const kv::CacheUsage after = sequence_.usage();
     report.n_logical = static_cast<int64_t>(queries_.ids.size());
     report.n_region = region_.n_tokens();
+    report.n_compactions = after.n_compactions;
     report.rows_before = before_.n_physical;
     report.rows_after = after.n_physical;
     report.bytes_before = before_.bytes;

@@ -91,7 +91,8 @@ struct CompactionReport {
   std::string method;
   compaction::QuerySources queries = compaction::QuerySource::none;  // what was really used
   int64_t n_logical = 0;                      // tokens of the conversation
-  int64_t n_region = 0;                       // logical tokens that were compactable
+  int64_t n_region = 0;                       // positions that were compactable
+  int64_t n_compactions = 0;                  // of the conversation, this one included
   double rows_before = 0, rows_after = 0;     // per head, mean
   int64_t bytes_before = 0, bytes_after = 0;  // of the conversation's blocks
   double region_ratio = 0, real_ratio = 0;

@@ -91,11 +91,14 @@ Json study_json(const engine::StudyStats& study) {
 
 }  // namespace
 
-double mean_kept_rows(const CompactionReport& report) {
-  if (report.heads.empty()) return 0;
-  double n = 0;
-  for (const auto& head : report.heads) n += static_cast<double>(head.n_kept);
-  return n / static_cast<double>(report.heads.size());
+RegionRows mean_region_rows(const CompactionReport& report) {
+  RegionRows mean;
+  const auto n_heads = static_cast<double>(report.heads.size());
+  for (const auto& head : report.heads) {
+    mean.before += static_cast<double>(head.n_before) / n_heads;
+    mean.kept += static_cast<double>(head.n_kept) / n_heads;
+  }
+  return mean;
 }
 
 Json check_json(const engine::ReplayCheck& check) {
@@ -119,7 +122,7 @@ Json compaction_json(const std::vector<engine::CompactionEvent>& compactions) {
   const CompactionReport& last = compactions.back().report;
   double seconds = 0;
   for (const engine::CompactionEvent& event : compactions) seconds += event.report.total_seconds;
-  return Json{{"count", compactions.size()},
+  return Json{{"n_compactions", last.n_compactions},
               {"method", last.method},
               {"queries", compaction::name_of(last.queries)},
               {"n_logical", last.n_logical},
@@ -165,7 +168,6 @@ Json record_json(const engine::CompactionRecord& record) {
   Json heads = Json::array();
   for (const auto& head : report.heads) heads.push_back(head_json(head));
   Json out = compaction_json(report, record.is_automatic);
-  out.erase("count");
   out["n_region"] = report.n_region;
   out["n_queries"] = report.n_queries;
   out["head_error"] = report.head_error;

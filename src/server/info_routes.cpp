@@ -152,7 +152,7 @@ Json shorthand_json(const ServerState& state) {
 
 Json slot_json(const engine::SlotStatus& slot) {
   const int64_t n_compacted =
-      slot.last_compaction ? std::llround(mean_kept_rows(slot.last_compaction->report)) : 0;
+      slot.last_compaction ? std::llround(mean_region_rows(slot.last_compaction->report).kept) : 0;
   Json out = {
       {"id", slot.id}, {"n_ctx", slot.n_ctx}, {"speculative", false}, {"is_processing", slot.is_processing}};
   if (slot.id_task != 0) {

@@ -474,6 +474,24 @@ TEST_F(Compact, RequestsThatShareNothingOrEverythingAfterwards) {
   EXPECT_EQ(slot()["n_compactions"], 0) << "another conversation starts clean";
 }
 
+TEST_F(Compact, TheNumbersOfASecondCompactionAgree) {
+  read_document(recall_document("512.jsonl", 0));
+  const int64_t n_logical = slot()["n_logical"].get<int64_t>();
+  for (int64_t n = 1; n <= 2; ++n) {
+    const Json report = server().ask("/compact", Json{{"ratio", 4}});
+    const double before = report["original_tokens"].get<double>(), after = report["compacted_tokens"].get<double>();
+    EXPECT_NEAR(report["compression_ratio"].get<double>(), before / after, 0.02 * before / after);
+    EXPECT_EQ(report["n_region"], n_logical - 8) << "positions, however often they were compacted";
+    EXPECT_EQ(report["n_logical"], n_logical);
+    const double highest = static_cast<double>(n_logical) * (n == 1 ? 1.0 : 0.3);
+    EXPECT_LT(before, highest) << "rows, not positions";
+    EXPECT_GT(before, 0.6 * highest);
+    EXPECT_EQ(report["compaction"]["n_compactions"], n);
+    EXPECT_EQ(slot()["n_compactions"], n);
+    EXPECT_EQ(server().get("/slots/0/compaction").json()["n_compactions"], n);
+  }
+}
+
 TEST_F(Compact, ExtremeRatiosAndRepeats) {
   const Json messages = read_document(recall_document("512.jsonl", 3));
   for (const double ratio : {1.0, 1.5, 8.0, 114.0, 1000.0, 1e9}) {
