@@ -201,8 +201,13 @@ TEST_F(Server_, ChatAnswersInOpenAiForm) {
   EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], answer["timings"]["cache_n"]);
   const std::string prompt =
       server().ask("/apply-template", chat_body("What is the rent?"))["prompt"].get<std::string>();
-  const Json tokens = server().ask("/tokenize", Json{{"content", prompt}})["tokens"];
+  // Whoever sends the rendered prompt on as a text gets the same tokens: one start token, and not two.
+  EXPECT_FALSE(prompt.starts_with("<|bos|>")) << prompt;
+  const Json tokens = server().ask("/tokenize", Json{{"content", prompt}, {"add_special", true}})["tokens"];
   EXPECT_EQ(usage["prompt_tokens"].get<size_t>(), tokens.size());
+  const Json native = server().ask("/completion", Json{{"prompt", prompt}, {"n_predict", 1}});
+  EXPECT_EQ(native["tokens_evaluated"], usage["prompt_tokens"]);
+  EXPECT_TRUE(native["prompt"].get<std::string>().starts_with("<|bos|><|"));
   EXPECT_FALSE(answer.contains("compaction")) << "nothing was compacted";
 }
 
