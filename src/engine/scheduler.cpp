@@ -216,9 +216,8 @@ struct Scheduler::State {
 
   /// The slot that a task would start on now, or null.
   Slot* free_slot_for(const Task& task) const {
-    const auto n = static_cast<int32_t>(slots.size());
     if (task.request.id_slot >= 0) {
-      Slot* wanted = slots[static_cast<size_t>(task.request.id_slot % n)].get();
+      Slot* wanted = slots[static_cast<size_t>(task.request.id_slot)].get();
       return wanted->is_busy() ? nullptr : wanted;
     }
     const bool has_empty = std::any_of(slots.begin(), slots.end(), [](const auto& slot) {
@@ -528,6 +527,13 @@ struct Scheduler::State {
 Scheduler::Scheduler(Engine& engine) : state_(std::make_unique<State>(engine)) {}
 Scheduler::~Scheduler() = default;
 
+namespace {
+Error unknown_slot(int32_t id_slot, size_t n_slots) {
+  return {ErrorKind::invalid_argument,
+          fmt::format("id_slot: there is no slot {}; this server has slots 0 to {}", id_slot, n_slots - 1)};
+}
+}  // namespace
+
 Result<uint64_t> Scheduler::submit(GenerationRequest request,
                                    std::function<void(const GenerationEvent&)> on_event) {
   const Engine& engine = state_->engine;
@@ -546,6 +552,8 @@ Result<uint64_t> Scheduler::submit(GenerationRequest request,
                     "shorten it or raise -c{}",
                     n_prompt, engine.n_ctx_logical(),
                     engine.compacts_automatically() ? "" : " (or let the server compact: --compact-threshold)")};
+  if (request.id_slot < -1 || request.id_slot >= std::ssize(state_->slots))
+    return unknown_slot(request.id_slot, state_->slots.size());
   SH_RETURN_IF_ERROR(sampling::Sampler::create(request.sampling, 0));
   std::lock_guard lock(state_->mutex);
   const uint64_t id = state_->next_id++;
@@ -565,13 +573,6 @@ void Scheduler::cancel_all() {
   state_->cancels_all = true;
   state_->wake.notify_all();
 }
-
-namespace {
-Error unknown_slot(int32_t id_slot, size_t n_slots) {
-  return {ErrorKind::not_found,
-          fmt::format("id_slot: there is no slot {}; this server has slots 0 to {}", id_slot, n_slots - 1)};
-}
-}  // namespace
 
 uint64_t Scheduler::compact(int32_t id_slot, CompactionRequest request,
                             std::function<void(Result<CompactionReport>)> on_done) {

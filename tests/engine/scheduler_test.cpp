@@ -374,8 +374,8 @@ TEST(Scheduler, CommandsThatCannotWork) {
   Bench bench;
   const auto kind_of = [](const Result<CompactionReport>& result) { return result.ok() ? ErrorKind::io : result.error().kind; };
   EXPECT_EQ(kind_of(bench.compact(small_request("select"))), ErrorKind::invalid_argument);  // an empty slot
-  EXPECT_EQ(kind_of(bench.compact(small_request("select"), 1)), ErrorKind::not_found);
-  EXPECT_EQ(kind_of(bench.compact(small_request("select"), -1)), ErrorKind::not_found);
+  EXPECT_EQ(kind_of(bench.compact(small_request("select"), 1)), ErrorKind::invalid_argument);
+  EXPECT_EQ(kind_of(bench.compact(small_request("select"), -1)), ErrorKind::invalid_argument);
   bench.run(bench.greedy(bench.ids, 0));
   EXPECT_EQ(kind_of(bench.compact(small_request("no such"))), ErrorKind::not_found);
   EXPECT_EQ(kind_of(bench.compact(small_request("select", 0.5))), ErrorKind::invalid_argument);
@@ -384,7 +384,7 @@ TEST(Scheduler, CommandsThatCannotWork) {
   EXPECT_EQ(bench.scheduler->slots()[0].n_logical, static_cast<int64_t>(bench.ids.size()));
   Answer<int64_t> erased;
   bench.scheduler->erase_slot(7, erased.sink());
-  EXPECT_EQ(erased.wait().error().kind, ErrorKind::not_found);
+  EXPECT_EQ(erased.wait().error().kind, ErrorKind::invalid_argument);
 }
 
 TEST(Scheduler, EraseGivesTheMemoryBack) {

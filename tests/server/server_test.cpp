@@ -80,6 +80,13 @@ TEST_F(Server_, MalformedBodiesAreRefusedAndTheNextRequestIsServed) {
   EXPECT_EQ(server().post("/v1/chat/completions", Json{{"messages", "hi"}}).status, 400);
   EXPECT_EQ(server().post("/completion", Json{{"prompt", "x"}, {"temperature", "hot"}}).status, 400);
   EXPECT_EQ(server().post("/completion", Json{{"prompt", "x"}, {"grammar", "root ::= \"a\""}}).status, 501);
+  for (const char* path : {"/completion", "/v1/completions", "/v1/chat/completions"}) {
+    Json body = chat_body("Hi", {{"id_slot", 77}});
+    body["prompt"] = "x";
+    const ClientResponse response = server().post(path, body);
+    EXPECT_EQ(response.status, 400) << path << " " << response.body;
+    EXPECT_NE(response.error_message().find("id_slot: there is no slot 77"), std::string::npos) << response.body;
+  }
   EXPECT_EQ(
       server().ask("/completion", Json{{"prompt", "The ticket number"}, {"n_predict", 3}})["tokens_predicted"], 3);
 }
