@@ -196,14 +196,18 @@ Result<CompactionRequest> Conversation::requested_by_flags(int64_t n_keep) const
   request.max_kl = options.compact_max_kl;
   request.target = {.kl = options.compact_target_kl, .head_error = options.compact_target_head_error};
   for (const auto& [name, value] : options.compact_options) SH_RETURN_IF_ERROR(set_option(request, name, value));
-  const int64_t n_always = options.compact_keep < 0 ? n_first_prompt_ : options.compact_keep;
-  request.n_protected_prefix = std::min<int64_t>(std::max(n_keep, n_always), cache_.next_pos().value);
+  request.n_protected_prefix =
+      std::min<int64_t>(std::max(n_kept(n_keep), n_kept(options.compact_keep)), cache_.next_pos().value);
   return request;
+}
+
+int64_t Conversation::n_kept(int64_t n_keep) const {
+  return n_keep < 0 ? n_first_prompt_ : std::min(n_keep, n_tokens());
 }
 
 Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits& limits) const {
   const EngineOptions& options = engine_.options();
-  SH_ASSIGN(CompactionRequest request, requested_by_flags(limits.n_keep < 0 ? n_tokens() : limits.n_keep));
+  SH_ASSIGN(CompactionRequest request, requested_by_flags(limits.n_keep));
   request.n_live_suffix = std::min<int64_t>(engine_.n_ctx_slot() / kCompactionPart, cache_.next_pos().value);
   SH_ASSIGN(const compaction::CompactionMethod method, method_of(request));
   if (limits.turn_begin >= 0) {
@@ -226,19 +230,26 @@ Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits&
   return request;
 }
 
-Error Conversation::full_error(const std::string& reason) const {
+Error Conversation::full_error(const std::string& reason, int64_t n_keep) const {
   const EngineOptions& options = engine_.options();
   std::string remedy = "raise -c";
   int64_t n_pinned = 0;
   for (const Span& span : options.compact_pinned)
     n_pinned += std::clamp<int64_t>(n_tokens() - span.begin, 0, span.end - span.begin);
   if (n_pinned > 0) remedy += fmt::format(" or pin less (--compact-pin holds {} tokens)", n_pinned);
-  const int64_t n_kept = options.compact_keep < 0 ? n_first_prompt_ : std::min(options.compact_keep, n_tokens());
-  if (n_kept > 0) remedy += fmt::format(" or keep less (--compact-keep holds {} tokens)", n_kept);
+  if (n_kept(options.compact_keep) > 0)
+    remedy += fmt::format(" or keep less (--compact-keep holds {} tokens)", n_kept(options.compact_keep));
+  if (n_kept(n_keep) > 0)
+    remedy += fmt::format(" or keep less (--keep, n_keep in a request, holds {} tokens)", n_kept(n_keep));
   if (options.compact_max_kl > 0)
     remedy += fmt::format(" or allow more than --compact-max-kl {}", options.compact_max_kl);
   return Error{ErrorKind::context_exceeded,
                fmt::format("the conversation fills its {} rows and {}; {}", engine_.n_ctx_slot(), reason, remedy)};
+}
+
+std::string Conversation::end_reason(int64_t n_keep) const {
+  if (n_tokens() + 1 > engine_.n_ctx_logical()) return engine_.length_limit();
+  return full_error("no compaction makes room", n_keep).message;
 }
 
 void Conversation::note_attempt() {

@@ -17,7 +17,7 @@ namespace sh::engine {
 
 /// What an automatic compaction must leave alone, beside what the engine's options say.
 struct AutomaticLimits {
-  int64_t n_keep = 0;       // tokens at the start; all there are when negative
+  int64_t n_keep = 0;       // tokens at the start; the first prompt when negative
   int64_t turn_begin = -1;  // >= 0: where the newest turn begins, whose tokens then stay live and are the queries
                             // that the turns before are compacted for (delayed mode)
 };
@@ -66,10 +66,13 @@ class Conversation {
   /// compact_delay); a full cache cannot wait.
   bool delays_compaction() const { return engine_.options().compact_delay && rows_left() > 0; }
   /// The error of a cache without a row left that automatic compaction could not help: why, and what to do.
-  Error full_error(const std::string& reason) const;
+  /// `n_keep` as in AutomaticLimits.
+  Error full_error(const std::string& reason, int64_t n_keep) const;
+  /// Why an answer ended with StopReason::context_full.
+  std::string end_reason(int64_t n_keep) const;
   /// What the engine's options say of a compaction: method, ratio or target, limit, choices, and what stays:
-  /// pinned spans and as many tokens at the start as `n_keep` or compact_keep says. Errors: invalid_argument
-  /// (options).
+  /// pinned spans and as many tokens at the start as `n_keep` or compact_keep says, where -1 means the first
+  /// prompt. Errors: invalid_argument (options).
   Result<CompactionRequest> requested_by_flags(int64_t n_keep) const;
   /// What automatic compaction asks for now: the engine's options, and as much as brings the whole cache, rows
   /// that stay included, down to threshold * capacity / ratio rows a head. Where rows that stay leave too little
@@ -112,6 +115,7 @@ class Conversation {
   int64_t n_compactions() const { return cache_.n_compactions(); }
 
  private:
+  int64_t n_kept(int64_t n_keep) const;  // tokens at the start, of a number that may be negative: the first prompt
   /// After the cache's rows changed other than by appending.
   void recount();
   /// The one place behind every compaction, in the foreground or adopted: rows are new, positions are old.

@@ -128,6 +128,16 @@ Result<std::string> Engine::render_messages(Json messages, bool add_generation_p
   return chat_template_->apply(input);
 }
 
+std::string Engine::length_limit() const {
+  if (!compacts_automatically())
+    return fmt::format("the context has {} tokens (raise -c, or let it be compacted: --compact-threshold 0.9)",
+                       n_ctx_logical_);
+  if (n_ctx_logical_ == model_->info().n_ctx_train)
+    return fmt::format("the model was trained for {} tokens (--compact-rebase gives positions anew and goes on)",
+                       n_ctx_logical_);
+  return fmt::format("the context has {} tokens (raise -c, or give positions anew: --compact-rebase)", n_ctx_logical_);
+}
+
 std::vector<std::string> Engine::describe() const {
   const models::ModelInfo& info = model_->info();
   const int64_t token_bytes = kv_layout().bytes_per_token();

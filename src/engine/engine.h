@@ -83,6 +83,8 @@ class Engine {
   int64_t n_ctx_slot() const { return n_ctx_slot_; } // KV capacity of one conversation
   /// Tokens that one conversation may hold logically: n_ctx_slot, or with automatic compaction what the model was trained for.
   int64_t n_ctx_logical() const { return n_ctx_logical_; }
+  /// For messages: what n_ctx_logical() comes from, and what to do about it.
+  std::string length_limit() const;
   bool compacts_automatically() const { return options_.compact_threshold > 0; }
 
   /// Runs the conversations.

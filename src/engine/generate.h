@@ -25,7 +25,7 @@ struct GenerateOptions {
   std::vector<std::string> stop;
   bool ignore_eos = false;
   bool renders_special = false;  // control tokens appear in the text
-  int64_t n_keep = 0;  // tokens at the start that automatic compaction leaves alone; -1: all there are by then
+  int64_t n_keep = 0;  // tokens at the start that automatic compaction leaves alone; -1: the first prompt
 };
 
 /// Who watches, and who may stop it. All may be empty.

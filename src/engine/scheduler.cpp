@@ -406,10 +406,8 @@ struct Scheduler::State {
     run.has_compacted_turn = run.has_compacted_turn || is_delayed;
     auto job = std::make_shared<CompactionJob>(engine.options().compact_method, true);
     job->id_task = run.task.id;
-    // The whole prompt is meant also while it is still being read.
     const auto n_prompt = static_cast<int64_t>(run.task.request.prompt.size());
-    const int64_t n_keep = run.task.request.n_keep;
-    job->limits = {.n_keep = n_keep < 0 ? n_prompt : std::min(n_keep, n_prompt),
+    job->limits = {.n_keep = std::min(run.task.request.n_keep, n_prompt),
                    .turn_begin = is_delayed ? run.n_prompt_cached : -1};
     compactions->order(slot, std::move(job));
   }
@@ -420,8 +418,9 @@ struct Scheduler::State {
     if (!slot.run || slot.conversation.rows_left() > 0) return;
     if (engine.compacts_automatically() && !job.is_automatic) return;  // its own compaction comes next
     if (slot.run->is_prompt_done()) return finish(slot, StopReason::context_full);
-    fail(slot, slot.conversation.full_error(result.ok() ? "a compaction freed none"
-                                                        : "could not be compacted: " + result.error().message));
+    fail(slot, slot.conversation.full_error(
+                   result.ok() ? "a compaction freed none" : "could not be compacted: " + result.error().message,
+                   slot.run->task.request.n_keep));
   }
 
   /// Gives up the cache of the idle slot that was used longest ago; false when there is none.
@@ -546,12 +545,10 @@ Result<uint64_t> Scheduler::submit(GenerationRequest request,
       return Error{ErrorKind::invalid_argument,
                    fmt::format("prompt: token id {} is outside the vocabulary of {}", id, n_vocab)};
   if (n_prompt >= engine.n_ctx_logical())
-    return Error{
-        ErrorKind::context_exceeded,
-        fmt::format("the request exceeds the available context size: the prompt has {} tokens, the context {}; "
-                    "shorten it or raise -c{}",
-                    n_prompt, engine.n_ctx_logical(),
-                    engine.compacts_automatically() ? "" : " (or let the server compact: --compact-threshold)")};
+    return Error{ErrorKind::context_exceeded,
+                 fmt::format("the request exceeds the available context size: the prompt has {} tokens, and {}; "
+                             "shorten it",
+                             n_prompt, engine.length_limit())};
   if (request.id_slot < -1 || request.id_slot >= std::ssize(state_->slots))
     return unknown_slot(request.id_slot, state_->slots.size());
   SH_RETURN_IF_ERROR(sampling::Sampler::create(request.sampling, 0));

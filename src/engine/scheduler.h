@@ -29,8 +29,8 @@ struct GenerationRequest {
   bool cache_prompt = true;
   int32_t id_slot = -1;  // -1: best match
   int32_t n_probs = 0;   // log-probabilities of that many alternatives for each token
-  int64_t n_keep =
-      0;  // prompt tokens at the start that an automatic compaction leaves alone; -1: the whole prompt
+  // Prompt tokens at the start that an automatic compaction leaves alone; -1: the conversation's first prompt.
+  int64_t n_keep = 0;
   bool renders_special = false;  // control tokens appear in the text
 };
 

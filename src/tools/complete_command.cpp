@@ -48,17 +48,17 @@ Result<int> run(engine::ProgramParams& params) {
   if (params.displays_prompt) show_text(params.prompt);
 
   engine::Conversation conversation(*engine, engine->compacts_automatically());
-  engine::GenerateOptions options = generate_options(params);
-  if (params.n_keep < 0) options.n_keep = static_cast<int64_t>(prompt.size());
   ProgressLine progress;
   const std::atomic<bool>& cancel = catch_interrupts();
   SH_ASSIGN(const engine::GenerateReport report,
-            engine::generate(*engine, conversation, prompt, options, terminal_hooks(progress, cancel)));
+            engine::generate(*engine, conversation, prompt, generate_options(params), terminal_hooks(progress, cancel)));
   progress.clear();
   show_text("\n");
   for (const engine::CompactionReport& compaction : report.compactions)
     log_info("{}", compaction_text(compaction));
   if (log_level() >= LogLevel::info) fmt::print(stderr, "{}\n", result_line(*engine, conversation, report));
+  if (report.stop_reason == engine::StopReason::context_full)
+    log_warning("the answer was cut: {}", conversation.end_reason(params.n_keep));
   return report.stop_reason == engine::StopReason::cancelled ? kExitInterrupted : 0;
 }
 

@@ -92,7 +92,7 @@ TEST(Conversation, AFullCacheIsDueRightAfterAnAttempt) {
   const std::vector<int32_t> ids(64, 100);
   ASSERT_TRUE(conversation.append(ids, {}).ok());
   EXPECT_EQ(conversation.rows_left(), 0);
-  EXPECT_FALSE(conversation.compact_automatically({.n_keep = -1}, nullptr).ok());
+  EXPECT_FALSE(conversation.compact_automatically({.n_keep = 64}, nullptr).ok());
   EXPECT_TRUE(conversation.wants_compaction());
 }
 
@@ -106,7 +106,7 @@ TEST(Conversation, AnAttemptThatWasCancelledOrForgottenIsDueAgain) {
   ASSERT_FALSE(cancelled.ok());
   EXPECT_EQ(cancelled.error().kind, ErrorKind::cancelled);
   EXPECT_TRUE(conversation.wants_compaction());
-  EXPECT_FALSE(conversation.compact_automatically({.n_keep = -1}, nullptr).ok());
+  EXPECT_FALSE(conversation.compact_automatically({.n_keep = 80}, nullptr).ok());
   EXPECT_FALSE(conversation.wants_compaction());
   conversation.forget_last_attempt();
   EXPECT_TRUE(conversation.wants_compaction());
@@ -204,7 +204,14 @@ TEST(Conversation, AutomaticRequestsFollowTheOptions) {
   EXPECT_EQ(delayed->n_live_suffix, 20);
   EXPECT_EQ(delayed->n_recent_queries, 20);
   EXPECT_TRUE(delayed->queries->has(compaction::QuerySource::recent));
-  EXPECT_FALSE(conversation.automatic_request({.n_keep = -1}).ok()) << "everything is to stay";
+  EXPECT_EQ(conversation.automatic_request({.n_keep = -1})->n_protected_prefix, 12) << "of the first prompt";
+  EXPECT_EQ(conversation.requested_by_flags(-1)->n_protected_prefix, 12);
+  const auto held = conversation.automatic_request({.n_keep = 160});
+  ASSERT_FALSE(held.ok()) << "everything is to stay";
+  EXPECT_NE(held.error().message.find("of 160 positions 160 at the start, 0 at the end and 0 in pinned"), std::string::npos)
+      << held.error().message;
+  EXPECT_NE(conversation.full_error("no", -1).message.find("--keep, n_keep in a request, holds 12 tokens"),
+            std::string::npos);
   const auto by_error = open({.model_path = kScribe, .n_ctx = 320, .compact_target_head_error = 0.125});
   EXPECT_EQ(Conversation(*by_error, false).requested_by_flags(0)->target.head_error, 0.125);
   EngineOptions bad{.model_path = kScribe, .compact_options = {{"fit", "perhaps"}}};
@@ -243,6 +250,18 @@ TEST(Generate, RefusesWhatDoesNotFit) {
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().kind, ErrorKind::context_exceeded);
   EXPECT_EQ(conversation.n_tokens(), 0);
+}
+
+// What ends a conversation that is compacted is not -c.
+TEST(Generate, TheLimitThatBindsIsNamed) {
+  const auto limit = [](double threshold, int64_t n_ctx, bool rebases) {
+    return open({.model_path = kScribe, .n_ctx = n_ctx, .compact_threshold = threshold, .compact_rebase = rebases})
+        ->length_limit();
+  };
+  EXPECT_NE(limit(0, 128, false).find("the context has 128 tokens (raise -c, or let it be"), std::string::npos);
+  EXPECT_NE(limit(0.9, 128, false).find("the model was trained for 8192 tokens (--compact-rebase"), std::string::npos);
+  EXPECT_NE(limit(0.9, 9000, false).find("the context has 9000 tokens (raise -c, or give positions anew"),
+            std::string::npos);
 }
 
 TEST(Generate, ACancelledAnswerEndsInOrder) {

@@ -672,6 +672,42 @@ TEST(Scheduler, TheFlagsThatHoldAFullCacheAreNamed) {
   EXPECT_NE(last.error->message.find("raise -c"), std::string::npos) << last.error->message;
 }
 
+// Of a conversation that goes on -1 means its first prompt, not all that each later request brings.
+TEST(Scheduler, TheFirstPromptIsKeptAndNotEveryOne) {
+  EngineOptions options = automatic_options();
+  options.compact_method = "select";
+  Bench bench(options);
+  std::vector<int32_t> conversation(bench.ids.begin(), bench.ids.begin() + 150);
+  GenerationEvent last;
+  for (int turn = 0; turn < 6; ++turn) {
+    GenerationRequest request = bench.greedy(conversation, 80);
+    request.n_keep = -1;
+    request.ignore_eos = true;
+    const auto answer = bench.run(request, &last);
+    ASSERT_EQ(last.stop_reason, StopReason::limit) << (last.error ? last.error->message : "");
+    conversation = Bench::conversation(conversation, answer);
+    conversation.insert(conversation.end(), bench.ids.begin(), bench.ids.begin() + 20);
+  }
+  const SlotStatus slot = bench.scheduler->slots()[0];
+  EXPECT_GT(slot.n_logical, 600);
+  ASSERT_TRUE(slot.last_compaction);
+  EXPECT_EQ(slot.last_compaction->report.condensed.front().begin, 150);
+}
+
+TEST(Scheduler, WhatARequestHoldsIsNamed) {
+  EngineOptions options = automatic_options();
+  options.n_ctx = 460;
+  options.compact_method = "select";
+  Bench bench(options);
+  GenerationRequest request = bench.greedy(joined(bench.ids, bench.ids));
+  request.n_keep = 455;
+  GenerationEvent last;
+  bench.run(request, &last);
+  ASSERT_TRUE(last.error.has_value());
+  EXPECT_NE(last.error->message.find("keep less (--keep, n_keep in a request, holds 455 tokens)"), std::string::npos)
+      << last.error->message;
+}
+
 // At a threshold of 1 the rows are full before the compaction is due.
 TEST(Scheduler, AThresholdOfOneStillCompacts) {
   EngineOptions options = automatic_options();
