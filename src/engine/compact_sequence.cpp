@@ -360,6 +360,9 @@ class Compaction {
     report.n_region = region_.n_tokens();
     report.n_compactions = after.n_compactions;
     report.rows_before = before_.n_physical;
+    for (const HeadPlan& plan : plans_)
+      report.rows_fixed += static_cast<double>(plan.n_fixed) / static_cast<double>(plans_.size());
+    report.aimed_rows = request_.aimed_rows;
     report.rows_after = after.n_physical;
     report.bytes_before = before_.bytes;
     report.bytes_after = after.bytes;

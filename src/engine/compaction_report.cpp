@@ -123,6 +123,13 @@ Result<void> check_request(const CompactionRequest& request) {
   return {};
 }
 
+std::string shortfall_text(const CompactionReport& report) {
+  // Part of a row is rounding.
+  if (report.aimed_rows <= 0 || report.rows_after < report.aimed_rows + 1) return "";
+  return fmt::format(", not the {:.0f} that --compact-ratio asks for: {:.0f} stay as they are", report.aimed_rows,
+                     report.rows_fixed);
+}
+
 const char* name_of(Verdict verdict) {
   switch (verdict) {
     case Verdict::unknown:

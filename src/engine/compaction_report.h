@@ -36,6 +36,7 @@ struct CompactionRequest {
   double ratio = 2.0;           // of the compactable rows, or of the whole cache's bytes when `of_whole_cache`
   bool of_whole_cache = false;  // ratio counts real bytes of all blocks, pinned rows and rounding included
   int64_t target_rows = -1;     // > 0: rows to keep of the region per head on average
+  double aimed_rows = 0;        // > 0: rows a head that `target_rows` would come to with all that stays, for the report
   QualityTarget target;
 
   // What stays verbatim.
@@ -94,6 +95,8 @@ struct CompactionReport {
   int64_t n_region = 0;                       // positions that were compactable
   int64_t n_compactions = 0;                  // of the conversation, this one included
   double rows_before = 0, rows_after = 0;     // per head, mean
+  double rows_fixed = 0;                      // of both, outside the region; per head that was compacted, mean
+  double aimed_rows = 0;                      // > 0: what rows_after should have been
   int64_t bytes_before = 0, bytes_after = 0;  // of the conversation's blocks
   double region_ratio = 0, real_ratio = 0;
   double capture_seconds = 0, select_seconds = 0, fit_seconds = 0, total_seconds = 0;
@@ -113,6 +116,9 @@ struct CompactionReport {
   };
   std::vector<Head> heads;  // layer-major
 };
+
+/// ", not the 115 that --compact-ratio asks for: 160 stay as they are", or "" when no more rows are left than that.
+std::string shortfall_text(const CompactionReport& report);
 
 using CompactionProgress = std::function<void(const char* stage, double fraction)>;
 

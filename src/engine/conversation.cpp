@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/region_plan.h"
 #include "base/log.h"
@@ -26,6 +27,10 @@ constexpr int64_t kNeverRebased = 4;  // the rows that heads look at out of idle
 // Of its capacity, one in so many rows is what a conversation gains between two attempts of an automatic
 // compaction, and how many of the newest tokens stay live in one.
 constexpr int64_t kCompactionPart = 16;
+
+// Of its capacity, one in so many rows is what an automatic compaction must gain at least, and a block of each head:
+// with everything kept but 6 rows, eight compactions of 2 s freed 3 rows each.
+constexpr double kLeastGainPart = 64;
 
 /// Hands each conversation's rows of a batch to its own capture.
 class CaptureTap : public ops::AttentionTap {
@@ -119,6 +124,7 @@ void Conversation::clear() {
   if (capture_) capture_->clear();
   recount();
   forget_last_attempt();
+  has_told_of_held_rows_ = false;
   n_first_prompt_ = 0;
 }
 
@@ -148,6 +154,7 @@ Result<void> Conversation::adopt(kv::SequenceCache& compacted, int64_t boundary)
 }
 
 void Conversation::settle_after_compaction() {
+  has_told_of_held_rows_ = false;
   give_positions_anew();
   recount();
 }
@@ -227,6 +234,17 @@ Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits&
       options.compact_threshold * static_cast<double>(engine_.n_ctx_slot()) / options.compact_ratio;
   const double n_rows = std::max(low_watermark - n_fixed, n_region / (2 * options.compact_ratio));
   request.target_rows = std::max<int64_t>(1, static_cast<int64_t>(n_rows));
+  if (!request.target.is_set()) request.aimed_rows = low_watermark;
+  const double n_gained = request.target.is_set() ? n_region : n_region - n_rows;
+  const double n_least = std::max(static_cast<double>(kv::kBlockRows),
+                                  static_cast<double>(engine_.n_ctx_slot()) / kLeastGainPart);
+  if (n_gained < n_least)
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("too few rows may go: of {} positions {} at the start, {} at the end and {} in pinned spans "
+                             "stay as they are, and {} rows a head could be gained, of {} that are worth a compaction",
+                             cache_.next_pos().value, region.begin.value, cache_.next_pos() - region.end,
+                             region.end - region.begin - region.n_tokens(), static_cast<int64_t>(n_gained),
+                             static_cast<int64_t>(n_least))};
   return request;
 }
 
@@ -250,6 +268,11 @@ Error Conversation::full_error(const std::string& reason, int64_t n_keep) const 
 std::string Conversation::end_reason(int64_t n_keep) const {
   if (n_tokens() + 1 > engine_.n_ctx_logical()) return engine_.length_limit();
   return full_error("no compaction makes room", n_keep).message;
+}
+
+bool Conversation::is_news(const Error& failure) {
+  // The request is the flags' own, so that only what stays can be wrong with it.
+  return failure.kind != ErrorKind::invalid_argument || !std::exchange(has_told_of_held_rows_, true);
 }
 
 void Conversation::note_attempt() {

@@ -77,12 +77,14 @@ class Conversation {
   /// What automatic compaction asks for now: the engine's options, and as much as brings the whole cache, rows
   /// that stay included, down to threshold * capacity / ratio rows a head. Where rows that stay leave too little
   /// for that, the others are thinned to half of what the ratio says, not to nothing. Errors: invalid_argument
-  /// when nothing can be compacted.
+  /// when less than a 64th of the capacity, or than a block of each head, could be gained.
   Result<CompactionRequest> automatic_request(const AutomaticLimits& limits) const;
   /// Automatic compaction between two forwards. Neither a failure nor an attempt that freed little is repeated for
   /// every token; a cancelled attempt does not count.
   Result<CompactionReport> compact_automatically(const AutomaticLimits& limits, const std::atomic<bool>* cancel,
                                                  const CompactionProgress& on_progress = {});
+  /// Whether to tell of a failure: that rows are held is told once, until a compaction succeeds.
+  bool is_news(const Error& failure);
   /// An attempt was made: the next one is due when the conversation has grown.
   void note_attempt();
   /// The first prompt of the conversation has so many tokens (EngineOptions::compact_keep = -1).
@@ -132,6 +134,7 @@ class Conversation {
   double physical_base_ = 0;
   int64_t logical_base_ = 0;
   int64_t n_first_prompt_ = 0;
+  bool has_told_of_held_rows_ = false;
   double retry_at_rows_ = 0;  // below it no automatic compaction is tried again unless the cache is full
 };
 

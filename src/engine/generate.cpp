@@ -10,7 +10,6 @@
 
 #include "base/cancel.h"
 #include "base/clock.h"
-#include "base/log.h"
 #include "chat/stop_matcher.h"
 #include "engine/cost.h"
 
@@ -72,7 +71,8 @@ Result<void> compact_if_due(Run& run, bool is_prompt_read) {
   if (compacted.error().kind == ErrorKind::cancelled) return {};  // seen again where the caller looks for it
   if (run.conversation.rows_left() == 0)
     return run.conversation.full_error("could not be compacted: " + compacted.error().message, run.options.n_keep);
-  log_warning("automatic compaction failed: {}", compacted.error().message);
+  if (run.conversation.is_news(compacted.error()))
+    run.report.compaction_failures.push_back(compacted.error().message);
   return {};
 }
 

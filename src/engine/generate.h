@@ -44,6 +44,7 @@ struct GenerateReport {
   int64_t answer_bytes = 0;       // that the answer's forwards had to read: weights, keys and values
   int64_t n_answer_forwards = 0;  // forwards that answer_seconds is about
   std::vector<CompactionReport> compactions;
+  std::vector<std::string> compaction_failures;  // of automatic ones: why; what is the same all along is told once
   uint64_t logits_hash = 0;  // XXH3 of the last logits: the same run gives the same hash
 };
 

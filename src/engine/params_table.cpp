@@ -424,8 +424,9 @@ std::vector<Flag> make_table() {
 
   g = "compaction";
   t.push_back(number(g, {"--compact-threshold"}, "LLAMA_ARG_COMPACT_THRESHOLD", "F", kGenerates,
-                     "compact a conversation that fills this share of its cache; 0: off", [](P& p) -> auto& { return p.engine.compact_threshold; }, 0, 1));
-  t.push_back(number(g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates | kBench, "how much smaller automatic compaction makes what fills --compact-threshold of the cache, rows that stay included",
+                     "compact a conversation that fills this share of its cache, if a 64th of the cache and 16 rows a head can be gained; 0: off", [](P& p) -> auto& { return p.engine.compact_threshold; }, 0, 1));
+  t.push_back(number(g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates | kBench, "automatic compaction aims at --compact-threshold of the cache divided by F, rows that stay included; where they are too many for that, "
+                     "the others are thinned to a 2F-th",
                      [](P& p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
   t.push_back(text(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates, "method of automatic compaction",
                    [](P& p) -> auto& { return p.engine.compact_method; }));

@@ -246,6 +246,24 @@ struct Scheduler::State {
     return best;
   }
 
+  /// Says when a prompt would have gone on from a conversation, had less of it been compacted.
+  void note_left_conversation(const Slot& chosen, const GenerationRequest& request) const {
+    if (!request.cache_prompt) return;
+    const auto n_prompt = static_cast<double>(request.prompt.size());
+    const Slot* left = nullptr;
+    int64_t n_most = std::max(chosen.usable_prefix(request.prompt), static_cast<int64_t>(kMinSimilarity * n_prompt));
+    for (const auto& slot : slots) {
+      const int64_t n_shared = slot->n_shared(request.prompt);
+      if (n_shared <= n_most || slot->usable_prefix(request.prompt) > 0) continue;
+      left = slot.get();
+      n_most = n_shared;
+    }
+    if (left == nullptr) return;
+    log_info("slot {}: a prompt shares {} tokens with its conversation, whose first {} are compacted and cannot be cut: "
+             "it is read again on slot {} (live_suffix_tokens of POST /compact keeps the newest apart)",
+             left->id(), n_most, left->conversation.n_compacted_tokens(), chosen.id());
+  }
+
   void start_tasks() {
     for (auto it = deferred.begin(); it != deferred.end();) {
       Slot* slot = free_slot_for(*it);
@@ -261,6 +279,7 @@ struct Scheduler::State {
         auto run = std::make_unique<Run>(
             Run{.task = std::move(*it), .sampler = std::move(*sampler), .stop = chat::StopMatcher({})});
         run->stop = chat::StopMatcher(run->task.request.stop);
+        note_left_conversation(*slot, run->task.request);
         slot->start(std::move(run), ++clock);
         compactions->check(*slot);
         tell_progress(*slot);

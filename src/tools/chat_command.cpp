@@ -124,6 +124,7 @@ class Chat {
       return take_back();
     }
     for (const engine::CompactionReport& compaction : report->compactions) note(compaction_text(compaction));
+    for (const std::string& failure : report->compaction_failures) note("not compacted: " + failure);
     if (report->stop_reason == engine::StopReason::cancelled &&
         report->n_prompt < static_cast<int64_t>(turn_.size()))
       return take_back();

@@ -56,6 +56,7 @@ Result<int> run(engine::ProgramParams& params) {
   show_text("\n");
   for (const engine::CompactionReport& compaction : report.compactions)
     log_info("{}", compaction_text(compaction));
+  for (const std::string& failure : report.compaction_failures) log_warning("not compacted: {}", failure);
   if (log_level() >= LogLevel::info) fmt::print(stderr, "{}\n", result_line(*engine, conversation, report));
   if (report.stop_reason == engine::StopReason::context_full)
     log_warning("the answer was cut: {}", conversation.end_reason(params.n_keep));

@@ -252,6 +252,48 @@ TEST(Generate, RefusesWhatDoesNotFit) {
   EXPECT_EQ(conversation.n_tokens(), 0);
 }
 
+// 452 rows of 512 are held and the newest 32 stay, too: nothing worth a compaction.
+TEST(Generate, NextToNothingIsNotCompactedAndThatIsToldOnce) {
+  const auto engine = open({.model_path = kScribe, .n_ctx = 512, .compact_threshold = 0.9, .compact_method = "select"});
+  Conversation conversation(*engine, false);
+  const std::vector<int32_t> prompt(452, 100), more(5, 101);
+  const auto report =
+      generate(*engine, conversation, prompt, {.n_predict = 50, .ignore_eos = true, .n_keep = -1}, {});
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->n_answer, 50) << "past two attempts";
+  EXPECT_TRUE(report->compactions.empty());
+  ASSERT_EQ(report->compaction_failures.size(), 1u);
+  EXPECT_NE(report->compaction_failures[0].find("452 at the start"), std::string::npos)
+      << report->compaction_failures[0];
+  const auto held = conversation.automatic_request({.n_keep = -1});
+  ASSERT_FALSE(held.ok());
+  EXPECT_EQ(held.error().message,
+            "too few rows may go: of 502 positions 452 at the start, 32 at the end and 0 in pinned spans stay as they "
+            "are, and 15 rows a head could be gained, of 16 that are worth a compaction");
+  const auto next = generate(*engine, conversation, more, {.n_predict = 1, .n_keep = -1}, {});
+  ASSERT_TRUE(next.ok()) << next.error().message;
+  EXPECT_TRUE(next->compaction_failures.empty()) << "nothing new";
+  const auto freed = generate(*engine, conversation, more, {.n_predict = 1}, {});
+  ASSERT_TRUE(freed.ok()) << freed.error().message;
+  EXPECT_EQ(freed->compactions.size(), 1u) << "nothing is held now";
+}
+
+TEST(Conversation, ARatioThatIsNotReachedIsTold) {
+  const auto engine = open({.model_path = kScribe,
+                            .n_ctx = 320,
+                            .compact_threshold = 0.5,
+                            .compact_ratio = 4,
+                            .compact_method = "select"});
+  for (const int64_t n_keep : {0, 80}) {
+    Conversation conversation(*engine, false);
+    ASSERT_TRUE(conversation.append(std::vector<int32_t>(160, 100), {}).ok());
+    const auto report = conversation.compact_automatically({.n_keep = n_keep}, nullptr);
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    EXPECT_EQ(shortfall_text(*report),
+              n_keep == 0 ? "" : ", not the 40 that --compact-ratio asks for: 100 stay as they are");
+  }
+}
+
 // What ends a conversation that is compacted is not -c.
 TEST(Generate, TheLimitThatBindsIsNamed) {
   const auto limit = [](double threshold, int64_t n_ctx, bool rebases) {

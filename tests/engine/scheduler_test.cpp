@@ -694,6 +694,23 @@ TEST(Scheduler, TheFirstPromptIsKeptAndNotEveryOne) {
   EXPECT_EQ(slot.last_compaction->report.condensed.front().begin, 150);
 }
 
+// The whole conversation was compacted, the last question too: the next one cannot go on from the document.
+TEST(Scheduler, APromptThatLeavesACompactedConversationIsLogged) {
+  Bench bench({.n_ctx = 2048, .n_parallel = 2});
+  bench.run(bench.asking(0));
+  ASSERT_TRUE(bench.compact(small_request("select")).ok());
+  const LogLevel level = log_level();
+  set_log_level(LogLevel::info);
+  testing::internal::CaptureStderr();
+  GenerationEvent last;
+  bench.run(bench.asking(1), &last);
+  const std::string log = testing::internal::GetCapturedStderr();
+  set_log_level(level);
+  EXPECT_EQ(last.timings.cache_n, 0);
+  EXPECT_NE(log.find("slot 0: a prompt shares "), std::string::npos) << log;
+  EXPECT_NE(log.find("live_suffix_tokens"), std::string::npos) << log;
+}
+
 TEST(Scheduler, WhatARequestHoldsIsNamed) {
   EngineOptions options = automatic_options();
   options.n_ctx = 460;
