@@ -171,6 +171,13 @@ Result<void> add_compact_options(P& params, const std::string& value) {
   return {};
 }
 
+Result<void> set_compact_method(P& params, const std::string& value) {
+  const auto method = compaction::find_method(value);
+  if (!method.ok()) return Error{ErrorKind::invalid_argument, method.error().message};
+  params.engine.compact_method = value;
+  return {};
+}
+
 Result<void> set_flash_attention(P& params, const std::string& value) {
   if (value != "on" && value != "off" && value != "auto" && value != "1" && value != "0")
     return bad_value("on, off or auto", value);
@@ -428,8 +435,9 @@ std::vector<Flag> make_table() {
   t.push_back(number(g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates | kBench, "automatic compaction aims at --compact-threshold of the cache divided by F, rows that stay included; where they are too many for that, "
                      "the others are thinned to a 2F-th",
                      [](P& p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
-  t.push_back(text(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates, "method of automatic compaction",
-                   [](P& p) -> auto& { return p.engine.compact_method; }));
+  t.push_back(custom(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates,
+                     "method of automatic compaction (docs/compact-api.md lists them)", set_compact_method,
+                     [](const P& p) { return p.engine.compact_method; }));
   t.push_back(custom(g, {"--compact-capture"}, "LLAMA_ARG_COMPACT_CAPTURE", "MIB", kGenerates,
                      "memory for queries captured while a conversation is read (queries=prefill); 0: none are captured",
                      [](P& p, const std::string& value) -> Result<void> {
