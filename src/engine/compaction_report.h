@@ -40,8 +40,11 @@ struct CompactionRequest {
   QualityTarget target;
 
   // What stays verbatim.
-  int64_t n_protected_prefix = 0;  // p0: logical tokens at the start
+  int64_t n_protected_prefix = 0;  // tokens at the start
   int64_t n_live_suffix = 0;       // newest tokens
+  // What whoever asks calls the two, for messages.
+  const char* prefix_name = "p0";
+  const char* suffix_name = "live_suffix_tokens";
   std::vector<Span> pinned;        // further spans
   bool compacts_window_layers = false;
 
@@ -72,6 +75,9 @@ const char* name_of(Verdict verdict);
 /// number of the solver or the study.
 /// Errors: invalid_argument naming the option and its choices.
 Result<void> set_option(CompactionRequest& request, std::string_view name, std::string_view value);
+
+/// Whether an option of set_option() makes a difference to the method of the request, as its axes are by now.
+bool option_matters(const CompactionRequest& request, std::string_view name);
 
 /// What of a request is wrong whatever conversation it is about: ratio, targets, limit.
 /// Errors: invalid_argument.

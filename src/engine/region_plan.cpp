@@ -86,10 +86,10 @@ Result<Region> plan_region(const SequenceCache& sequence, const CompactionMethod
   SH_RETURN_IF_ERROR(check_request(request));
   if (n_positions == 0) return refuse("the conversation is empty: there is nothing to compact");
   if (request.n_protected_prefix < 0 || request.n_protected_prefix > n_positions)
-    return refuse(fmt::format("p0: expected 0 to {} (the positions of the conversation), got {}", n_positions,
-                              request.n_protected_prefix));
+    return refuse(fmt::format("{}: expected 0 to {} (the positions of the conversation), got {}", request.prefix_name,
+                              n_positions, request.n_protected_prefix));
   if (request.n_live_suffix < 0 || request.n_live_suffix > n_positions)
-    return refuse(fmt::format("live_suffix_tokens: expected 0 to {} (the positions of the conversation), got {}",
+    return refuse(fmt::format("{}: expected 0 to {} (the positions of the conversation), got {}", request.suffix_name,
                               n_positions, request.n_live_suffix));
   for (const Span& span : request.pinned)
     if (span.begin < 0 || span.begin > span.end || span.end > n_positions)

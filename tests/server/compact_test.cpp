@@ -135,6 +135,9 @@ TEST_F(Compact, BadRequestsAreRefusedWithReasons) {
       {R"({"budget": "magic"})", "uniform, global, sensitivity, profile"},
       {R"({"budget": ""})", "budget"},
       {R"({"budget": 5})", "budget"},
+      {R"({"budget": "uniform", "options": {"budget": "global"}})",
+       "options.budget: expected 'uniform' as in budget, or one of the two left out"},
+      {R"({"max_queries": 1000000000000})", "max_queries: expected a whole number from 0 to 2147483647"},
       {R"({"budget": "profile"})", "--compact-profile"},
       {R"({"n_on_policy_passes": "x"})", "passes"},
       {R"([])", ""},
@@ -161,6 +164,18 @@ TEST_F(Compact, WhatNobodyReadsIsNamed) {
       "/compact", Json{{"ratio", 8}, {"target_tokens", 40}, {"target", {{"kl", 50}}}, {"method", "truncate"}});
   EXPECT_EQ(target["unused_fields"], Json::array({"target_tokens", "ratio"}));
   EXPECT_FALSE(server().ask("/compact", Json{{"ratio", 1}, {"id_slot", 0}}).contains("unused_fields"));
+  const auto unused = [](Json body) {
+    body["ratio"] = 1;
+    return server().ask("/compact", body).value("unused_fields", Json::array());
+  };
+  EXPECT_EQ(unused({{"method", "omp"}, {"options", {{"chunk", 5}, {"omp_keys", 2}}}}), Json::array({"options.chunk"}));
+  EXPECT_EQ(unused({{"method", "chunked"}, {"options", {{"chunk", 64}, {"coverage", 0.1}}}, {"nnls_iters", 3}}),
+            Json::array({"options.coverage"}));
+  EXPECT_EQ(unused({{"method", "select"}, {"options", {{"schedule", "chunked"}, {"chunk", 64}}}, {"nnls_iters", 3}}),
+            Json::array({"nnls_iters"}));
+  EXPECT_EQ(unused({{"method", "streaming"}, {"max_queries", 64}, {"n_generate", 64}}),
+            Json::array({"n_generate", "max_queries"}));
+  EXPECT_EQ(unused({{"budget", "uniform"}, {"options", {{"budget", "uniform"}}}}), Json::array()) << "agreed";
 }
 
 TEST_F(Compact, ASlotThatHasNothingToTellSaysWhy) {
@@ -209,7 +224,7 @@ TEST_F(Compact, TheAnswerCarriesTheCompactionObject) {
                                                     {"max_kl", 100},
                                                     {"n_generate", 256},
                                                     {"n_on_policy_passes", 2}});
-  EXPECT_EQ(report["unused_fields"], Json::array({"n_on_policy_passes"}));
+  EXPECT_EQ(report["unused_fields"], Json::array({"n_on_policy_passes", "n_generate"}));
   EXPECT_EQ(report["fallback_heads"], 1.0) << "options: fit=none turns every fit off";
   EXPECT_TRUE(report["verdict"].is_string());
   for (const char* name : {"kl_mean", "kl_p99", "top1", "n_tokens"})
@@ -406,6 +421,10 @@ TEST_F(Compact, TheSlotActionOfTheOtherDialect) {
   const ClientResponse bad = server().post("/slots/0?action=compact", Json{{"keep_ratio", 1.5}});
   EXPECT_EQ(bad.status, 400);
   EXPECT_NE(bad.error_message().find("keep_ratio"), std::string::npos);
+  for (const char* name : {"keep_first", "keep_last"})
+    EXPECT_TRUE(server().post("/slots/0?action=compact", Json{{name, 100000}}).error_message().starts_with(
+        fmt::format("{}: expected 0 to {}", name, n_logical)))
+        << name;
 }
 
 TEST_F(Compact, TheMethodListOfTheEnvironmentIsKept) {
