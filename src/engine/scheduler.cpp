@@ -584,6 +584,20 @@ void Scheduler::cancel(uint64_t id) {
   state_->wake.notify_all();
 }
 
+void Scheduler::cancel_compactions() {
+  State& s = *state_;
+  std::lock_guard lock(s.mutex);
+  for (const auto& slot : s.slots)
+    s.commands.push_back({slot->id(), false,
+                          [&s](Slot& of) {
+                            if (of.compaction && !of.compaction->is_automatic)
+                              s.compactions->drop(of, "the server is shutting down");
+                            s.publish();
+                          },
+                          [](const Error&) {}});
+  s.wake.notify_all();
+}
+
 void Scheduler::cancel_all() {
   std::lock_guard lock(state_->mutex);
   state_->cancels_all = true;

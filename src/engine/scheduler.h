@@ -121,6 +121,8 @@ class Scheduler {
   void cancel(uint64_t id);
   /// The same with everything that was submitted or ordered so far: the program is about to end.
   void cancel_all();
+  /// The same with compactions alone that were ordered by compact(): requests that run go on.
+  void cancel_compactions();
   /// Compacts what a slot holds, in the background: all conversations go on, this one too, and what it says
   /// meanwhile stays as it is. One compaction runs at a time, others wait; one of a conversation that is being
   /// read waits for the end of its prompt. Gives an id for cancel(); 0 when it was refused at once. Errors arrive

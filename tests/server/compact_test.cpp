@@ -6,6 +6,7 @@
 #include <chrono>
 #include <thread>
 
+#include "base/clock.h"
 #include "base/rng.h"
 #include "compaction/head_profile.h"
 #include "engine/region_plan.h"
@@ -393,6 +394,23 @@ TEST_F(Compact, ProgressIsShownAndTheCompactionCanBeCancelled) {
   EXPECT_EQ(slot()["n_compactions"], 0);
   EXPECT_EQ(slot()["n_physical"], slot()["n_logical"]);
   EXPECT_EQ(server().ask("/slots/0?action=cancel-compaction", Json::object())["cancelled"], false);
+}
+
+// Answers are waited for when the server ends, up to 5 s; a compaction, of which nothing is lost, is not.
+TEST_F(Compact, AServerThatStopsDoesNotWaitForACompaction) {
+  RunningServer ending;
+  ending.load();
+  ending.ask("/completion", Json{{"prompt", recall_document("512.jsonl", 0).context}, {"n_predict", 1}, {"id_slot", 0}});
+  ClientResponse ended;
+  std::thread client([&] { ended = ending.post("/compact", slow_request()); });
+  for (int i = 0; i < 50000 && ending.get("/slots").json()[0]["compaction"]["state"] != "running"; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const Stopwatch watch;
+  ending.stop();
+  client.join();
+  EXPECT_LT(watch.seconds(), 4);
+  EXPECT_EQ(ended.status, 503) << ended.body;
+  EXPECT_NE(ended.error_message().find("the server is shutting down"), std::string::npos) << ended.body;
 }
 
 TEST_F(Compact, AClientThatLeavesEndsItsCompaction) {
