@@ -32,6 +32,10 @@ constexpr int64_t kCompactionPart = 16;
 // with everything kept but 6 rows, eight compactions of 2 s freed 3 rows each.
 constexpr double kLeastGainPart = 64;
 
+double least_gain(const Engine& engine) {
+  return std::max(static_cast<double>(kv::kBlockRows), static_cast<double>(engine.n_ctx_slot()) / kLeastGainPart);
+}
+
 /// Hands each conversation's rows of a batch to its own capture.
 class CaptureTap : public ops::AttentionTap {
  public:
@@ -236,8 +240,7 @@ Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits&
   request.target_rows = std::max<int64_t>(1, static_cast<int64_t>(n_rows));
   if (!request.target.is_set()) request.aimed_rows = low_watermark;
   const double n_gained = request.target.is_set() ? n_region : n_region - n_rows;
-  const double n_least = std::max(static_cast<double>(kv::kBlockRows),
-                                  static_cast<double>(engine_.n_ctx_slot()) / kLeastGainPart);
+  const double n_least = least_gain(engine_);
   if (n_gained < n_least)
     return Error{ErrorKind::invalid_argument,
                  fmt::format("too few rows may go: of {} positions {} at the start, {} at the end and {} in pinned spans "
@@ -286,6 +289,26 @@ Result<CompactionReport> Conversation::compact_automatically(const AutomaticLimi
   auto report = request.ok() ? compact(*request, cancel, on_progress) : Result<CompactionReport>(request.error());
   if (report.ok() || report.error().kind != ErrorKind::cancelled) note_attempt();
   return report;
+}
+
+std::string held_rows_text(const Engine& engine, int64_t n_keep) {
+  const EngineOptions& options = engine.options();
+  if (!engine.compacts_automatically()) return "";
+  const int64_t n_rows = engine.n_ctx_slot(), n_newest = n_rows / kCompactionPart;
+  std::vector<Span> spans = options.compact_pinned;
+  spans.push_back({0, std::max(n_keep, options.compact_keep)});
+  std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  int64_t n_held = 0, counted_end = 0;
+  for (const Span& span : spans) {
+    const int64_t begin = std::max(span.begin, counted_end), end = std::min(span.end, n_rows);
+    if (begin >= end) continue;
+    n_held += end - begin;
+    counted_end = end;
+  }
+  if (static_cast<double>(n_rows - n_held - n_newest) >= 2 * least_gain(engine)) return "";
+  return fmt::format("--keep, --compact-keep and --compact-pin hold {} of the {} rows that a conversation has, and its "
+                     "newest {} stay, too: automatic compaction has next to nothing to do; raise -c or hold less",
+                     n_held, n_rows, n_newest);
 }
 
 Result<std::string> TurnFormat::first_turn(const std::string& system, const std::string& user) const {

@@ -138,6 +138,10 @@ class Conversation {
   double retry_at_rows_ = 0;  // below it no automatic compaction is tried again unless the cache is full
 };
 
+/// What to say at the start when the flags hold so many tokens that an automatic compaction will hardly ever gain
+/// enough; "" otherwise. `n_keep`: --keep.
+std::string held_rows_text(const Engine& engine, int64_t n_keep);
+
 /// How a template joins turns. Found by rendering a conversation of known messages, so what the model answered
 /// never has to be rendered and read again: templates may change it (drop its reasoning, strip white space), and
 /// the cache holds it as it was.

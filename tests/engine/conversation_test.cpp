@@ -278,6 +278,22 @@ TEST(Generate, NextToNothingIsNotCompactedAndThatIsToldOnce) {
   EXPECT_EQ(freed->compactions.size(), 1u) << "nothing is held now";
 }
 
+TEST(Conversation, FlagsThatHoldNearlyAllRowsAreToldAtTheStart) {
+  const auto text = [](int64_t n_keep, EngineOptions options) {
+    options.model_path = kScribe;
+    options.n_ctx = 512;
+    return held_rows_text(*open(options), n_keep);
+  };
+  EXPECT_EQ(text(500, {}), "") << "nothing is compacted at all";
+  EXPECT_EQ(text(0, {.compact_threshold = 0.9}), "");
+  EXPECT_EQ(text(-1, {.compact_threshold = 0.9, .compact_keep = -1}), "") << "nobody knows the first prompt yet";
+  EXPECT_EQ(text(300, {.compact_threshold = 0.9, .compact_pinned = {{250, 350}}}), "");
+  EXPECT_NE(text(450, {.compact_threshold = 0.9}).find("hold 450 of the 512 rows"), std::string::npos);
+  EXPECT_NE(text(0, {.compact_threshold = 0.9, .compact_keep = 200, .compact_pinned = {{100, 460}, {470, 9000}}})
+                .find("hold 502 of the 512 rows"),
+            std::string::npos);
+}
+
 TEST(Conversation, ARatioThatIsNotReachedIsTold) {
   const auto engine = open({.model_path = kScribe,
                             .n_ctx = 320,
