@@ -264,6 +264,7 @@ class Compaction {
     const auto check = reference_->compare(executor_, *compacted, cancel_);
     if (!check.ok()) return refused(check.error());
     check_ = *check;
+    check_.is_of_compacted = before_.n_compactions > 0;
     check_.verdict = verdict_of(check_, scale_, replay_kind());
     candidate_.emplace(std::move(*compacted));
     check_seconds_ += watch.seconds();

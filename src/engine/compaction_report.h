@@ -83,9 +83,10 @@ bool option_matters(const CompactionRequest& request, std::string_view name);
 /// Errors: invalid_argument.
 Result<void> check_request(const CompactionRequest& request);
 
-/// The compacted against the uncompacted cache on tokens that both were fed before the swap.
+/// The compacted cache against the one before it, on tokens that both were fed before the swap.
 struct ReplayCheck {
   int64_t n_tokens = 0;  // 0: nothing was replayed
+  bool is_of_compacted = false;  // the cache before had been compacted, too: what that lost is not seen
   double kl_mean = 0, kl_median = 0, kl_p99 = 0, top1 = 0;
   double confident_flips = 0;  // share of tokens where a prediction with a margin above 0.2 changed
   double seconds = 0;

@@ -103,7 +103,9 @@ RegionRows mean_region_rows(const CompactionReport& report) {
 
 Json check_json(const engine::ReplayCheck& check) {
   const auto measured = [&](double value) { return check.n_tokens > 0 ? value : kNotMeasured; };
+  const char* before = check.is_of_compacted ? "compacted" : "uncompacted";
   return {{"n_tokens", check.n_tokens},
+          {"compared_with", check.n_tokens > 0 ? Json(before) : Json()},
           {"kl_mean", measured(check.kl_mean)},
           {"kl_median", measured(check.kl_median)},
           {"kl_p99", measured(check.kl_p99)},

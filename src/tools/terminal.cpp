@@ -120,8 +120,9 @@ std::string compaction_text(const engine::CompactionReport& report) {
   if (!std::isnan(report.heldout_fitted))
     text += fmt::format(", held-out error {:.3f} (unfitted {:.3f})", report.heldout_fitted, report.heldout_plain);
   if (report.check.n_tokens > 0)
-    text += fmt::format(", {}: KL {:.2g} on {} replayed tokens", verdict_text(report.check.verdict),
-                        report.check.kl_mean, report.check.n_tokens);
+    text += fmt::format(", {}: KL {:.2g} on {} replayed tokens{}", verdict_text(report.check.verdict),
+                        report.check.kl_mean, report.check.n_tokens,
+                        report.check.is_of_compacted ? ", against the compacted cache before" : "");
   if (report.check.n_fits_dropped > 0)
     text += fmt::format(", {} of {} fits taken back for --compact-max-kl", report.check.n_fits_dropped,
                         report.heads.size());

@@ -186,7 +186,7 @@ TEST_F(Compact, ASlotThatHasNothingToTellSaysWhy) {
       << unknown.body;
   server().ask("/slots/0?action=erase", Json::object());
   read_document(recall_document("512.jsonl", 1));
-  EXPECT_EQ(server().post("/compact", Json{{"method", "truncate"}, {"ratio", 8}, {"max_kl", 1e-9}}).status, 501);
+  EXPECT_EQ(server().post("/compact", Json{{"method", "truncate"}, {"ratio", 8}, {"max_kl", 1e-9}}).status, 422);
   const ClientResponse nothing = server().get("/slots/0/compaction");
   EXPECT_EQ(nothing.status, 404);
   EXPECT_NE(nothing.error_message().find("the last attempt failed: max_kl"), std::string::npos) << nothing.body;
@@ -332,6 +332,7 @@ TEST_F(Compact, QualityIsReachedOrTheCacheStaysAsItIs) {
               report["original_tokens"].get<double>() / report["compacted_tokens"].get<double>(), 0.05 * 100);
   EXPECT_LT(slot()["sequence_state_bytes"].get<int64_t>(), before["sequence_state_bytes"].get<int64_t>());
   EXPECT_TRUE(report["head_error"].is_null()) << "not measured";
+  EXPECT_EQ(report["check"]["compared_with"], "uncompacted");
 }
 
 TEST_F(Compact, AHeadErrorIsReachedAndTold) {
@@ -515,7 +516,7 @@ TEST_F(Compact, TheNumbersOfASecondCompactionAgree) {
   read_document(recall_document("512.jsonl", 0));
   const int64_t n_logical = slot()["n_logical"].get<int64_t>();
   for (int64_t n = 1; n <= 2; ++n) {
-    const Json report = server().ask("/compact", Json{{"ratio", 4}});
+    const Json report = server().ask("/compact", Json{{"ratio", 4}, {"validate", true}});
     const double before = report["original_tokens"].get<double>(), after = report["compacted_tokens"].get<double>();
     EXPECT_NEAR(report["compression_ratio"].get<double>(), before / after, 0.02 * before / after);
     EXPECT_EQ(report["n_region"], n_logical - 8) << "positions, however often they were compacted";
@@ -523,6 +524,7 @@ TEST_F(Compact, TheNumbersOfASecondCompactionAgree) {
     const double highest = static_cast<double>(n_logical) * (n == 1 ? 1.0 : 0.3);
     EXPECT_LT(before, highest) << "rows, not positions";
     EXPECT_GT(before, 0.6 * highest);
+    EXPECT_EQ(report["check"]["compared_with"], n == 1 ? "uncompacted" : "compacted");
     EXPECT_EQ(report["compaction"]["n_compactions"], n);
     EXPECT_EQ(slot()["n_compactions"], n);
     EXPECT_EQ(server().get("/slots/0/compaction").json()["n_compactions"], n);
