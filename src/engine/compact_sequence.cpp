@@ -148,9 +148,10 @@ class Compaction {
       reference_ = &own_reference_.emplace(std::move(*recorded));
     }
     if (must_check() && reference_->n_tokens() == 0)
-      return Error{ErrorKind::unmet,
-                   "target kl and max_kl: no token could be replayed, so that nothing is known of the quality; the "
-                   "cache is unchanged"};
+      return Error{
+          ErrorKind::unmet,
+          "target kl and max_kl: no token could be replayed, so that nothing is known of the quality; the "
+          "cache is unchanged"};
     const Stopwatch scale_watch;
     const auto scale = engine_.verdict_scales().get(executor_, queries_.ids, cancel_);
     scale_seconds_ = scale_watch.seconds();
@@ -293,10 +294,11 @@ class Compaction {
       ratio = is_good ? ratio * 2 : std::max(kLowestTrialRatio, ratio / 2);
     }
     if (passes == 0)
-      return Error{ErrorKind::unmet,
-                   fmt::format("target kl: even at a ratio of {} the replay has a mean KL of {:.3g}, above the {:.3g} "
-                               "asked for; the cache is unchanged",
-                               fails, check_.kl_mean, request_.target.kl)};
+      return Error{
+          ErrorKind::unmet,
+          fmt::format("target kl: even at a ratio of {} the replay has a mean KL of {:.3g}, above the {:.3g} "
+                      "asked for; the cache is unchanged",
+                      fails, check_.kl_mean, request_.target.kl)};
     for (int i = 0; i < kBracketHalvings && fails > 0; ++i)
       SH_RETURN_IF_ERROR(try_ratio(std::sqrt(passes * fails)));
     if (check_.kl_mean > request_.target.kl) SH_RETURN_IF_ERROR(try_limits(limits_at(passes)));
@@ -321,10 +323,11 @@ class Compaction {
       if (check_.kl_mean <= request_.max_kl) return {};
     }
     const std::string without_fits = fitted.empty() ? "" : fmt::format(" ({:.3g} without fits)", check_.kl_mean);
-    return Error{ErrorKind::unmet,
-                 fmt::format("max_kl: the compacted cache has a mean KL of {:.3g} on {} replayed tokens{}, above the "
-                             "limit of {:.3g}; the cache is unchanged: ask for a lower ratio or another method",
-                             first_kl, check_.n_tokens, without_fits, request_.max_kl)};
+    return Error{
+        ErrorKind::unmet,
+        fmt::format("max_kl: the compacted cache has a mean KL of {:.3g} on {} replayed tokens{}, above the "
+                    "limit of {:.3g}; the cache is unchanged: ask for a lower ratio or another method",
+                    first_kl, check_.n_tokens, without_fits, request_.max_kl)};
   }
   /// The same rows as they were.
   void drop_fit(size_t i) {

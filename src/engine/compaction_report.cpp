@@ -145,13 +145,15 @@ Result<void> check_request(const CompactionRequest& request) {
     return refuse(fmt::format("target: expected a kl or a head_error, got both ({} and {}); leave one out",
                               request.target.kl, request.target.head_error));
   if (request.target.head_error >= 1)
-    return refuse(fmt::format("target head_error: expected a number below 1, got {}: a head that gives nothing at all "
-                              "has an error of 1",
-                              request.target.head_error));
+    return refuse(
+        fmt::format("target head_error: expected a number below 1, got {}: a head that gives nothing at all "
+                    "has an error of 1",
+                    request.target.head_error));
   if (request.max_kl > 0 && request.target.kl > request.max_kl)
-    return refuse(fmt::format("max_kl: expected at least the target's kl ({}), got {}: what is compacted to the "
-                              "target would be refused",
-                              request.target.kl, request.max_kl));
+    return refuse(
+        fmt::format("max_kl: expected at least the target's kl ({}), got {}: what is compacted to the "
+                    "target would be refused",
+                    request.target.kl, request.max_kl));
   return {};
 }
 

@@ -36,7 +36,7 @@ struct CompactionRequest {
   double ratio = 2.0;           // of the compactable rows, or of the whole cache's bytes when `of_whole_cache`
   bool of_whole_cache = false;  // ratio counts real bytes of all blocks, pinned rows and rounding included
   int64_t target_rows = -1;     // > 0: rows to keep of the region per head on average
-  double aimed_rows = 0;        // > 0: rows a head that `target_rows` would come to with all that stays, for the report
+  double aimed_rows = 0;  // > 0: rows a head that `target_rows` would come to with all that stays, for the report
   QualityTarget target;
 
   // What stays verbatim.
@@ -124,7 +124,8 @@ struct CompactionReport {
   std::vector<Head> heads;  // layer-major
 };
 
-/// ", not the 115 that --compact-ratio asks for: 160 stay as they are", or "" when no more rows are left than that.
+/// ", not the 115 that --compact-ratio asks for: 160 stay as they are", or "" when no more rows are left than
+/// that.
 std::string shortfall_text(const CompactionReport& report);
 
 using CompactionProgress = std::function<void(const char* stage, double fraction)>;

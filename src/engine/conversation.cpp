@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/region_plan.h"
 #include "base/log.h"
 #include "engine/rebase.h"
+#include "engine/region_plan.h"
 #include "engine/token_batch.h"
 
 namespace sh::engine {
@@ -28,8 +28,8 @@ constexpr int64_t kNeverRebased = 4;  // the rows that heads look at out of idle
 // compaction, and how many of the newest tokens stay live in one.
 constexpr int64_t kCompactionPart = 16;
 
-// Of its capacity, one in so many rows is what an automatic compaction must gain at least, and a block of each head:
-// with everything kept but 6 rows, eight compactions of 2 s freed 3 rows each.
+// Of its capacity, one in so many rows is what an automatic compaction must gain at least, and a block of each
+// head: with everything kept but 6 rows, eight compactions of 2 s freed 3 rows each.
 constexpr double kLeastGainPart = 64;
 
 double least_gain(const Engine& engine) {
@@ -242,12 +242,13 @@ Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits&
   const double n_gained = request.target.is_set() ? n_region : n_region - n_rows;
   const double n_least = least_gain(engine_);
   if (n_gained < n_least)
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("too few rows may go: of {} positions {} at the start, {} at the end and {} in pinned spans "
-                             "stay as they are, and {} rows a head could be gained, of {} that are worth a compaction",
-                             cache_.next_pos().value, region.begin.value, cache_.next_pos() - region.end,
-                             region.end - region.begin - region.n_tokens(), static_cast<int64_t>(n_gained),
-                             static_cast<int64_t>(n_least))};
+    return Error{
+        ErrorKind::invalid_argument,
+        fmt::format("too few rows may go: of {} positions {} at the start, {} at the end and {} in pinned spans "
+                    "stay as they are, and {} rows a head could be gained, of {} that are worth a compaction",
+                    cache_.next_pos().value, region.begin.value, cache_.next_pos() - region.end,
+                    region.end - region.begin - region.n_tokens(), static_cast<int64_t>(n_gained),
+                    static_cast<int64_t>(n_least))};
   return request;
 }
 
@@ -306,9 +307,10 @@ std::string held_rows_text(const Engine& engine, int64_t n_keep) {
     counted_end = end;
   }
   if (static_cast<double>(n_rows - n_held - n_newest) >= 2 * least_gain(engine)) return "";
-  return fmt::format("--keep, --compact-keep and --compact-pin hold {} of the {} rows that a conversation has, and its "
-                     "newest {} stay, too: automatic compaction has next to nothing to do; raise -c or hold less",
-                     n_held, n_rows, n_newest);
+  return fmt::format(
+      "--keep, --compact-keep and --compact-pin hold {} of the {} rows that a conversation has, and its "
+      "newest {} stay, too: automatic compaction has next to nothing to do; raise -c or hold less",
+      n_held, n_rows, n_newest);
 }
 
 Result<std::string> TurnFormat::first_turn(const std::string& system, const std::string& user) const {

@@ -57,7 +57,8 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
   CompactionRequest scratch{.target = {options.compact_target_kl, options.compact_target_head_error},
                             .max_kl = options.compact_max_kl};
   if (const auto checked = check_request(scratch); !checked.ok())
-    return Error{checked.error().kind, fmt::format("flags of compaction (--compact-...): {}", checked.error().message)};
+    return Error{checked.error().kind,
+                 fmt::format("flags of compaction (--compact-...): {}", checked.error().message)};
   for (const auto& [name, value] : options.compact_options)
     if (const auto set = set_option(scratch, name, value); !set.ok())
       return Error{set.error().kind, fmt::format("--compact-options: {}", set.error().message)};
@@ -135,7 +136,8 @@ std::string Engine::length_limit() const {
   if (n_ctx_logical_ == model_->info().n_ctx_train)
     return fmt::format("the model was trained for {} tokens (--compact-rebase gives positions anew and goes on)",
                        n_ctx_logical_);
-  return fmt::format("the context has {} tokens (raise -c, or give positions anew: --compact-rebase)", n_ctx_logical_);
+  return fmt::format("the context has {} tokens (raise -c, or give positions anew: --compact-rebase)",
+                     n_ctx_logical_);
 }
 
 std::vector<std::string> Engine::describe() const {

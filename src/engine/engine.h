@@ -46,7 +46,7 @@ struct EngineOptions {
   std::vector<Span> compact_pinned;    // positions that stay as they are
   double compact_max_kl = 0;           // > 0: a compaction with a larger mean KL in its replay is refused
   double compact_target_kl = 0;        // > 0: this quality instead of a size
-  double compact_target_head_error = 0;  // > 0: likewise, see QualityTarget
+  double compact_target_head_error = 0;                              // > 0: likewise, see QualityTarget
   std::vector<std::pair<std::string, std::string>> compact_options;  // name, value: see set_option()
   std::string compact_profile;         // file of `shorthand profile`, for budget=profile; "": none
   bool compact_rebase = false;         // positions are given anew when they near the end of the trained range

@@ -37,9 +37,10 @@ Result<Run> prepare(Engine& engine, Conversation& conversation, std::span<const 
     return Error{ErrorKind::invalid_argument, "the prompt is empty: at least one token is needed"};
   const int64_t n_all = conversation.n_tokens() + static_cast<int64_t>(prompt.size());
   if (n_all >= engine.n_ctx_logical())
-    return Error{ErrorKind::context_exceeded, fmt::format("the prompt makes the conversation {} tokens long, and {}; "
-                                                          "shorten it",
-                                                          n_all, engine.length_limit())};
+    return Error{ErrorKind::context_exceeded,
+                 fmt::format("the prompt makes the conversation {} tokens long, and {}; "
+                             "shorten it",
+                             n_all, engine.length_limit())};
   SH_ASSIGN(sampling::Sampler sampler,
             start_sampler(engine, options.sampling, options.ignore_eos, options.stream, conversation.tokens()));
   for (const int32_t id : prompt) sampler.accept(id);

@@ -430,11 +430,17 @@ std::vector<Flag> make_table() {
                      {}, true));
 
   g = "compaction";
-  t.push_back(number(g, {"--compact-threshold"}, "LLAMA_ARG_COMPACT_THRESHOLD", "F", kGenerates,
-                     "compact a conversation that fills this share of its cache, if a 64th of the cache and 16 rows a head can be gained; 0: off", [](P& p) -> auto& { return p.engine.compact_threshold; }, 0, 1));
-  t.push_back(number(g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates | kBench, "automatic compaction aims at --compact-threshold of the cache divided by F, rows that stay included; where they are too many for that, "
-                     "the others are thinned to a 2F-th",
-                     [](P& p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
+  t.push_back(number(
+      g, {"--compact-threshold"}, "LLAMA_ARG_COMPACT_THRESHOLD", "F", kGenerates,
+      "compact a conversation that fills this share of its cache, if a 64th of the cache and 16 rows a head can "
+      "be gained; 0: off",
+      [](P & p) -> auto& { return p.engine.compact_threshold; }, 0, 1));
+  t.push_back(number(
+      g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates | kBench,
+      "automatic compaction aims at --compact-threshold of the cache divided by F, rows that stay included; where "
+      "they are too many for that, "
+      "the others are thinned to a 2F-th",
+      [](P & p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
   t.push_back(custom(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates,
                      "method of automatic compaction (docs/compact-api.md lists them)", set_compact_method,
                      [](const P& p) { return p.engine.compact_method; }));
@@ -460,10 +466,11 @@ std::vector<Flag> make_table() {
   t.push_back(number(g, {"--compact-target-kl"}, "LLAMA_ARG_COMPACT_TARGET_KL", "F", kGenerates,
                      "compact as far as this mean KL of the replay allows, whatever --compact-ratio says; 0: off",
                      [](P& p) -> auto& { return p.engine.compact_target_kl; }, 0, 1e6));
-  t.push_back(number(g, {"--compact-target-head-error"}, "LLAMA_ARG_COMPACT_TARGET_HEAD_ERROR", "F", kGenerates,
-                     "compact as far as every head's attention output stays within this relative error (its 99th percentile over "
-                     "reference queries, below 1), whatever --compact-ratio says; not together with --compact-target-kl; 0: off",
-                     [](P& p) -> auto& { return p.engine.compact_target_head_error; }, 0, 1));
+  t.push_back(number(
+      g, {"--compact-target-head-error"}, "LLAMA_ARG_COMPACT_TARGET_HEAD_ERROR", "F", kGenerates,
+      "compact as far as every head's attention output stays within this relative error (its 99th percentile over "
+      "reference queries, below 1), whatever --compact-ratio says; not together with --compact-target-kl; 0: off",
+      [](P & p) -> auto& { return p.engine.compact_target_head_error; }, 0, 1));
   t.push_back(custom(g, {"--compact-options"}, "LLAMA_ARG_COMPACT_OPTIONS", "LIST", kGenerates,
                      "name=value,... : choices of automatic compaction that differ from its method's, as in compact-eval's --methods", add_compact_options, {}, true));
   t.back().clear = [](P& p) { p.engine.compact_options.clear(); };

@@ -86,25 +86,26 @@ Result<Region> plan_region(const SequenceCache& sequence, const CompactionMethod
   SH_RETURN_IF_ERROR(check_request(request));
   if (n_positions == 0) return refuse("the conversation is empty: there is nothing to compact");
   if (request.n_protected_prefix < 0 || request.n_protected_prefix > n_positions)
-    return refuse(fmt::format("{}: expected 0 to {} (the positions of the conversation), got {}", request.prefix_name,
-                              n_positions, request.n_protected_prefix));
+    return refuse(fmt::format("{}: expected 0 to {} (the positions of the conversation), got {}",
+                              request.prefix_name, n_positions, request.n_protected_prefix));
   if (request.n_live_suffix < 0 || request.n_live_suffix > n_positions)
-    return refuse(fmt::format("{}: expected 0 to {} (the positions of the conversation), got {}", request.suffix_name,
-                              n_positions, request.n_live_suffix));
+    return refuse(fmt::format("{}: expected 0 to {} (the positions of the conversation), got {}",
+                              request.suffix_name, n_positions, request.n_live_suffix));
   for (const Span& span : request.pinned)
     if (span.begin < 0 || span.begin > span.end || span.end > n_positions)
-      return refuse(fmt::format("pinned: expected spans [begin, end) within 0 to {} (the positions of the "
-                                "conversation), got [{}, {})",
-                                n_positions, span.begin, span.end));
+      return refuse(
+          fmt::format("pinned: expected spans [begin, end) within 0 to {} (the positions of the "
+                      "conversation), got [{}, {})",
+                      n_positions, span.begin, span.end));
   const int64_t begin = std::max<int64_t>(request.n_protected_prefix, method.n_sinks);
   const int64_t end = n_positions - std::max<int64_t>(request.n_live_suffix, method.n_recent);
   Region region{Pos(std::min(begin, end)), Pos(std::max(end, int64_t{0})), merged(request.pinned, begin, end)};
   if (end - begin < 2 || region.n_tokens() < 2) {
     const int64_t first = std::min(begin, n_positions), last = std::clamp(end, first, n_positions);
-    return refuse(fmt::format("nothing to compact: of {} positions {} at the start, {} at the end and {} in pinned "
-                              "spans stay as they are",
-                              n_positions, first, n_positions - last,
-                              std::max<int64_t>(0, last - first - region.n_tokens())));
+    return refuse(fmt::format(
+        "nothing to compact: of {} positions {} at the start, {} at the end and {} in pinned "
+        "spans stay as they are",
+        n_positions, first, n_positions - last, std::max<int64_t>(0, last - first - region.n_tokens())));
   }
   return region;
 }

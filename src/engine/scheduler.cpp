@@ -251,7 +251,8 @@ struct Scheduler::State {
     if (!request.cache_prompt) return;
     const auto n_prompt = static_cast<double>(request.prompt.size());
     const Slot* left = nullptr;
-    int64_t n_most = std::max(chosen.usable_prefix(request.prompt), static_cast<int64_t>(kMinSimilarity * n_prompt));
+    int64_t n_most =
+        std::max(chosen.usable_prefix(request.prompt), static_cast<int64_t>(kMinSimilarity * n_prompt));
     for (const auto& slot : slots) {
       const int64_t n_shared = slot->n_shared(request.prompt);
       if (n_shared <= n_most || slot->usable_prefix(request.prompt) > 0) continue;
@@ -259,9 +260,11 @@ struct Scheduler::State {
       n_most = n_shared;
     }
     if (left == nullptr) return;
-    log_info("slot {}: a prompt shares {} tokens with its conversation, whose first {} are compacted and cannot be cut: "
-             "it is read again on slot {} (live_suffix_tokens of POST /compact keeps the newest apart)",
-             left->id(), n_most, left->conversation.n_compacted_tokens(), chosen.id());
+    log_info(
+        "slot {}: a prompt shares {} tokens with its conversation, whose first {} are compacted and cannot be "
+        "cut: "
+        "it is read again on slot {} (live_suffix_tokens of POST /compact keeps the newest apart)",
+        left->id(), n_most, left->conversation.n_compacted_tokens(), chosen.id());
   }
 
   void start_tasks() {

@@ -107,8 +107,8 @@ void Slot::note_compaction(const CompactionJob& job, const Result<CompactionRepo
   log_info(
       "slot {}: compacted {} tokens, {:.0f} -> {:.0f} rows a head{} ({:.2f}x of all bytes) by {} in {:.2f} s, "
       "held-out error {:.4f} (unfitted {:.4f})",
-      id_, result->n_logical, result->rows_before, result->rows_after, shortfall_text(*result), result->real_ratio, result->method,
-      result->total_seconds, result->heldout_fitted, result->heldout_plain);
+      id_, result->n_logical, result->rows_before, result->rows_after, shortfall_text(*result), result->real_ratio,
+      result->method, result->total_seconds, result->heldout_fitted, result->heldout_plain);
 }
 
 SlotStatus Slot::status(const Engine& engine) const {

@@ -75,11 +75,11 @@ Result<void> SequenceCache::check_rows(const std::vector<std::vector<HeadRows>>&
       identity.n_squeezed < 0 || identity.dropped_end.size() != layout.layers.size())
     return Error{
         ErrorKind::invalid_argument,
-        fmt::format(
-            "KV cache: {} positions of which {} compacted in {} compactions, {} tokens squeezed in {} re-basings, over {} "
-            "layers; expected numbers of at least 0, no more compacted than there are, and {} layers",
-            identity.next_pos.value, identity.compacted_end.value, identity.n_compactions, identity.n_squeezed,
-            identity.n_rebases, identity.dropped_end.size(), layout.layers.size())};
+        fmt::format("KV cache: {} positions of which {} compacted in {} compactions, {} tokens squeezed in {} "
+                    "re-basings, over {} "
+                    "layers; expected numbers of at least 0, no more compacted than there are, and {} layers",
+                    identity.next_pos.value, identity.compacted_end.value, identity.n_compactions,
+                    identity.n_squeezed, identity.n_rebases, identity.dropped_end.size(), layout.layers.size())};
   if (rows.size() != layout.layers.size())
     return Error{ErrorKind::invalid_argument,
                  fmt::format("KV cache: new rows for {} layers, expected {}", rows.size(), layout.layers.size())};

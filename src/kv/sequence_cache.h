@@ -112,8 +112,8 @@ class SequenceCache {
     Pos next_pos;
     Pos compacted_end;
     int64_t n_compactions = 0;
-    int64_t n_rebases = 0;   // how often positions were given anew
-    int64_t n_squeezed = 0;  // tokens that have no position of their own since: n_logical() - next_pos
+    int64_t n_rebases = 0;         // how often positions were given anew
+    int64_t n_squeezed = 0;        // tokens that have no position of their own since: n_logical() - next_pos
     std::vector<Pos> dropped_end;  // [layers] rows before it may have been dropped by drop_outside_window()
   };
   /// Positions may all be new and next_pos smaller than it was: that is how a conversation is re-based.

@@ -242,7 +242,8 @@ int chat_command(Arguments arguments) {
   auto engine = engine::Engine::open(params.engine);
   if (!engine.ok()) return report_error(engine.error());
   for (const std::string& line : (*engine)->describe()) log_info("{}", line);
-  if (const std::string held = engine::held_rows_text(**engine, params.n_keep); !held.empty()) log_warning("{}", held);
+  if (const std::string held = engine::held_rows_text(**engine, params.n_keep); !held.empty())
+    log_warning("{}", held);
   return Chat(**engine, params).run();
 }
 

@@ -42,7 +42,8 @@ std::string result_line(engine::Engine& engine, const engine::Conversation& conv
 Result<int> run(engine::ProgramParams& params) {
   SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));
   for (const std::string& line : engine->describe()) log_info("{}", line);
-  if (const std::string held = engine::held_rows_text(*engine, params.n_keep); !held.empty()) log_warning("{}", held);
+  if (const std::string held = engine::held_rows_text(*engine, params.n_keep); !held.empty())
+    log_warning("{}", held);
   const std::vector<int32_t> prompt = engine::encode_opening(*engine, params.prompt);
   if (prompt.empty())
     return Error{ErrorKind::invalid_argument, "the prompt is empty; give one with -p TEXT or -f FILE"};
@@ -51,8 +52,9 @@ Result<int> run(engine::ProgramParams& params) {
   engine::Conversation conversation(*engine, engine->compacts_automatically());
   ProgressLine progress;
   const std::atomic<bool>& cancel = catch_interrupts();
-  SH_ASSIGN(const engine::GenerateReport report,
-            engine::generate(*engine, conversation, prompt, generate_options(params), terminal_hooks(progress, cancel)));
+  SH_ASSIGN(
+      const engine::GenerateReport report,
+      engine::generate(*engine, conversation, prompt, generate_options(params), terminal_hooks(progress, cancel)));
   progress.clear();
   show_text("\n");
   for (const engine::CompactionReport& compaction : report.compactions)

@@ -208,7 +208,8 @@ TEST(Conversation, AutomaticRequestsFollowTheOptions) {
   EXPECT_EQ(conversation.requested_by_flags(-1)->n_protected_prefix, 12);
   const auto held = conversation.automatic_request({.n_keep = 160});
   ASSERT_FALSE(held.ok()) << "everything is to stay";
-  EXPECT_NE(held.error().message.find("of 160 positions 160 at the start, 0 at the end and 0 in pinned"), std::string::npos)
+  EXPECT_NE(held.error().message.find("of 160 positions 160 at the start, 0 at the end and 0 in pinned"),
+            std::string::npos)
       << held.error().message;
   EXPECT_NE(conversation.full_error("no", -1).message.find("--keep, n_keep in a request, holds 12 tokens"),
             std::string::npos);
@@ -254,7 +255,8 @@ TEST(Generate, RefusesWhatDoesNotFit) {
 
 // 452 rows of 512 are held and the newest 32 stay, too: nothing worth a compaction.
 TEST(Generate, NextToNothingIsNotCompactedAndThatIsToldOnce) {
-  const auto engine = open({.model_path = kScribe, .n_ctx = 512, .compact_threshold = 0.9, .compact_method = "select"});
+  const auto engine =
+      open({.model_path = kScribe, .n_ctx = 512, .compact_threshold = 0.9, .compact_method = "select"});
   Conversation conversation(*engine, false);
   const std::vector<int32_t> prompt(452, 100), more(5, 101);
   const auto report =
@@ -267,9 +269,10 @@ TEST(Generate, NextToNothingIsNotCompactedAndThatIsToldOnce) {
       << report->compaction_failures[0];
   const auto held = conversation.automatic_request({.n_keep = -1});
   ASSERT_FALSE(held.ok());
-  EXPECT_EQ(held.error().message,
-            "too few rows may go: of 502 positions 452 at the start, 32 at the end and 0 in pinned spans stay as they "
-            "are, and 15 rows a head could be gained, of 16 that are worth a compaction");
+  EXPECT_EQ(
+      held.error().message,
+      "too few rows may go: of 502 positions 452 at the start, 32 at the end and 0 in pinned spans stay as they "
+      "are, and 15 rows a head could be gained, of 16 that are worth a compaction");
   const auto next = generate(*engine, conversation, more, {.n_predict = 1, .n_keep = -1}, {});
   ASSERT_TRUE(next.ok()) << next.error().message;
   EXPECT_TRUE(next->compaction_failures.empty()) << "nothing new";
@@ -317,7 +320,8 @@ TEST(Generate, TheLimitThatBindsIsNamed) {
         ->length_limit();
   };
   EXPECT_NE(limit(0, 128, false).find("the context has 128 tokens (raise -c, or let it be"), std::string::npos);
-  EXPECT_NE(limit(0.9, 128, false).find("the model was trained for 8192 tokens (--compact-rebase"), std::string::npos);
+  EXPECT_NE(limit(0.9, 128, false).find("the model was trained for 8192 tokens (--compact-rebase"),
+            std::string::npos);
   EXPECT_NE(limit(0.9, 9000, false).find("the context has 9000 tokens (raise -c, or give positions anew"),
             std::string::npos);
 }

@@ -35,7 +35,9 @@ TEST(Engine, BadOptionsAreErrorsThatNameTheFlag) {
       {"(--compact-...): target: expected a kl or a head_error, got both",
        [](EngineOptions& o) { o.compact_target_kl = 0.02, o.compact_target_head_error = 0.1; }},
       {"queries=none leaves 'self_study' nothing",
-       [](EngineOptions& o) { o.compact_options = {{"queries", "none"}}; }},
+       [](EngineOptions& o) {
+         o.compact_options = {{"queries", "none"}};
+       }},
       {"-ctk", [](EngineOptions& o) { o.type_v = DType::q6_k; }},
       {"q5_1, q8_0", [](EngineOptions& o) { o.type_v = DType::q6_k; }},
       {"z80", [](EngineOptions& o) { o.kernels = "z80"; }},

@@ -138,8 +138,9 @@ TEST(Flags, VariablesThatNobodyReadsAreNamed) {
   const ScopedVariable of_another_command("LLAMA_ARG_HOST", "::1");
   const ProgramParams p = parse(kTokenize, {});
   ASSERT_EQ(p.warnings.size(), 2u);
-  EXPECT_EQ(p.warnings[0],
-            "LLAMA_ARG_COMPACT_TRESHOLD is set, but no setting is called so; did you mean LLAMA_ARG_COMPACT_THRESHOLD?");
+  EXPECT_EQ(
+      p.warnings[0],
+      "LLAMA_ARG_COMPACT_TRESHOLD is set, but no setting is called so; did you mean LLAMA_ARG_COMPACT_THRESHOLD?");
   EXPECT_EQ(p.warnings[1], "LLAMA_ARG_QUANTUM_TUNNELS is set, but no setting is called so");
 }
 

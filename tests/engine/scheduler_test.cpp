@@ -721,7 +721,8 @@ TEST(Scheduler, WhatARequestHoldsIsNamed) {
   GenerationEvent last;
   bench.run(request, &last);
   ASSERT_TRUE(last.error.has_value());
-  EXPECT_NE(last.error->message.find("keep less (--keep, n_keep in a request, holds 455 tokens)"), std::string::npos)
+  EXPECT_NE(last.error->message.find("keep less (--keep, n_keep in a request, holds 455 tokens)"),
+            std::string::npos)
       << last.error->message;
 }
 

@@ -173,8 +173,9 @@ TEST_F(Target, TargetsWithoutSenseAreRefused) {
   SequenceCache sequence = base_->fork();
   CompactionRequest request = request_of("select");
   request.target.head_error = 1;
-  EXPECT_EQ(compact_sequence(engine_->executor(), sequence, ids_, nullptr, request).error().message,
-            "target head_error: expected a number below 1, got 1: a head that gives nothing at all has an error of 1");
+  EXPECT_EQ(
+      compact_sequence(engine_->executor(), sequence, ids_, nullptr, request).error().message,
+      "target head_error: expected a number below 1, got 1: a head that gives nothing at all has an error of 1");
   request.target = {.kl = 0.1, .head_error = 0.2};
   EXPECT_EQ(compact_sequence(engine_->executor(), sequence, ids_, nullptr, request).error().message,
             "target: expected a kl or a head_error, got both (0.1 and 0.2); leave one out");

@@ -169,11 +169,13 @@ TEST_F(Compact, WhatNobodyReadsIsNamed) {
     body["ratio"] = 1;
     return server().ask("/compact", body).value("unused_fields", Json::array());
   };
-  EXPECT_EQ(unused({{"method", "omp"}, {"options", {{"chunk", 5}, {"omp_keys", 2}}}}), Json::array({"options.chunk"}));
+  EXPECT_EQ(unused({{"method", "omp"}, {"options", {{"chunk", 5}, {"omp_keys", 2}}}}),
+            Json::array({"options.chunk"}));
   EXPECT_EQ(unused({{"method", "chunked"}, {"options", {{"chunk", 64}, {"coverage", 0.1}}}, {"nnls_iters", 3}}),
             Json::array({"options.coverage"}));
-  EXPECT_EQ(unused({{"method", "select"}, {"options", {{"schedule", "chunked"}, {"chunk", 64}}}, {"nnls_iters", 3}}),
-            Json::array({"nnls_iters"}));
+  EXPECT_EQ(
+      unused({{"method", "select"}, {"options", {{"schedule", "chunked"}, {"chunk", 64}}}, {"nnls_iters", 3}}),
+      Json::array({"nnls_iters"}));
   EXPECT_EQ(unused({{"method", "streaming"}, {"max_queries", 64}, {"n_generate", 64}}),
             Json::array({"n_generate", "max_queries"}));
   EXPECT_EQ(unused({{"budget", "uniform"}, {"options", {{"budget", "uniform"}}}}), Json::array()) << "agreed";
@@ -401,7 +403,8 @@ TEST_F(Compact, ProgressIsShownAndTheCompactionCanBeCancelled) {
 TEST_F(Compact, AServerThatStopsDoesNotWaitForACompaction) {
   RunningServer ending;
   ending.load();
-  ending.ask("/completion", Json{{"prompt", recall_document("512.jsonl", 0).context}, {"n_predict", 1}, {"id_slot", 0}});
+  ending.ask("/completion",
+             Json{{"prompt", recall_document("512.jsonl", 0).context}, {"n_predict", 1}, {"id_slot", 0}});
   ClientResponse ended;
   std::thread client([&] { ended = ending.post("/compact", slow_request()); });
   for (int i = 0; i < 50000 && ending.get("/slots").json()[0]["compaction"]["state"] != "running"; ++i)
@@ -441,8 +444,10 @@ TEST_F(Compact, TheSlotActionOfTheOtherDialect) {
   EXPECT_EQ(bad.status, 400);
   EXPECT_NE(bad.error_message().find("keep_ratio"), std::string::npos);
   for (const char* name : {"keep_first", "keep_last"})
-    EXPECT_TRUE(server().post("/slots/0?action=compact", Json{{name, 100000}}).error_message().starts_with(
-        fmt::format("{}: expected 0 to {}", name, n_logical)))
+    EXPECT_TRUE(server()
+                    .post("/slots/0?action=compact", Json{{name, 100000}})
+                    .error_message()
+                    .starts_with(fmt::format("{}: expected 0 to {}", name, n_logical)))
         << name;
 }
 
@@ -517,7 +522,8 @@ TEST_F(Compact, TheNumbersOfASecondCompactionAgree) {
   const int64_t n_logical = slot()["n_logical"].get<int64_t>();
   for (int64_t n = 1; n <= 2; ++n) {
     const Json report = server().ask("/compact", Json{{"ratio", 4}, {"validate", true}});
-    const double before = report["original_tokens"].get<double>(), after = report["compacted_tokens"].get<double>();
+    const double before = report["original_tokens"].get<double>(),
+                 after = report["compacted_tokens"].get<double>();
     EXPECT_NEAR(report["compression_ratio"].get<double>(), before / after, 0.02 * before / after);
     EXPECT_EQ(report["n_region"], n_logical - 8) << "positions, however often they were compacted";
     EXPECT_EQ(report["n_logical"], n_logical);
@@ -676,7 +682,8 @@ TEST_F(Compact, DamagedBodiesAreAlwaysAnswered) {
     }
     const ClientResponse response = server().post_text("/compact", body);
     EXPECT_TRUE(response.status == 200 || response.status == 400 || response.status == 422)
-        << response.status << " for " << body << "\n" << response.body;
+        << response.status << " for " << body << "\n"
+        << response.body;
     (response.status == 200 ? n_answered : n_refused) += 1;
     EXPECT_TRUE(parse_json(response.body).ok()) << response.body;
   }
