@@ -19,6 +19,7 @@ enum class ErrorKind {
   io,                // the operating system refused
   out_of_memory,     // the budget that was asked for is spent
   context_exceeded,  // a prompt or conversation longer than the limit
+  unmet,             // a quality that was asked for is not reached; nothing has changed
   busy,              // not now: the thing is in use
   cancelled,         // the caller asked to stop
 };

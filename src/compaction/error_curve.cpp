@@ -182,6 +182,16 @@ ErrorCurve CurveMeter::finish() {
 
 }  // namespace
 
+double p99_at(const ErrorCurve& curve, int64_t n_rows) {
+  const auto next = std::lower_bound(curve.n_rows.begin(), curve.n_rows.end(), n_rows);
+  if (next == curve.n_rows.end()) return curve.p99.back();
+  const auto s = static_cast<size_t>(next - curve.n_rows.begin());
+  if (s == 0 || *next == n_rows) return curve.p99[s];
+  const int64_t n_below = curve.n_rows[s - 1];
+  const double part = static_cast<double>(n_rows - n_below) / static_cast<double>(*next - n_below);
+  return curve.p99[s - 1] + part * (curve.p99[s] - curve.p99[s - 1]);
+}
+
 ErrorCurve measure_error_curve(const HeadProblem& problem, std::span<const float> scores,
                                const SolveOptions& options, const kernels::KernelSet& kernels) {
   SH_CHECK(static_cast<int64_t>(scores.size()) == problem.keys.rows, "one score a row");

@@ -19,6 +19,9 @@ struct ErrorCurve {
   int64_t n_queries = 0;                        // measured; at 0 nothing is known and all errors are 0
 };
 
+/// The 99th percentile at a size, linear between those measured. Needs: a curve with sizes.
+double p99_at(const ErrorCurve& curve, int64_t n_rows);
+
 /// Measures at about 24 sizes, evenly spaced in their logarithm, over at most 2048 of the queries. What a query
 /// gets from few rows is defined as in FitTargets, lost queries included.
 /// Shapes:  scores [T] as score_rows returns them; rows with -inf or NaN are never kept.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <optional>
 
 #include "base/clock.h"
@@ -147,9 +148,10 @@ class Compaction {
       reference_ = &own_reference_.emplace(std::move(*recorded));
     }
     if (must_check() && reference_->n_tokens() == 0)
-      return Error{ErrorKind::unsupported,
-                   "target kl and max_kl: no token could be replayed, so that nothing is known of the quality; the "
-                   "cache is unchanged"};
+      return Error{
+          ErrorKind::unmet,
+          "target kl and max_kl: no token could be replayed, so that nothing is known of the quality; the "
+          "cache is unchanged"};
     const Stopwatch scale_watch;
     const auto scale = engine_.verdict_scales().get(executor_, queries_.ids, cancel_);
     scale_seconds_ = scale_watch.seconds();
@@ -167,19 +169,35 @@ class Compaction {
     return queries_.source.has(QuerySource::self_study) ? ReplayKind::answers : ReplayKind::repetition;
   }
 
-  /// Budget, rows, fit and a candidate cache under these limits, compared by the replay.
-  Result<void> try_limits(BudgetLimits limits) {
-    const Stopwatch select_watch;
-    if (request_.target.head_error > 0)
-      limits = {.block_rows = kv::kBlockRows, .max_head_error = request_.target.head_error};
+  Result<std::vector<int64_t>> budget_under(const BudgetLimits& limits) const {
     std::vector<int64_t> fixed_rows;
     for (const HeadPlan& plan : plans_) fixed_rows.push_back(plan.n_fixed);
-    SH_ASSIGN(const std::vector<int64_t> budget, compaction::plan_budget({.policy = method_.budget,
-                                                                          .scores = scores_.rows,
-                                                                          .fixed_rows = fixed_rows,
-                                                                          .curves = curves_,
-                                                                          .shares = shares_,
-                                                                          .limits = limits}));
+    return compaction::plan_budget({.policy = method_.budget,
+                                    .scores = scores_.rows,
+                                    .fixed_rows = fixed_rows,
+                                    .curves = curves_,
+                                    .shares = shares_,
+                                    .limits = limits});
+  }
+  /// Rows to keep of each head: under the limits, or to the target of an error in its place. Also then two rows a
+  /// head stay on average, as under any ratio: heads that hardly attend the region need none for their error.
+  Result<std::vector<int64_t>> plan_rows(const BudgetLimits& limits) {
+    if (!(request_.target.head_error > 0)) return budget_under(limits);
+    SH_ASSIGN(std::vector<int64_t> budget,
+              budget_under({.block_rows = kv::kBlockRows, .max_head_error = request_.target.head_error}));
+    const int64_t n_least = 2 * std::ssize(budget);
+    if (std::accumulate(budget.begin(), budget.end(), int64_t{0}) < n_least) {
+      SH_ASSIGN(const std::vector<int64_t> least,
+                budget_under({.max_region_rows = n_least, .block_rows = kv::kBlockRows}));
+      for (size_t i = 0; i < budget.size(); ++i) budget[i] = std::max(budget[i], least[i]);
+    }
+    return budget;
+  }
+
+  /// Budget, rows, fit and a candidate cache under these limits, compared by the replay.
+  Result<void> try_limits(const BudgetLimits& limits) {
+    const Stopwatch select_watch;
+    SH_ASSIGN(const std::vector<int64_t> budget, plan_rows(limits));
     std::vector<std::vector<int32_t>> rows;
     if (method_.schedule != Schedule::layer_sequential) {
       SH_ASSIGN(rows, compaction::select_heads(method_, *problems_, scores_.rows, budget, request_.solve,
@@ -247,6 +265,7 @@ class Compaction {
     const auto check = reference_->compare(executor_, *compacted, cancel_);
     if (!check.ok()) return refused(check.error());
     check_ = *check;
+    check_.is_of_compacted = before_.n_compactions > 0;
     check_.verdict = verdict_of(check_, scale_, replay_kind());
     candidate_.emplace(std::move(*compacted));
     check_seconds_ += watch.seconds();
@@ -275,10 +294,11 @@ class Compaction {
       ratio = is_good ? ratio * 2 : std::max(kLowestTrialRatio, ratio / 2);
     }
     if (passes == 0)
-      return Error{ErrorKind::unsupported,
-                   fmt::format("target kl: even at a ratio of {} the replay has a mean KL of {:.3g}, above the {:.3g} "
-                               "asked for; the cache is unchanged",
-                               fails, check_.kl_mean, request_.target.kl)};
+      return Error{
+          ErrorKind::unmet,
+          fmt::format("target kl: even at a ratio of {} the replay has a mean KL of {:.3g}, above the {:.3g} "
+                      "asked for; the cache is unchanged",
+                      fails, check_.kl_mean, request_.target.kl)};
     for (int i = 0; i < kBracketHalvings && fails > 0; ++i)
       SH_RETURN_IF_ERROR(try_ratio(std::sqrt(passes * fails)));
     if (check_.kl_mean > request_.target.kl) SH_RETURN_IF_ERROR(try_limits(limits_at(passes)));
@@ -302,11 +322,12 @@ class Compaction {
       check_.n_fits_dropped = static_cast<int64_t>(n_dropped);
       if (check_.kl_mean <= request_.max_kl) return {};
     }
-    return Error{ErrorKind::unsupported,
-                 fmt::format("max_kl: the compacted cache has a mean KL of {:.3g} on {} replayed tokens ({:.3g} "
-                             "without fits), above the limit of {:.3g}; the cache is unchanged: ask for a lower ratio "
-                             "or another method",
-                             first_kl, check_.n_tokens, check_.kl_mean, request_.max_kl)};
+    const std::string without_fits = fitted.empty() ? "" : fmt::format(" ({:.3g} without fits)", check_.kl_mean);
+    return Error{
+        ErrorKind::unmet,
+        fmt::format("max_kl: the compacted cache has a mean KL of {:.3g} on {} replayed tokens{}, above the "
+                    "limit of {:.3g}; the cache is unchanged: ask for a lower ratio or another method",
+                    first_kl, check_.n_tokens, without_fits, request_.max_kl)};
   }
   /// The same rows as they were.
   void drop_fit(size_t i) {
@@ -349,7 +370,11 @@ class Compaction {
     const kv::CacheUsage after = sequence_.usage();
     report.n_logical = static_cast<int64_t>(queries_.ids.size());
     report.n_region = region_.n_tokens();
+    report.n_compactions = after.n_compactions;
     report.rows_before = before_.n_physical;
+    for (const HeadPlan& plan : plans_)
+      report.rows_fixed += static_cast<double>(plan.n_fixed) / static_cast<double>(plans_.size());
+    report.aimed_rows = request_.aimed_rows;
     report.rows_after = after.n_physical;
     report.bytes_before = before_.bytes;
     report.bytes_after = after.bytes;
@@ -404,6 +429,10 @@ class Compaction {
       plain += head.report.heldout_plain;
       fitted += head.report.heldout_fitted;
       n_fallback += head.report.is_fit_accepted ? 0 : 1;
+    }
+    for (size_t i = 0; i < curves_.size(); ++i) {
+      const double error = compaction::p99_at(curves_[i], std::ssize(heads_[i].source_rows));
+      report.head_error = i == 0 ? error : std::max(report.head_error, error);
     }
     constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
     const auto measured = static_cast<double>(n_measured);

@@ -4,10 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
-#include "engine/region_plan.h"
 #include "base/log.h"
 #include "engine/rebase.h"
+#include "engine/region_plan.h"
 #include "engine/token_batch.h"
 
 namespace sh::engine {
@@ -26,6 +27,14 @@ constexpr int64_t kNeverRebased = 4;  // the rows that heads look at out of idle
 // Of its capacity, one in so many rows is what a conversation gains between two attempts of an automatic
 // compaction, and how many of the newest tokens stay live in one.
 constexpr int64_t kCompactionPart = 16;
+
+// Of its capacity, one in so many rows is what an automatic compaction must gain at least, and a block of each
+// head: with everything kept but 6 rows, eight compactions of 2 s freed 3 rows each.
+constexpr double kLeastGainPart = 64;
+
+double least_gain(const Engine& engine) {
+  return std::max(static_cast<double>(kv::kBlockRows), static_cast<double>(engine.n_ctx_slot()) / kLeastGainPart);
+}
 
 /// Hands each conversation's rows of a batch to its own capture.
 class CaptureTap : public ops::AttentionTap {
@@ -119,6 +128,7 @@ void Conversation::clear() {
   if (capture_) capture_->clear();
   recount();
   forget_last_attempt();
+  has_told_of_held_rows_ = false;
   n_first_prompt_ = 0;
 }
 
@@ -148,6 +158,7 @@ Result<void> Conversation::adopt(kv::SequenceCache& compacted, int64_t boundary)
 }
 
 void Conversation::settle_after_compaction() {
+  has_told_of_held_rows_ = false;
   give_positions_anew();
   recount();
 }
@@ -194,16 +205,20 @@ Result<CompactionRequest> Conversation::requested_by_flags(int64_t n_keep) const
   request.pinned = options.compact_pinned;
   for (Span& span : request.pinned) span = {std::min(span.begin, n_tokens()), std::min(span.end, n_tokens())};
   request.max_kl = options.compact_max_kl;
-  request.target.kl = options.compact_target_kl;
+  request.target = {.kl = options.compact_target_kl, .head_error = options.compact_target_head_error};
   for (const auto& [name, value] : options.compact_options) SH_RETURN_IF_ERROR(set_option(request, name, value));
-  const int64_t n_always = options.compact_keep < 0 ? n_first_prompt_ : options.compact_keep;
-  request.n_protected_prefix = std::min<int64_t>(std::max(n_keep, n_always), cache_.next_pos().value);
+  request.n_protected_prefix =
+      std::min<int64_t>(std::max(n_kept(n_keep), n_kept(options.compact_keep)), cache_.next_pos().value);
   return request;
+}
+
+int64_t Conversation::n_kept(int64_t n_keep) const {
+  return n_keep < 0 ? n_first_prompt_ : std::min(n_keep, n_tokens());
 }
 
 Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits& limits) const {
   const EngineOptions& options = engine_.options();
-  SH_ASSIGN(CompactionRequest request, requested_by_flags(limits.n_keep < 0 ? n_tokens() : limits.n_keep));
+  SH_ASSIGN(CompactionRequest request, requested_by_flags(limits.n_keep));
   request.n_live_suffix = std::min<int64_t>(engine_.n_ctx_slot() / kCompactionPart, cache_.next_pos().value);
   SH_ASSIGN(const compaction::CompactionMethod method, method_of(request));
   if (limits.turn_begin >= 0) {
@@ -223,22 +238,45 @@ Result<CompactionRequest> Conversation::automatic_request(const AutomaticLimits&
       options.compact_threshold * static_cast<double>(engine_.n_ctx_slot()) / options.compact_ratio;
   const double n_rows = std::max(low_watermark - n_fixed, n_region / (2 * options.compact_ratio));
   request.target_rows = std::max<int64_t>(1, static_cast<int64_t>(n_rows));
+  if (!request.target.is_set()) request.aimed_rows = low_watermark;
+  const double n_gained = request.target.is_set() ? n_region : n_region - n_rows;
+  const double n_least = least_gain(engine_);
+  if (n_gained < n_least)
+    return Error{
+        ErrorKind::invalid_argument,
+        fmt::format("too few rows may go: of {} positions {} at the start, {} at the end and {} in pinned spans "
+                    "stay as they are, and {} rows a head could be gained, of {} that are worth a compaction",
+                    cache_.next_pos().value, region.begin.value, cache_.next_pos() - region.end,
+                    region.end - region.begin - region.n_tokens(), static_cast<int64_t>(n_gained),
+                    static_cast<int64_t>(n_least))};
   return request;
 }
 
-Error Conversation::full_error(const std::string& reason) const {
+Error Conversation::full_error(const std::string& reason, int64_t n_keep) const {
   const EngineOptions& options = engine_.options();
   std::string remedy = "raise -c";
   int64_t n_pinned = 0;
   for (const Span& span : options.compact_pinned)
     n_pinned += std::clamp<int64_t>(n_tokens() - span.begin, 0, span.end - span.begin);
   if (n_pinned > 0) remedy += fmt::format(" or pin less (--compact-pin holds {} tokens)", n_pinned);
-  const int64_t n_kept = options.compact_keep < 0 ? n_first_prompt_ : std::min(options.compact_keep, n_tokens());
-  if (n_kept > 0) remedy += fmt::format(" or keep less (--compact-keep holds {} tokens)", n_kept);
+  if (n_kept(options.compact_keep) > 0)
+    remedy += fmt::format(" or keep less (--compact-keep holds {} tokens)", n_kept(options.compact_keep));
+  if (n_kept(n_keep) > 0)
+    remedy += fmt::format(" or keep less (--keep, n_keep in a request, holds {} tokens)", n_kept(n_keep));
   if (options.compact_max_kl > 0)
     remedy += fmt::format(" or allow more than --compact-max-kl {}", options.compact_max_kl);
   return Error{ErrorKind::context_exceeded,
                fmt::format("the conversation fills its {} rows and {}; {}", engine_.n_ctx_slot(), reason, remedy)};
+}
+
+std::string Conversation::end_reason(int64_t n_keep) const {
+  if (n_tokens() + 1 > engine_.n_ctx_logical()) return engine_.length_limit();
+  return full_error("no compaction makes room", n_keep).message;
+}
+
+bool Conversation::is_news(const Error& failure) {
+  // The request is the flags' own, so that only what stays can be wrong with it.
+  return failure.kind != ErrorKind::invalid_argument || !std::exchange(has_told_of_held_rows_, true);
 }
 
 void Conversation::note_attempt() {
@@ -252,6 +290,27 @@ Result<CompactionReport> Conversation::compact_automatically(const AutomaticLimi
   auto report = request.ok() ? compact(*request, cancel, on_progress) : Result<CompactionReport>(request.error());
   if (report.ok() || report.error().kind != ErrorKind::cancelled) note_attempt();
   return report;
+}
+
+std::string held_rows_text(const Engine& engine, int64_t n_keep) {
+  const EngineOptions& options = engine.options();
+  if (!engine.compacts_automatically()) return "";
+  const int64_t n_rows = engine.n_ctx_slot(), n_newest = n_rows / kCompactionPart;
+  std::vector<Span> spans = options.compact_pinned;
+  spans.push_back({0, std::max(n_keep, options.compact_keep)});
+  std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  int64_t n_held = 0, counted_end = 0;
+  for (const Span& span : spans) {
+    const int64_t begin = std::max(span.begin, counted_end), end = std::min(span.end, n_rows);
+    if (begin >= end) continue;
+    n_held += end - begin;
+    counted_end = end;
+  }
+  if (static_cast<double>(n_rows - n_held - n_newest) >= 2 * least_gain(engine)) return "";
+  return fmt::format(
+      "--keep, --compact-keep and --compact-pin hold {} of the {} rows that a conversation has, and its "
+      "newest {} stay, too: automatic compaction has next to nothing to do; raise -c or hold less",
+      n_held, n_rows, n_newest);
 }
 
 Result<std::string> TurnFormat::first_turn(const std::string& system, const std::string& user) const {

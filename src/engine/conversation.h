@@ -17,7 +17,7 @@ namespace sh::engine {
 
 /// What an automatic compaction must leave alone, beside what the engine's options say.
 struct AutomaticLimits {
-  int64_t n_keep = 0;       // tokens at the start; all there are when negative
+  int64_t n_keep = 0;       // tokens at the start; the first prompt when negative
   int64_t turn_begin = -1;  // >= 0: where the newest turn begins, whose tokens then stay live and are the queries
                             // that the turns before are compacted for (delayed mode)
 };
@@ -66,20 +66,25 @@ class Conversation {
   /// compact_delay); a full cache cannot wait.
   bool delays_compaction() const { return engine_.options().compact_delay && rows_left() > 0; }
   /// The error of a cache without a row left that automatic compaction could not help: why, and what to do.
-  Error full_error(const std::string& reason) const;
+  /// `n_keep` as in AutomaticLimits.
+  Error full_error(const std::string& reason, int64_t n_keep) const;
+  /// Why an answer ended with StopReason::context_full.
+  std::string end_reason(int64_t n_keep) const;
   /// What the engine's options say of a compaction: method, ratio or target, limit, choices, and what stays:
-  /// pinned spans and as many tokens at the start as `n_keep` or compact_keep says. Errors: invalid_argument
-  /// (options).
+  /// pinned spans and as many tokens at the start as `n_keep` or compact_keep says, where -1 means the first
+  /// prompt. Errors: invalid_argument (options).
   Result<CompactionRequest> requested_by_flags(int64_t n_keep) const;
   /// What automatic compaction asks for now: the engine's options, and as much as brings the whole cache, rows
   /// that stay included, down to threshold * capacity / ratio rows a head. Where rows that stay leave too little
   /// for that, the others are thinned to half of what the ratio says, not to nothing. Errors: invalid_argument
-  /// when nothing can be compacted.
+  /// when less than a 64th of the capacity, or than a block of each head, could be gained.
   Result<CompactionRequest> automatic_request(const AutomaticLimits& limits) const;
   /// Automatic compaction between two forwards. Neither a failure nor an attempt that freed little is repeated for
   /// every token; a cancelled attempt does not count.
   Result<CompactionReport> compact_automatically(const AutomaticLimits& limits, const std::atomic<bool>* cancel,
                                                  const CompactionProgress& on_progress = {});
+  /// Whether to tell of a failure: that rows are held is told once, until a compaction succeeds.
+  bool is_news(const Error& failure);
   /// An attempt was made: the next one is due when the conversation has grown.
   void note_attempt();
   /// The first prompt of the conversation has so many tokens (EngineOptions::compact_keep = -1).
@@ -101,7 +106,7 @@ class Conversation {
   int64_t n_tokens() const { return static_cast<int64_t>(tokens_.size()); }
   /// By how much positions are less than the count of tokens before them, behind compacted rows: 0 until positions
   /// were given anew (EngineOptions::compact_rebase).
-  int64_t n_rebased() const { return n_tokens() - cache_.next_pos().value; }
+  int64_t n_rebased() const { return cache_.identity().n_squeezed; }
   /// Tokens before it cannot be cut off: their rows no longer stand for single tokens. 0 when never compacted.
   int64_t n_compacted_tokens() const {
     const int64_t end = cache_.compacted_end().value;
@@ -112,6 +117,7 @@ class Conversation {
   int64_t n_compactions() const { return cache_.n_compactions(); }
 
  private:
+  int64_t n_kept(int64_t n_keep) const;  // tokens at the start, of a number that may be negative: the first prompt
   /// After the cache's rows changed other than by appending.
   void recount();
   /// The one place behind every compaction, in the foreground or adopted: rows are new, positions are old.
@@ -128,8 +134,13 @@ class Conversation {
   double physical_base_ = 0;
   int64_t logical_base_ = 0;
   int64_t n_first_prompt_ = 0;
+  bool has_told_of_held_rows_ = false;
   double retry_at_rows_ = 0;  // below it no automatic compaction is tried again unless the cache is full
 };
+
+/// What to say at the start when the flags hold so many tokens that an automatic compaction will hardly ever gain
+/// enough; "" otherwise. `n_keep`: --keep.
+std::string held_rows_text(const Engine& engine, int64_t n_keep);
 
 /// How a template joins turns. Found by rendering a conversation of known messages, so what the model answered
 /// never has to be rendered and read again: templates may change it (drop its reasoning, strip white space), and

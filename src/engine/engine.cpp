@@ -53,18 +53,12 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
                  fmt::format("--compact-ratio: expected more than 1, got {}", options.compact_ratio)};
   // Also while it is off: chat's /compact goes by it.
   if (const auto method = compaction::find_method(options.compact_method); !method.ok())
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("--compact-method: {}{}", method.error().message,
-                             options.compact_method.find(':') == std::string::npos
-                                 ? ""
-                                 : "; a method's options are given by --compact-options name=value,...")};
-  if (options.compact_target_kl > 0 && options.compact_max_kl > 0 &&
-      options.compact_max_kl < options.compact_target_kl)
-    return Error{ErrorKind::invalid_argument,
-                 fmt::format("--compact-max-kl: expected at least --compact-target-kl ({}), got {}: what is "
-                             "compacted to the target would be refused",
-                             options.compact_target_kl, options.compact_max_kl)};
-  CompactionRequest scratch;
+    return Error{ErrorKind::invalid_argument, fmt::format("--compact-method: {}", method.error().message)};
+  CompactionRequest scratch{.target = {options.compact_target_kl, options.compact_target_head_error},
+                            .max_kl = options.compact_max_kl};
+  if (const auto checked = check_request(scratch); !checked.ok())
+    return Error{checked.error().kind,
+                 fmt::format("flags of compaction (--compact-...): {}", checked.error().message)};
   for (const auto& [name, value] : options.compact_options)
     if (const auto set = set_option(scratch, name, value); !set.ok())
       return Error{set.error().kind, fmt::format("--compact-options: {}", set.error().message)};
@@ -133,6 +127,17 @@ Result<std::string> Engine::render_messages(Json messages, bool add_generation_p
   if (vocabulary.bos != tokenizer::kNoToken) input.bos_token = tokenizer_->piece(vocabulary.bos, true);
   if (vocabulary.eos != tokenizer::kNoToken) input.eos_token = tokenizer_->piece(vocabulary.eos, true);
   return chat_template_->apply(input);
+}
+
+std::string Engine::length_limit() const {
+  if (!compacts_automatically())
+    return fmt::format("the context has {} tokens (raise -c, or let it be compacted: --compact-threshold 0.9)",
+                       n_ctx_logical_);
+  if (n_ctx_logical_ == model_->info().n_ctx_train)
+    return fmt::format("the model was trained for {} tokens (--compact-rebase gives positions anew and goes on)",
+                       n_ctx_logical_);
+  return fmt::format("the context has {} tokens (raise -c, or give positions anew: --compact-rebase)",
+                     n_ctx_logical_);
 }
 
 std::vector<std::string> Engine::describe() const {

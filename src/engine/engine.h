@@ -46,6 +46,7 @@ struct EngineOptions {
   std::vector<Span> compact_pinned;    // positions that stay as they are
   double compact_max_kl = 0;           // > 0: a compaction with a larger mean KL in its replay is refused
   double compact_target_kl = 0;        // > 0: this quality instead of a size
+  double compact_target_head_error = 0;                              // > 0: likewise, see QualityTarget
   std::vector<std::pair<std::string, std::string>> compact_options;  // name, value: see set_option()
   std::string compact_profile;         // file of `shorthand profile`, for budget=profile; "": none
   bool compact_rebase = false;         // positions are given anew when they near the end of the trained range
@@ -82,6 +83,8 @@ class Engine {
   int64_t n_ctx_slot() const { return n_ctx_slot_; } // KV capacity of one conversation
   /// Tokens that one conversation may hold logically: n_ctx_slot, or with automatic compaction what the model was trained for.
   int64_t n_ctx_logical() const { return n_ctx_logical_; }
+  /// For messages: what n_ctx_logical() comes from, and what to do about it.
+  std::string length_limit() const;
   bool compacts_automatically() const { return options_.compact_threshold > 0; }
 
   /// Runs the conversations.

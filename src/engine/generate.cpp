@@ -10,7 +10,6 @@
 
 #include "base/cancel.h"
 #include "base/clock.h"
-#include "base/log.h"
 #include "chat/stop_matcher.h"
 #include "engine/cost.h"
 
@@ -38,12 +37,10 @@ Result<Run> prepare(Engine& engine, Conversation& conversation, std::span<const 
     return Error{ErrorKind::invalid_argument, "the prompt is empty: at least one token is needed"};
   const int64_t n_all = conversation.n_tokens() + static_cast<int64_t>(prompt.size());
   if (n_all >= engine.n_ctx_logical())
-    return Error{
-        ErrorKind::context_exceeded,
-        fmt::format(
-            "the prompt makes the conversation {} tokens long, and the context has {}; shorten it or raise -c{}",
-            n_all, engine.n_ctx_logical(),
-            engine.compacts_automatically() ? "" : " (or let it be compacted: --compact-threshold 0.9)")};
+    return Error{ErrorKind::context_exceeded,
+                 fmt::format("the prompt makes the conversation {} tokens long, and {}; "
+                             "shorten it",
+                             n_all, engine.length_limit())};
   SH_ASSIGN(sampling::Sampler sampler,
             start_sampler(engine, options.sampling, options.ignore_eos, options.stream, conversation.tokens()));
   for (const int32_t id : prompt) sampler.accept(id);
@@ -75,8 +72,9 @@ Result<void> compact_if_due(Run& run, bool is_prompt_read) {
   }
   if (compacted.error().kind == ErrorKind::cancelled) return {};  // seen again where the caller looks for it
   if (run.conversation.rows_left() == 0)
-    return run.conversation.full_error("could not be compacted: " + compacted.error().message);
-  log_warning("automatic compaction failed: {}", compacted.error().message);
+    return run.conversation.full_error("could not be compacted: " + compacted.error().message, run.options.n_keep);
+  if (run.conversation.is_news(compacted.error()))
+    run.report.compaction_failures.push_back(compacted.error().message);
   return {};
 }
 

@@ -25,7 +25,7 @@ struct GenerateOptions {
   std::vector<std::string> stop;
   bool ignore_eos = false;
   bool renders_special = false;  // control tokens appear in the text
-  int64_t n_keep = 0;  // tokens at the start that automatic compaction leaves alone; -1: all there are by then
+  int64_t n_keep = 0;  // tokens at the start that automatic compaction leaves alone; -1: the first prompt
 };
 
 /// Who watches, and who may stop it. All may be empty.
@@ -45,6 +45,7 @@ struct GenerateReport {
   int64_t answer_bytes = 0;       // that the answer's forwards had to read: weights, keys and values
   int64_t n_answer_forwards = 0;  // forwards that answer_seconds is about
   std::vector<CompactionReport> compactions;
+  std::vector<std::string> compaction_failures;  // of automatic ones: why; what is the same all along is told once
   uint64_t logits_hash = 0;  // XXH3 of the last logits: the same run gives the same hash
 };
 

@@ -132,7 +132,7 @@ struct ProgramParams {
   std::string prompt;                   // -p or the text of -f, escapes processed
   bool processes_escapes = true;
   int64_t n_predict = -1;
-  int64_t n_keep = 0;                   // tokens at the start that automatic compaction leaves alone; -1: the whole prompt
+  int64_t n_keep = 0;  // tokens at the start that automatic compaction leaves alone; -1: the first prompt
   bool ignore_eos = false;
   bool cache_prompt = true;
   LogLevel log_level = LogLevel::info;

@@ -173,6 +173,17 @@ Result<void> add_compact_options(P& params, const std::string& value) {
   return {};
 }
 
+Result<void> set_compact_method(P& params, const std::string& value) {
+  const auto method = compaction::find_method(value);
+  if (!method.ok())
+    return Error{ErrorKind::invalid_argument,
+                 method.error().message + (value.find(':') == std::string::npos
+                                               ? ""
+                                               : "; a method's options are given by --compact-options name=value,...")};
+  params.engine.compact_method = value;
+  return {};
+}
+
 Result<void> set_flash_attention(P& params, const std::string& value) {
   if (value != "on" && value != "off" && value != "auto" && value != "1" && value != "0")
     return bad_value("on, off or auto", value);
@@ -426,15 +437,19 @@ std::vector<Flag> make_table() {
                      {}, true));
 
   g = "compaction";
-  t.push_back(number(g, {"--compact-threshold"}, "LLAMA_ARG_COMPACT_THRESHOLD", "F", kGenerates,
-                     "compact a conversation that fills this share of its cache; 0: off", [](P& p) -> auto& { return p.engine.compact_threshold; }, 0, 1));
+  t.push_back(number(
+      g, {"--compact-threshold"}, "LLAMA_ARG_COMPACT_THRESHOLD", "F", kGenerates,
+      "compact a conversation that fills this share of its cache, if a 64th of the cache and 16 rows a head can "
+      "be gained; 0: off",
+      [](P& p) -> auto& { return p.engine.compact_threshold; }, 0, 1));
   t.push_back(number(
       g, {"--compact-ratio"}, "LLAMA_ARG_COMPACT_RATIO", "F", kGenerates,
-      "how much smaller automatic compaction makes what fills --compact-threshold of the cache, rows that stay "
-      "included",
+      "automatic compaction aims at --compact-threshold of the cache divided by F, rows that stay included; where "
+      "they are too many for that, the others are thinned to a 2F-th",
       [](P& p) -> auto& { return p.engine.compact_ratio; }, 1, 1e6));
-  t.push_back(text(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates, "method of automatic compaction",
-                   [](P& p) -> auto& { return p.engine.compact_method; }));
+  t.push_back(custom(g, {"--compact-method"}, "LLAMA_ARG_COMPACT_METHOD", "NAME", kGenerates,
+                     "method of automatic compaction (docs/compact-api.md lists them)", set_compact_method,
+                     [](const P& p) { return p.engine.compact_method; }));
   t.push_back(custom(g, {"--compact-capture"}, "LLAMA_ARG_COMPACT_CAPTURE", "MIB", kGenerates,
                      "memory for queries captured while a conversation is read (queries=prefill); 0: none are captured",
                      [](P& p, const std::string& value) -> Result<void> {
@@ -457,6 +472,11 @@ std::vector<Flag> make_table() {
   t.push_back(number(g, {"--compact-target-kl"}, "LLAMA_ARG_COMPACT_TARGET_KL", "F", kGenerates,
                      "compact as far as this mean KL of the replay allows, whatever --compact-ratio says; 0: off",
                      [](P& p) -> auto& { return p.engine.compact_target_kl; }, 0, 1e6));
+  t.push_back(number(
+      g, {"--compact-target-head-error"}, "LLAMA_ARG_COMPACT_TARGET_HEAD_ERROR", "F", kGenerates,
+      "compact as far as every head's attention output stays within this relative error (its 99th percentile over "
+      "reference queries, below 1), whatever --compact-ratio says; not together with --compact-target-kl; 0: off",
+      [](P & p) -> auto& { return p.engine.compact_target_head_error; }, 0, 1));
   t.push_back(custom(g, {"--compact-options"}, "LLAMA_ARG_COMPACT_OPTIONS", "LIST", kGenerates,
                      "name=value,... : choices of automatic compaction that differ from its method's, as in compact-eval's --methods", add_compact_options, {}, true));
   t.back().clear = [](P& p) { p.engine.compact_options.clear(); };

@@ -125,6 +125,8 @@ Result<void> rebase(Executor& executor, SequenceCache& sequence, Pos keep_end, P
   }
   identity.compacted_end = squeeze.new_end;
   identity.next_pos = squeeze(identity.next_pos);
+  identity.n_squeezed += squeeze.shift();
+  ++identity.n_rebases;
   return sequence.restore(rows, identity);
 }
 

@@ -12,7 +12,7 @@ namespace sh::engine {
 /// floor((p - keep_end) * c) with c = (new_compacted_end - keep_end) / (compacted_end() - keep_end); all later
 /// rows move by the same amount. Keys are turned to their new positions and encoded anew; compacted_end() and
 /// next_pos() become smaller, and tokens that follow take positions from there. Commits whole or leaves the
-/// sequence as it was; n_compactions() does not count it.
+/// sequence as it was; n_compactions() does not count it, n_logical() stays.
 ///
 /// Moving all rows by the same amount is exact under RoPE, squeezing is not. Measured on scribe, 8x self_study:
 /// after c = 0.5 and 0.25 it keeps 41 and 41 of 41 answers at 1024 tokens (KL 0.03, 0.04), 41 and 42 of 43 at 4096

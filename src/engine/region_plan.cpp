@@ -82,34 +82,31 @@ Result<CompactionMethod> method_of(const CompactionRequest& request) {
 Result<Region> plan_region(const SequenceCache& sequence, const CompactionMethod& method,
                            const CompactionRequest& request) {
   const auto refuse = [](const std::string& message) { return Error{ErrorKind::invalid_argument, message}; };
-  const int64_t n_logical = sequence.next_pos().value;
-  if (!(request.ratio >= 1.0) || !std::isfinite(request.ratio))
-    return refuse(fmt::format("ratio: expected a number of at least 1, got {}", request.ratio));
-  if (request.max_kl > 0 && request.target.kl > request.max_kl)
-    return refuse(
-        fmt::format("max_kl: expected at least the target's kl ({}), got {}: what is compacted to the "
-                    "target would be refused",
-                    request.target.kl, request.max_kl));
-  if (n_logical == 0) return refuse("the conversation is empty: there is nothing to compact");
-  if (request.n_protected_prefix < 0 || request.n_protected_prefix > n_logical)
-    return refuse(fmt::format("p0: expected 0 to {} (the tokens of the conversation), got {}", n_logical,
-                              request.n_protected_prefix));
-  if (request.n_live_suffix < 0 || request.n_live_suffix > n_logical)
-    return refuse(fmt::format("live_suffix_tokens: expected 0 to {} (the tokens of the conversation), got {}",
-                              n_logical, request.n_live_suffix));
+  const int64_t n_positions = sequence.next_pos().value;
+  SH_RETURN_IF_ERROR(check_request(request));
+  if (n_positions == 0) return refuse("the conversation is empty: there is nothing to compact");
+  if (request.n_protected_prefix < 0 || request.n_protected_prefix > n_positions)
+    return refuse(fmt::format("{}: expected 0 to {} (the positions of the conversation), got {}",
+                              request.prefix_name, n_positions, request.n_protected_prefix));
+  if (request.n_live_suffix < 0 || request.n_live_suffix > n_positions)
+    return refuse(fmt::format("{}: expected 0 to {} (the positions of the conversation), got {}",
+                              request.suffix_name, n_positions, request.n_live_suffix));
   for (const Span& span : request.pinned)
-    if (span.begin < 0 || span.begin > span.end || span.end > n_logical)
-      return refuse(fmt::format("pinned: expected spans [begin, end) within 0 to {} (the tokens of the "
-                                "conversation), got [{}, {})",
-                                n_logical, span.begin, span.end));
+    if (span.begin < 0 || span.begin > span.end || span.end > n_positions)
+      return refuse(
+          fmt::format("pinned: expected spans [begin, end) within 0 to {} (the positions of the "
+                      "conversation), got [{}, {})",
+                      n_positions, span.begin, span.end));
   const int64_t begin = std::max<int64_t>(request.n_protected_prefix, method.n_sinks);
-  const int64_t end = n_logical - std::max<int64_t>(request.n_live_suffix, method.n_recent);
+  const int64_t end = n_positions - std::max<int64_t>(request.n_live_suffix, method.n_recent);
   Region region{Pos(std::min(begin, end)), Pos(std::max(end, int64_t{0})), merged(request.pinned, begin, end)};
-  if (end - begin < 2 || region.n_tokens() < 2)
-    return refuse(fmt::format("nothing to compact: of {} tokens {} at the start, {} at the end and {} in pinned "
-                              "spans stay as they are",
-                              n_logical, begin, n_logical - end,
-                              std::max<int64_t>(0, end - begin - region.n_tokens())));
+  if (end - begin < 2 || region.n_tokens() < 2) {
+    const int64_t first = std::min(begin, n_positions), last = std::clamp(end, first, n_positions);
+    return refuse(fmt::format(
+        "nothing to compact: of {} positions {} at the start, {} at the end and {} in pinned "
+        "spans stay as they are",
+        n_positions, first, n_positions - last, std::max<int64_t>(0, last - first - region.n_tokens())));
+  }
   return region;
 }
 

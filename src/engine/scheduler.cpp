@@ -216,9 +216,8 @@ struct Scheduler::State {
 
   /// The slot that a task would start on now, or null.
   Slot* free_slot_for(const Task& task) const {
-    const auto n = static_cast<int32_t>(slots.size());
     if (task.request.id_slot >= 0) {
-      Slot* wanted = slots[static_cast<size_t>(task.request.id_slot % n)].get();
+      Slot* wanted = slots[static_cast<size_t>(task.request.id_slot)].get();
       return wanted->is_busy() ? nullptr : wanted;
     }
     const bool has_empty = std::any_of(slots.begin(), slots.end(), [](const auto& slot) {
@@ -247,6 +246,27 @@ struct Scheduler::State {
     return best;
   }
 
+  /// Says when a prompt would have gone on from a conversation, had less of it been compacted.
+  void note_left_conversation(const Slot& chosen, const GenerationRequest& request) const {
+    if (!request.cache_prompt) return;
+    const auto n_prompt = static_cast<double>(request.prompt.size());
+    const Slot* left = nullptr;
+    int64_t n_most =
+        std::max(chosen.usable_prefix(request.prompt), static_cast<int64_t>(kMinSimilarity * n_prompt));
+    for (const auto& slot : slots) {
+      const int64_t n_shared = slot->n_shared(request.prompt);
+      if (n_shared <= n_most || slot->usable_prefix(request.prompt) > 0) continue;
+      left = slot.get();
+      n_most = n_shared;
+    }
+    if (left == nullptr) return;
+    log_info(
+        "slot {}: a prompt shares {} tokens with its conversation, whose first {} are compacted and cannot be "
+        "cut: "
+        "it is read again on slot {} (live_suffix_tokens of POST /compact keeps the newest apart)",
+        left->id(), n_most, left->conversation.n_compacted_tokens(), chosen.id());
+  }
+
   void start_tasks() {
     for (auto it = deferred.begin(); it != deferred.end();) {
       Slot* slot = free_slot_for(*it);
@@ -262,6 +282,7 @@ struct Scheduler::State {
         auto run = std::make_unique<Run>(
             Run{.task = std::move(*it), .sampler = std::move(*sampler), .stop = chat::StopMatcher({})});
         run->stop = chat::StopMatcher(run->task.request.stop);
+        note_left_conversation(*slot, run->task.request);
         slot->start(std::move(run), ++clock);
         compactions->check(*slot);
         tell_progress(*slot);
@@ -407,10 +428,8 @@ struct Scheduler::State {
     run.has_compacted_turn = run.has_compacted_turn || is_delayed;
     auto job = std::make_shared<CompactionJob>(engine.options().compact_method, true);
     job->id_task = run.task.id;
-    // The whole prompt is meant also while it is still being read.
     const auto n_prompt = static_cast<int64_t>(run.task.request.prompt.size());
-    const int64_t n_keep = run.task.request.n_keep;
-    job->limits = {.n_keep = n_keep < 0 ? n_prompt : std::min(n_keep, n_prompt),
+    job->limits = {.n_keep = std::min(run.task.request.n_keep, n_prompt),
                    .turn_begin = is_delayed ? run.n_prompt_cached : -1};
     compactions->order(slot, std::move(job));
   }
@@ -421,8 +440,9 @@ struct Scheduler::State {
     if (!slot.run || slot.conversation.rows_left() > 0) return;
     if (engine.compacts_automatically() && !job.is_automatic) return;  // its own compaction comes next
     if (slot.run->is_prompt_done()) return finish(slot, StopReason::context_full);
-    fail(slot, slot.conversation.full_error(result.ok() ? "a compaction freed none"
-                                                        : "could not be compacted: " + result.error().message));
+    fail(slot, slot.conversation.full_error(
+                   result.ok() ? "a compaction freed none" : "could not be compacted: " + result.error().message,
+                   slot.run->task.request.n_keep));
   }
 
   /// Gives up the cache of the idle slot that was used longest ago; false when there is none.
@@ -463,6 +483,7 @@ struct Scheduler::State {
     event.n_physical = slot.conversation.n_physical();
     event.kv_bytes = static_cast<int64_t>(slot.conversation.n_physical() *
                                           static_cast<double>(engine.kv_layout().bytes_per_token()));
+    event.n_rebases = slot.conversation.cache().identity().n_rebases;
     event.timings = {.cache_n = run.n_prompt_cached,
                      .prompt_n = run.n_prompt_done - run.n_prompt_cached,
                      .prompt_ms = (run.n_decoded > 0 ? run.prompt_seconds : run.prompt_watch.seconds()) * 1e3,
@@ -527,6 +548,13 @@ struct Scheduler::State {
 Scheduler::Scheduler(Engine& engine) : state_(std::make_unique<State>(engine)) {}
 Scheduler::~Scheduler() = default;
 
+namespace {
+Error unknown_slot(int32_t id_slot, size_t n_slots) {
+  return {ErrorKind::invalid_argument,
+          fmt::format("id_slot: there is no slot {}; this server has slots 0 to {}", id_slot, n_slots - 1)};
+}
+}  // namespace
+
 Result<uint64_t> Scheduler::submit(GenerationRequest request,
                                    std::function<void(const GenerationEvent&)> on_event) {
   const Engine& engine = state_->engine;
@@ -539,12 +567,12 @@ Result<uint64_t> Scheduler::submit(GenerationRequest request,
       return Error{ErrorKind::invalid_argument,
                    fmt::format("prompt: token id {} is outside the vocabulary of {}", id, n_vocab)};
   if (n_prompt >= engine.n_ctx_logical())
-    return Error{
-        ErrorKind::context_exceeded,
-        fmt::format("the request exceeds the available context size: the prompt has {} tokens, the context {}; "
-                    "shorten it or raise -c{}",
-                    n_prompt, engine.n_ctx_logical(),
-                    engine.compacts_automatically() ? "" : " (or let the server compact: --compact-threshold)")};
+    return Error{ErrorKind::context_exceeded,
+                 fmt::format("the request exceeds the available context size: the prompt has {} tokens, and {}; "
+                             "shorten it",
+                             n_prompt, engine.length_limit())};
+  if (request.id_slot < -1 || request.id_slot >= std::ssize(state_->slots))
+    return unknown_slot(request.id_slot, state_->slots.size());
   SH_RETURN_IF_ERROR(sampling::Sampler::create(request.sampling, 0));
   std::lock_guard lock(state_->mutex);
   const uint64_t id = state_->next_id++;
@@ -559,18 +587,25 @@ void Scheduler::cancel(uint64_t id) {
   state_->wake.notify_all();
 }
 
+void Scheduler::cancel_compactions() {
+  State& s = *state_;
+  std::lock_guard lock(s.mutex);
+  for (const auto& slot : s.slots)
+    s.commands.push_back({slot->id(), false,
+                          [&s](Slot& of) {
+                            if (of.compaction && !of.compaction->is_automatic)
+                              s.compactions->drop(of, "the server is shutting down");
+                            s.publish();
+                          },
+                          [](const Error&) {}});
+  s.wake.notify_all();
+}
+
 void Scheduler::cancel_all() {
   std::lock_guard lock(state_->mutex);
   state_->cancels_all = true;
   state_->wake.notify_all();
 }
-
-namespace {
-Error unknown_slot(int32_t id_slot, size_t n_slots) {
-  return {ErrorKind::not_found,
-          fmt::format("id_slot: there is no slot {}; this server has slots 0 to {}", id_slot, n_slots - 1)};
-}
-}  // namespace
 
 uint64_t Scheduler::compact(int32_t id_slot, CompactionRequest request,
                             std::function<void(Result<CompactionReport>)> on_done) {

@@ -29,8 +29,8 @@ struct GenerationRequest {
   bool cache_prompt = true;
   int32_t id_slot = -1;  // -1: best match
   int32_t n_probs = 0;   // log-probabilities of that many alternatives for each token
-  int64_t n_keep =
-      0;  // prompt tokens at the start that an automatic compaction leaves alone; -1: the whole prompt
+  // Prompt tokens at the start that an automatic compaction leaves alone; -1: the conversation's first prompt.
+  int64_t n_keep = 0;
   bool renders_special = false;  // control tokens appear in the text
 };
 
@@ -71,6 +71,7 @@ struct GenerationEvent {
   int64_t n_logical = 0;      // of the conversation, after this piece
   double n_physical = 0;
   int64_t kv_bytes = 0;
+  int64_t n_rebases = 0;                     // how often its positions were given anew
   std::vector<CompactionEvent> compactions;  // since the last piece
 };
 
@@ -112,24 +113,25 @@ class Scheduler {
   explicit Scheduler(Engine& engine);
   ~Scheduler();  // cancels what runs
 
-  /// Queues a generation; an id_slot behind the last slot wraps round, as in llama.cpp. Errors before anything
-  /// runs: invalid_argument (bad parameters), context_exceeded (the prompt does not fit; see n_prompt and n_ctx in
-  /// the message).
+  /// Queues a generation. Errors before anything runs: invalid_argument (bad parameters, no such slot),
+  /// context_exceeded (the prompt does not fit; see n_prompt and n_ctx in the message).
   Result<uint64_t> submit(GenerationRequest request, std::function<void(const GenerationEvent&)> on_event);
   /// Ends a request with StopReason::cancelled before its next token, together with the automatic compaction that
   /// it began, or a compaction. Unknown ids are ignored.
   void cancel(uint64_t id);
   /// The same with everything that was submitted or ordered so far: the program is about to end.
   void cancel_all();
+  /// The same with compactions alone that were ordered by compact(): requests that run go on.
+  void cancel_compactions();
   /// Compacts what a slot holds, in the background: all conversations go on, this one too, and what it says
   /// meanwhile stays as it is. One compaction runs at a time, others wait; one of a conversation that is being
   /// read waits for the end of its prompt. Gives an id for cancel(); 0 when it was refused at once. Errors arrive
-  /// through the callback: not_found (slot), invalid_argument (empty slot, ratio), busy (the slot is already being
+  /// through the callback: invalid_argument (slot, empty slot, ratio), busy (the slot is already being
   /// compacted), cancelled (by someone, by the end of the scheduler, or because the conversation that was
   /// compacted is gone), what compact_sequence() says. Nothing has changed then.
   uint64_t compact(int32_t id_slot, CompactionRequest request,
                    std::function<void(Result<CompactionReport>)> on_done);
-  /// Ends a slot's compaction, whoever asked for it; gives whether there was one. Errors: not_found (slot),
+  /// Ends a slot's compaction, whoever asked for it; gives whether there was one. Errors: invalid_argument (slot),
   /// cancelled.
   void cancel_compaction(int32_t id_slot, std::function<void(Result<bool>)> on_done);
   void erase_slot(int32_t id_slot, std::function<void(Result<int64_t>)> on_done);

@@ -49,12 +49,15 @@ std::vector<CompactionRecord::Excerpt> excerpts(const tokenizer::Tokenizer& toke
 
 Slot::Slot(Engine& engine, int32_t id) : conversation(engine, true), engine_(engine), id_(id) {}
 
-int64_t Slot::usable_prefix(const std::vector<int32_t>& prompt) const {
+int64_t Slot::n_shared(const std::vector<int32_t>& prompt) const {
   if (prompt.empty()) return 0;
   const std::vector<int32_t>& tokens = conversation.tokens();
   const auto n = static_cast<std::ptrdiff_t>(std::min(prompt.size() - 1, tokens.size()));
-  const int64_t n_common =
-      std::mismatch(prompt.begin(), prompt.begin() + n, tokens.begin()).first - prompt.begin();
+  return std::mismatch(prompt.begin(), prompt.begin() + n, tokens.begin()).first - prompt.begin();
+}
+
+int64_t Slot::usable_prefix(const std::vector<int32_t>& prompt) const {
+  const int64_t n_common = n_shared(prompt);
   const bool cuts_compacted_rows =
       n_common < conversation.n_tokens() && n_common < conversation.n_compacted_tokens();
   return cuts_compacted_rows ? 0 : n_common;
@@ -86,7 +89,8 @@ void Slot::note_compaction(const CompactionJob& job, const Result<CompactionRepo
   if (job.is_automatic) conversation.note_attempt();
   if (!result.ok()) {
     compaction_failure = result.error().message;
-    if (job.is_automatic) log_warning("slot {}: automatic compaction failed: {}", id_, compaction_failure);
+    if (job.is_automatic && conversation.is_news(result.error()))
+      log_warning("slot {}: not compacted: {}", id_, compaction_failure);
     return;
   }
   compaction_failure.clear();
@@ -101,10 +105,10 @@ void Slot::note_compaction(const CompactionJob& job, const Result<CompactionRepo
   else if (job.is_automatic)
     untold_.push_back({.report = *result, .is_automatic = true});
   log_info(
-      "slot {}: compacted {} tokens, {:.0f} -> {:.0f} rows a head ({:.2f}x of all bytes) by {} in {:.2f} s, "
+      "slot {}: compacted {} tokens, {:.0f} -> {:.0f} rows a head{} ({:.2f}x of all bytes) by {} in {:.2f} s, "
       "held-out error {:.4f} (unfitted {:.4f})",
-      id_, result->n_logical, result->rows_before, result->rows_after, result->real_ratio, result->method,
-      result->total_seconds, result->heldout_fitted, result->heldout_plain);
+      id_, result->n_logical, result->rows_before, result->rows_after, shortfall_text(*result), result->real_ratio,
+      result->method, result->total_seconds, result->heldout_fitted, result->heldout_plain);
 }
 
 SlotStatus Slot::status(const Engine& engine) const {

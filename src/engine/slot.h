@@ -50,6 +50,8 @@ class Slot {
 
   int32_t id() const { return id_; }
   bool is_busy() const { return run != nullptr; }
+  /// First tokens of `prompt`, without its last, that are those of the conversation.
+  int64_t n_shared(const std::vector<int32_t>& prompt) const;
   /// Tokens of `prompt` that this slot's cache can serve: at most all but the last, whose logits are needed, and 0
   /// when the cache would have to be cut back into rows that a compaction wrote.
   int64_t usable_prefix(const std::vector<int32_t>& prompt) const;

@@ -71,14 +71,15 @@ Result<void> SequenceCache::check_rows(const std::vector<std::vector<HeadRows>>&
                                        const Identity& identity) const {
   const KvLayout& layout = pool_->layout();
   if (identity.next_pos < Pos(0) || identity.compacted_end < Pos(0) ||
-      identity.compacted_end > identity.next_pos || identity.n_compactions < 0 ||
-      identity.dropped_end.size() != layout.layers.size())
+      identity.compacted_end > identity.next_pos || identity.n_compactions < 0 || identity.n_rebases < 0 ||
+      identity.n_squeezed < 0 || identity.dropped_end.size() != layout.layers.size())
     return Error{
         ErrorKind::invalid_argument,
-        fmt::format(
-            "KV cache: {} tokens of which {} compacted in {} compactions over {} layers; the model has {} layers",
-            identity.next_pos.value, identity.compacted_end.value, identity.n_compactions,
-            identity.dropped_end.size(), layout.layers.size())};
+        fmt::format("KV cache: {} positions of which {} compacted in {} compactions, {} tokens squeezed in {} "
+                    "re-basings, over {} "
+                    "layers; expected numbers of at least 0, no more compacted than there are, and {} layers",
+                    identity.next_pos.value, identity.compacted_end.value, identity.n_compactions,
+                    identity.n_squeezed, identity.n_rebases, identity.dropped_end.size(), layout.layers.size())};
   if (rows.size() != layout.layers.size())
     return Error{ErrorKind::invalid_argument,
                  fmt::format("KV cache: new rows for {} layers, expected {}", rows.size(), layout.layers.size())};

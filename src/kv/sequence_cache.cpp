@@ -371,8 +371,10 @@ const HeadCache& SequenceCache::head(int32_t layer, int32_t head) const {
 
 CacheUsage SequenceCache::usage() const {
   CacheUsage result;
-  result.n_logical = identity_.next_pos.value;
+  result.n_logical = n_logical();
+  result.n_positions = identity_.next_pos.value;
   result.n_compactions = identity_.n_compactions;
+  result.n_rebases = identity_.n_rebases;
   for (const std::vector<HeadCache>& layer : heads_) {
     for (const HeadCache& cache : layer) {
       result.n_rows += cache.n_rows;

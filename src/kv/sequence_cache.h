@@ -45,12 +45,13 @@ float bias_of_row(BlockPool& pool, const BlockEntry& entry, int64_t row);
 kernels::KvBlockView block_view(BlockPool& pool, const BlockEntry& entry);
 
 struct CacheUsage {
-  int64_t n_logical = 0;  // tokens the conversation has
+  int64_t n_logical = 0;    // tokens the conversation has
+  int64_t n_positions = 0;  // next_pos(): fewer than tokens once positions were given anew
   int64_t n_rows = 0;     // sum over layers and heads
   double n_physical = 0;  // rows per head, mean over heads
   int64_t n_blocks = 0;
   int64_t bytes = 0;  // of its blocks, annotations included; shared blocks count in full
-  int64_t n_compactions = 0;
+  int64_t n_compactions = 0, n_rebases = 0;
 };
 
 /// How many forks of a cache the pool has room for when each appends so many tokens: every head needs a copy of the
@@ -93,7 +94,7 @@ class SequenceCache {
   /// Cost: none now; up to kBlockRows - 1 rows of room in every head until the rows before are replaced.
   void seal();
   void clear();
-  /// Forgets all rows at positions >= end; the logical length becomes end.
+  /// Forgets all rows at positions >= end, which next_pos() becomes.
   /// Errors: invalid_argument when end lies outside the conversation; unsupported when it lies before
   /// compacted_end(), because those rows no longer stand for single tokens, or when a window at `end` needs rows
   /// that drop_outside_window() has dropped.
@@ -111,6 +112,8 @@ class SequenceCache {
     Pos next_pos;
     Pos compacted_end;
     int64_t n_compactions = 0;
+    int64_t n_rebases = 0;         // how often positions were given anew
+    int64_t n_squeezed = 0;        // tokens that have no position of their own since: n_logical() - next_pos
     std::vector<Pos> dropped_end;  // [layers] rows before it may have been dropped by drop_outside_window()
   };
   /// Positions may all be new and next_pos smaller than it was: that is how a conversation is re-based.
@@ -120,7 +123,8 @@ class SequenceCache {
   /// Replaces all rows before `boundary` by those that `other` has before it; own rows from `boundary` on stay.
   /// `other` is a compacted fork of this sequence, as this was when next_pos() was `boundary` or later. Its blocks
   /// are shared, not copied; only an own block with rows on both sides of the boundary is cut, in place when no
-  /// other sequence uses it. compacted_end and n_compactions become other's; next_pos stays.
+  /// other sequence uses it. compacted_end and n_compactions become other's; next_pos and
+  /// n_logical() stay.
   /// Either commits whole or changes nothing. Works in a full pool, too: memory that only this sequence uses is
   /// given back first, and nothing at all is needed when no cut block is shared.
   /// Needs: this was not truncated to less than `boundary` after the fork; rows read since then would not show it.
@@ -144,7 +148,8 @@ class SequenceCache {
   /// Errors: invalid_argument when that lies before what is compacted already or beyond next_pos().
   Result<void> mark_compacted(Pos compacted_end);
 
-  Pos next_pos() const { return identity_.next_pos; }            // logical length
+  Pos next_pos() const { return identity_.next_pos; }
+  int64_t n_logical() const { return identity_.next_pos.value + identity_.n_squeezed; }  // tokens
   Pos compacted_end() const { return identity_.compacted_end; }  // 0 when never compacted
   int64_t n_compactions() const { return identity_.n_compactions; }
   const HeadCache& head(int32_t layer, int32_t head) const;

@@ -128,6 +128,12 @@ Result<std::string> render_chat(const Json& body, const chat::ChatTemplate& chat
   return prompt + begun;
 }
 
+std::string without_added_bos(std::string prompt, const tokenizer::Tokenizer& tokenizer) {
+  const std::string bos = special_text(tokenizer, tokenizer.data().bos);
+  if (tokenizer.adds_bos() && prompt.starts_with(bos)) prompt.erase(0, bos.size());
+  return prompt;
+}
+
 std::vector<int32_t> encode_chat(const std::string& prompt, const tokenizer::Tokenizer& tokenizer) {
   const std::string bos = special_text(tokenizer, tokenizer.data().bos);
   const bool has_bos = !bos.empty() && prompt.starts_with(bos);

@@ -17,6 +17,10 @@ namespace sh::server {
 Result<std::string> render_chat(const Json& body, const chat::ChatTemplate& chat_template,
                                 const tokenizer::Tokenizer& tokenizer);
 
+/// The rendered prompt as a text to send to /completion, which puts the vocabulary's start token before it if the
+/// vocabulary wants one: then the template's own is left out, as llama.cpp does.
+std::string without_added_bos(std::string prompt, const tokenizer::Tokenizer& tokenizer);
+
 /// The rendered prompt as tokens, with the vocabulary's start token once.
 std::vector<int32_t> encode_chat(const std::string& prompt, const tokenizer::Tokenizer& tokenizer);
 

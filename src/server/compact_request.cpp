@@ -8,6 +8,7 @@
 
 #include "base/env.h"
 #include "compaction/method.h"
+#include "engine/region_plan.h"
 #include "server/field_reader.h"
 
 namespace sh::server {
@@ -33,6 +34,21 @@ void note_overridden_sizes(const FieldReader& fields, const engine::CompactionRe
   if (!has_target && request.target_rows <= 0) return;
   note_unused(fields, "ratio", unused);
   note_unused(fields, "of_whole_cache", unused);
+}
+
+/// Numbers and options that make no difference to the method. Needs: all axes read.
+void note_idle_choices(const FieldReader& fields, const engine::CompactionRequest& request, Json& unused) {
+  const auto method = engine::method_of(request);
+  if (!method.ok()) return;  // refused for that
+  if (!engine::option_matters(request, "conversations")) note_unused(fields, "n_generate", unused);
+  const bool fits_biases = method->fit == compaction::Fit::biases || method->fit == compaction::Fit::both;
+  if (!fits_biases) note_unused(fields, "nnls_iters", unused);
+  if (!method->needs_queries())
+    for (const char* name : {"max_queries", "max_queries_per_kv_head"}) note_unused(fields, name, unused);
+  const Json* options = fields.find("options");
+  if (options == nullptr || !options->is_object()) return;
+  for (const auto& [name, value] : options->items())
+    if (!engine::option_matters(request, name)) unused.push_back("options." + name);
 }
 
 /// What nobody reads is named in the answer: a slip of the pen must not look obeyed.
@@ -85,6 +101,15 @@ void read_options(FieldReader& fields, engine::CompactionRequest& request) {
     if (const auto set = engine::set_option(request, name, text); !set.ok())
       return fields.fail(Error{set.error().kind, fmt::format("options: {}", set.error().message)});
   }
+}
+
+/// `budget` may be said in two places, but not twice differently.
+void check_one_budget(FieldReader& fields, const std::string& budget) {
+  const Json* options = fields.find("options");
+  if (budget.empty() || options == nullptr || !options->is_object() || !options->contains("budget")) return;
+  if ((*options)["budget"] != budget)
+    fields.fail("options.budget", fmt::format("'{}' as in budget, or one of the two left out", budget),
+                (*options)["budget"]);
 }
 
 /// The fork's self-study says how many tokens it generates; ours how many conversations it holds. Never less than
@@ -150,6 +175,7 @@ Result<ParsedCompaction> parse_compaction(const Json& body, int32_t n_slots) {
   if (fields.find("budget") != nullptr)
     if (const auto set = engine::set_option(request, "budget", budget); !set.ok()) fields.fail(set.error());
   read_options(fields, request);
+  check_one_budget(fields, budget);
   bool reclaims = true;
   fields.read("reclaim", reclaims);
   if (!reclaims) out.unused_fields.push_back("reclaim");
@@ -158,6 +184,7 @@ Result<ParsedCompaction> parse_compaction(const Json& body, int32_t n_slots) {
     if (value != nullptr && !value->is_number()) fields.fail(name, "a number", *value);
     note_unused(fields, name, out.unused_fields);
   }
+  note_idle_choices(fields, request, out.unused_fields);
   note_overridden_sizes(fields, request, out.unused_fields);
   note_unread(fields, out.unused_fields);
   SH_RETURN_IF_ERROR(fields.result());
@@ -171,6 +198,8 @@ Result<ParsedCompaction> parse_keep_compaction(const Json& body, int32_t id_slot
   double keep_ratio = 0.5;
   out.request.n_protected_prefix = 8;
   out.request.n_live_suffix = 15;
+  out.request.prefix_name = "keep_first";
+  out.request.suffix_name = "keep_last";
   fields.read("keep_ratio", keep_ratio, 1e-9, 1);
   fields.read("keep_first", out.request.n_protected_prefix, 0, kMaxTokens);
   fields.read("keep_last", out.request.n_live_suffix, 0, kMaxTokens);

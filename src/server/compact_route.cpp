@@ -17,16 +17,18 @@ namespace {
 
 /// The keys that scripts of the fork read, and ours.
 Json compaction_answer(const ParsedCompaction& parsed, const engine::CompactionReport& report) {
+  const RegionRows rows = mean_region_rows(report);
   Json out = {{"success", true},
               {"id_slot", parsed.id_slot},
               {"method", report.method},
-              {"compacted_tokens", std::llround(mean_kept_rows(report))},
-              {"original_tokens", report.n_region},
+              {"compacted_tokens", std::llround(rows.kept)},
+              {"original_tokens", std::llround(rows.before)},
               {"compression_ratio", report.region_ratio},
               {"compaction_time_ms", report.total_seconds * 1e3},
               {"active_n_kv_before", std::llround(report.rows_before)},
               {"active_n_kv_after", std::llround(report.rows_after)},
               {"reclaimed", true},
+              {"n_region", report.n_region},
               {"n_logical", report.n_logical},
               {"bytes_before", report.bytes_before},
               {"bytes_after", report.bytes_after},
@@ -35,6 +37,7 @@ Json compaction_answer(const ParsedCompaction& parsed, const engine::CompactionR
               {"n_queries", report.n_queries},
               {"heldout_error", report.heldout_fitted},
               {"heldout_error_unfitted", report.heldout_plain},
+              {"head_error", report.head_error},
               {"fallback_heads", report.fallback_heads},
               {"verdict", engine::name_of(report.check.verdict)},
               {"check", check_json(report.check)},

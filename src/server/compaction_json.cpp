@@ -91,16 +91,21 @@ Json study_json(const engine::StudyStats& study) {
 
 }  // namespace
 
-double mean_kept_rows(const CompactionReport& report) {
-  if (report.heads.empty()) return 0;
-  double n = 0;
-  for (const auto& head : report.heads) n += static_cast<double>(head.n_kept);
-  return n / static_cast<double>(report.heads.size());
+RegionRows mean_region_rows(const CompactionReport& report) {
+  RegionRows mean;
+  const auto n_heads = static_cast<double>(report.heads.size());
+  for (const auto& head : report.heads) {
+    mean.before += static_cast<double>(head.n_before) / n_heads;
+    mean.kept += static_cast<double>(head.n_kept) / n_heads;
+  }
+  return mean;
 }
 
 Json check_json(const engine::ReplayCheck& check) {
   const auto measured = [&](double value) { return check.n_tokens > 0 ? value : kNotMeasured; };
+  const char* before = check.is_of_compacted ? "compacted" : "uncompacted";
   return {{"n_tokens", check.n_tokens},
+          {"compared_with", check.n_tokens > 0 ? Json(before) : Json()},
           {"kl_mean", measured(check.kl_mean)},
           {"kl_median", measured(check.kl_median)},
           {"kl_p99", measured(check.kl_p99)},
@@ -119,7 +124,7 @@ Json compaction_json(const std::vector<engine::CompactionEvent>& compactions) {
   const CompactionReport& last = compactions.back().report;
   double seconds = 0;
   for (const engine::CompactionEvent& event : compactions) seconds += event.report.total_seconds;
-  return Json{{"count", compactions.size()},
+  return Json{{"n_compactions", last.n_compactions},
               {"method", last.method},
               {"queries", compaction::name_of(last.queries)},
               {"n_logical", last.n_logical},
@@ -165,9 +170,9 @@ Json record_json(const engine::CompactionRecord& record) {
   Json heads = Json::array();
   for (const auto& head : report.heads) heads.push_back(head_json(head));
   Json out = compaction_json(report, record.is_automatic);
-  out.erase("count");
   out["n_region"] = report.n_region;
   out["n_queries"] = report.n_queries;
+  out["head_error"] = report.head_error;
   out["fallback_heads"] = report.fallback_heads;
   out["capture_seconds"] = report.capture_seconds;
   out["select_seconds"] = report.select_seconds;

@@ -9,12 +9,16 @@
 
 namespace sh::server {
 
-/// Region rows that a head holds after the compaction, mean over heads.
-double mean_kept_rows(const engine::CompactionReport& report);
+/// Rows of the region that a head held before the compaction and holds after it, mean over heads. Before the
+/// first one of a conversation they are its tokens.
+struct RegionRows {
+  double before = 0, kept = 0;
+};
+RegionRows mean_region_rows(const engine::CompactionReport& report);
 
 /// The replay before the swap: n_tokens is 0 and the rest null when nothing was replayed.
 Json check_json(const engine::ReplayCheck& check);
-/// The `compaction` object of responses: sizes, seconds, errors, verdict.
+/// The `compaction` object of responses: sizes, seconds, errors, verdict; n_compactions as GET /slots has it.
 Json compaction_json(const engine::CompactionReport& report, bool is_automatic);
 /// All compactions of a request as one object: sizes before the first and after the last, seconds summed, errors
 /// of the last.

@@ -23,6 +23,7 @@ constexpr KindStatus kKinds[] = {
     {ErrorKind::out_of_memory, 503,
      kUnavailable},  // of the KV budget: other conversations hold it, so later may be better
     {ErrorKind::context_exceeded, 400, "exceed_context_size_error"},
+    {ErrorKind::unmet, 422, "quality_not_met_error"},
     {ErrorKind::busy, 503, kUnavailable},
     {ErrorKind::cancelled, 503, kUnavailable},
 };

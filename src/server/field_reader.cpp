@@ -68,8 +68,11 @@ void FieldReader::read(const char* name, int64_t& out, int64_t min, int64_t max)
     out = *number;
     return;
   }
-  if (max == std::numeric_limits<int64_t>::max() || max == std::numeric_limits<int32_t>::max())
-    return fail(name, fmt::format("a whole number of at least {}", min), *value);
+  // The end of a type is no bound to tell of, unless it was the one that was passed.
+  const bool is_unbounded =
+      max == std::numeric_limits<int64_t>::max() || max == std::numeric_limits<int32_t>::max();
+  const bool is_above = value->is_number() && value->get<double>() > static_cast<double>(max);
+  if (is_unbounded && !is_above) return fail(name, fmt::format("a whole number of at least {}", min), *value);
   fail(name, fmt::format("a whole number from {} to {}", min, max), *value);
 }
 

@@ -185,7 +185,10 @@ Json timings_json(const engine::Timings& t) {
 }
 
 Json kv_json(const GenerationEvent& event) {
-  return Json{{"logical", event.n_logical}, {"physical", event.n_physical}, {"bytes", event.kv_bytes}};
+  return Json{{"logical", event.n_logical},
+              {"physical", event.n_physical},
+              {"bytes", event.kv_bytes},
+              {"n_rebases", event.n_rebases}};
 }
 
 Json usage_json(const std::vector<Choice>& choices) {

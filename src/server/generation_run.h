@@ -57,7 +57,8 @@ RequestDefaults request_defaults(const ServerState& state);
 
 // Parts that dialects share.
 Json timings_json(const engine::Timings& timings);
-/// Logical tokens, physical rows and bytes of the conversation: {"logical", "physical", "bytes"}.
+/// Logical tokens, physical rows and bytes of the conversation, and how often its positions were given anew:
+/// {"logical", "physical", "bytes", "n_rebases"}.
 Json kv_json(const engine::GenerationEvent& event);
 /// Prompt tokens of each prompt once, completion tokens of all choices.
 Json usage_json(const std::vector<Choice>& choices);

@@ -152,7 +152,7 @@ Json shorthand_json(const ServerState& state) {
 
 Json slot_json(const engine::SlotStatus& slot) {
   const int64_t n_compacted =
-      slot.last_compaction ? std::llround(mean_kept_rows(slot.last_compaction->report)) : 0;
+      slot.last_compaction ? std::llround(mean_region_rows(slot.last_compaction->report).kept) : 0;
   Json out = {
       {"id", slot.id}, {"n_ctx", slot.n_ctx}, {"speculative", false}, {"is_processing", slot.is_processing}};
   if (slot.id_task != 0) {
@@ -164,7 +164,7 @@ Json slot_json(const engine::SlotStatus& slot) {
         {{{"has_next_token", slot.is_processing}, {"n_remain", slot.n_remain}, {"n_decoded", slot.n_decoded}}});
   }
   out["kv"] = Json{{"seq_pos_min", slot.n_logical > 0 ? 0 : -1},
-                   {"seq_pos_max", slot.n_logical - 1},
+                   {"seq_pos_max", slot.usage.n_positions - 1},
                    {"active_n_kv", std::llround(slot.usage.n_physical)},
                    {"active_n_kv_compacted", n_compacted},
                    {"sequence_state_bytes", slot.usage.bytes},
@@ -172,7 +172,8 @@ Json slot_json(const engine::SlotStatus& slot) {
                    {"n_physical", slot.usage.n_physical},
                    {"n_rows", slot.usage.n_rows},
                    {"n_blocks", slot.usage.n_blocks},
-                   {"n_compactions", slot.usage.n_compactions}};
+                   {"n_compactions", slot.usage.n_compactions},
+                   {"n_rebases", slot.usage.n_rebases}};
   out["compaction"] = compaction_state_json(slot);
   return out;
 }

@@ -5,6 +5,7 @@
 #include <ctime>
 #include <exception>
 #include <thread>
+#include <utility>
 
 #include "base/build_info.h"
 #include "base/log.h"
@@ -22,6 +23,7 @@ std::string system_fingerprint() {
 
 struct Server::State : ServerState {
   std::unique_ptr<HttpServer> http;
+  bool is_stopped = false;
 
   /// The path below --api-prefix, or nothing when it lies outside.
   std::optional<std::string_view> path_of(const HttpRequest& request) const {
@@ -108,10 +110,11 @@ std::string Server::url() const {
   return state_->http->url() + state_->params.server.api_prefix;
 }
 void Server::stop() {
-  if (!state_->http) return;
-  state_->http->stop([this] {
-    if (state_->is_ready.load(std::memory_order_acquire)) state_->scheduler->cancel_all();
-  });
+  if (!state_->http || std::exchange(state_->is_stopped, true)) return;  // the scheduler may be gone by now
+  if (!state_->is_ready.load(std::memory_order_acquire)) return state_->http->stop({});
+  // Answers that are being written are waited for, but no compaction: nothing is lost with it.
+  state_->scheduler->cancel_compactions();
+  state_->http->stop([this] { state_->scheduler->cancel_all(); });
 }
 
 }  // namespace sh::server

@@ -60,8 +60,9 @@ Result<Json> detokenize(const ServerState& state, const std::string& text) {
 
 Result<Json> apply_template(const ServerState& state, const std::string& text) {
   SH_ASSIGN(const Json body, parse_body(text));
-  SH_ASSIGN(std::string prompt, render_chat(body, state.engine->chat_template(), state.engine->tokenizer()));
-  return Json{{"prompt", std::move(prompt)}};
+  const tokenizer::Tokenizer& tokenizer = state.engine->tokenizer();
+  SH_ASSIGN(std::string prompt, render_chat(body, state.engine->chat_template(), tokenizer));
+  return Json{{"prompt", without_added_bos(std::move(prompt), tokenizer)}};
 }
 
 void answer(const Call& call, Result<Json> (*make)(const ServerState&, const std::string&)) {

@@ -105,7 +105,6 @@ class Chat {
     const std::string whole = attached_ + message;
     const auto turn = turn_tokens(whole);
     if (!turn.ok()) return complain(turn.error());
-    if (conversation_.n_tokens() == 0 && params_.n_keep < 0) n_keep_ = static_cast<int64_t>(turn->size());
     attached_.clear();
     turn_start_ = conversation_.n_tokens();
     turn_ = *turn;
@@ -115,7 +114,6 @@ class Chat {
   void generate() {
     engine::GenerateOptions options = generate_options(params_);
     options.stream = n_answers_++;
-    options.n_keep = params_.n_keep < 0 ? n_keep_ : params_.n_keep;
     ProgressLine progress;
     const auto report =
         engine::generate(engine_, conversation_, turn_, options, terminal_hooks(progress, cancel_));
@@ -126,14 +124,12 @@ class Chat {
       return take_back();
     }
     for (const engine::CompactionReport& compaction : report->compactions) note(compaction_text(compaction));
+    for (const std::string& failure : report->compaction_failures) note("not compacted: " + failure);
     if (report->stop_reason == engine::StopReason::cancelled &&
         report->n_prompt < static_cast<int64_t>(turn_.size()))
       return take_back();
     if (report->stop_reason == engine::StopReason::context_full)
-      note(engine_.compacts_automatically()
-               ? "the answer was cut: the conversation has reached the length the model was made for"
-               : "the answer was cut: the cache is full (/compact makes room, --compact-threshold 0.9 does it by "
-                 "itself, -c makes it larger)");
+      note("the answer was cut: " + conversation_.end_reason(params_.n_keep));
     show_status(report->n_answer_forwards > 0
                     ? static_cast<double>(report->n_answer_forwards) / report->answer_seconds
                     : 0);
@@ -203,7 +199,7 @@ class Chat {
   }
 
   void compact(const std::string& arguments) {
-    auto as_flags_say = conversation_.requested_by_flags(params_.n_keep < 0 ? n_keep_ : params_.n_keep);
+    auto as_flags_say = conversation_.requested_by_flags(params_.n_keep);
     if (!as_flags_say.ok()) return complain(as_flags_say.error());
     engine::CompactionRequest& request = *as_flags_say;
     const size_t space = arguments.find(' ');
@@ -232,7 +228,6 @@ class Chat {
   std::string attached_;       // by /read, for the next message
   std::vector<int32_t> turn_;  // the last question, for /regen
   int64_t turn_start_ = 0;
-  int64_t n_keep_ = 0;  // with --keep -1: the first prompt
   uint64_t n_answers_ = 0;
   int status_ = 0;
 };
@@ -248,6 +243,8 @@ int chat_command(Arguments arguments) {
   if (!engine.ok()) return report_error(engine.error());
   for (const std::string& line : (*engine)->describe()) log_info("{}", line);
   log_info("{}", (*engine)->describe_conversations());
+  if (const std::string held = engine::held_rows_text(**engine, params.n_keep); !held.empty())
+    log_warning("{}", held);
   return Chat(**engine, params).run();
 }
 

@@ -45,14 +45,14 @@ Result<int> run(engine::ProgramParams& params) {
   SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));
   for (const std::string& line : engine->describe()) log_info("{}", line);
   log_info("{}", engine->describe_conversations());
+  if (const std::string held = engine::held_rows_text(*engine, params.n_keep); !held.empty())
+    log_warning("{}", held);
   const std::vector<int32_t> prompt = engine::encode_opening(*engine, params.prompt);
   if (prompt.empty())
     return Error{ErrorKind::invalid_argument, "the prompt is empty; give one with -p TEXT or -f FILE"};
   if (params.displays_prompt) show_text(params.prompt);
 
   engine::Conversation conversation(*engine, engine->compacts_automatically());
-  engine::GenerateOptions options = generate_options(params);
-  if (params.n_keep < 0) options.n_keep = static_cast<int64_t>(prompt.size());
   ProgressLine progress;
   const std::atomic<bool>& cancel = catch_interrupts();
   engine::GenerateHooks hooks = terminal_hooks(progress, cancel);
@@ -60,10 +60,14 @@ Result<int> run(engine::ProgramParams& params) {
     progress.clear();
     log_info("{}", compaction_text(compaction));
   };
-  SH_ASSIGN(const engine::GenerateReport report, engine::generate(*engine, conversation, prompt, options, hooks));
+  SH_ASSIGN(const engine::GenerateReport report,
+            engine::generate(*engine, conversation, prompt, generate_options(params), hooks));
   progress.clear();
   show_text("\n");
+  for (const std::string& failure : report.compaction_failures) log_warning("not compacted: {}", failure);
   if (log_level() >= LogLevel::info) fmt::print(stderr, "{}\n", result_line(*engine, conversation, report));
+  if (report.stop_reason == engine::StopReason::context_full)
+    log_warning("the answer was cut: {}", conversation.end_reason(params.n_keep));
   return report.stop_reason == engine::StopReason::cancelled ? kExitInterrupted : 0;
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/conversation.h"
 #include "engine/engine.h"
 #include "engine/scheduler.h"
 #include "server/server.h"
@@ -51,11 +52,12 @@ void print_welcome(const engine::Engine& engine, const std::string& url, const e
   for (const std::string& line : engine.describe()) log_info("{}", line);
   log_info("{}", engine.describe_conversations());
   log_info("loaded in {:.2f} s", seconds);
+  if (const std::string held = engine::held_rows_text(engine, 0); !held.empty()) log_warning("{}", held);
   log_info(
       "try      curl {}/v1/chat/completions -d '{{\"messages\": [{{\"role\": \"user\", \"content\": "
       "\"Hello\"}}]}}'",
       url);
-  log_info("         curl {}/compact -d '{{\"id_slot\": 0, \"method\": \"solver\", \"ratio\": 4}}'{}", url,
+  log_info("         curl {}/compact -d '{{\"id_slot\": 0, \"method\": \"self_study\", \"ratio\": 4}}'{}", url,
            params.server.has_compact ? "" : "   (needs --endpoint-compact)");
   log_info("listening on {}", url);
 }

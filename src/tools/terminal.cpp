@@ -113,15 +113,17 @@ std::string verdict_text(engine::Verdict verdict) {
 
 std::string compaction_text(const engine::CompactionReport& report) {
   std::string text = fmt::format(
-      "compacted by '{}' after {} tokens: {:.0f} -> {:.0f} rows a head, {} -> {} ({:.2f}x of all bytes) in {:.2f} "
+      "compacted by '{}' after {} tokens: {:.0f} -> {:.0f} rows a head{}, {} -> {} ({:.2f}x of all bytes) in "
+      "{:.2f} "
       "s",
-      report.method, report.n_logical, report.rows_before, report.rows_after, size_text(report.bytes_before),
-      size_text(report.bytes_after), report.real_ratio, report.total_seconds);
+      report.method, report.n_logical, report.rows_before, report.rows_after, engine::shortfall_text(report),
+      size_text(report.bytes_before), size_text(report.bytes_after), report.real_ratio, report.total_seconds);
   if (!std::isnan(report.heldout_fitted))
     text += fmt::format(", held-out error {:.3f} (unfitted {:.3f})", report.heldout_fitted, report.heldout_plain);
   if (report.check.n_tokens > 0)
-    text += fmt::format(", {}: KL {:.2g} on {} replayed tokens", verdict_text(report.check.verdict),
-                        report.check.kl_mean, report.check.n_tokens);
+    text += fmt::format(", {}: KL {:.2g} on {} replayed tokens{}", verdict_text(report.check.verdict),
+                        report.check.kl_mean, report.check.n_tokens,
+                        report.check.is_of_compacted ? ", against the compacted cache before" : "");
   if (report.check.n_fits_dropped > 0)
     text += fmt::format(", {} of {} fits taken back for --compact-max-kl", report.check.n_fits_dropped,
                         report.heads.size());

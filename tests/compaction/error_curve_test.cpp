@@ -162,6 +162,13 @@ TEST(ErrorCurve, OfNoRowsOneRowAndNoQueries) {
   EXPECT_EQ(curve.mean_square, std::vector<double>(curve.n_rows.size(), 0.0));
 }
 
+TEST(ErrorCurve, IsLinearBetweenItsSizes) {
+  const ErrorCurve curve{.n_rows = {0, 1, 5, 9}, .mean_square = {}, .p99 = {1.0, 0.8, 0.4, 0.0}, .worst = {}};
+  const std::pair<int64_t, double> expected[] = {{0, 1.0}, {1, 0.8}, {2, 0.7}, {5, 0.4}, {8, 0.1}, {9, 0.0}};
+  for (const auto& [n_rows, error] : expected) EXPECT_NEAR(p99_at(curve, n_rows), error, 1e-12) << n_rows;
+  EXPECT_EQ(p99_at({.n_rows = {0}, .mean_square = {}, .p99 = {0.0}, .worst = {}}, 0), 0);
+}
+
 TEST(ErrorCurve, ThinsQueriesAndSpreadsThem) {
   const Head head = clustered_head(10, 64, 5000, 16);
   const auto scores = scores_of(head.problem());

@@ -92,7 +92,7 @@ TEST(Conversation, AFullCacheIsDueRightAfterAnAttempt) {
   const std::vector<int32_t> ids(64, 100);
   ASSERT_TRUE(conversation.append(ids, {}).ok());
   EXPECT_EQ(conversation.rows_left(), 0);
-  EXPECT_FALSE(conversation.compact_automatically({.n_keep = -1}, nullptr).ok());
+  EXPECT_FALSE(conversation.compact_automatically({.n_keep = 64}, nullptr).ok());
   EXPECT_TRUE(conversation.wants_compaction());
 }
 
@@ -106,7 +106,7 @@ TEST(Conversation, AnAttemptThatWasCancelledOrForgottenIsDueAgain) {
   ASSERT_FALSE(cancelled.ok());
   EXPECT_EQ(cancelled.error().kind, ErrorKind::cancelled);
   EXPECT_TRUE(conversation.wants_compaction());
-  EXPECT_FALSE(conversation.compact_automatically({.n_keep = -1}, nullptr).ok());
+  EXPECT_FALSE(conversation.compact_automatically({.n_keep = 80}, nullptr).ok());
   EXPECT_FALSE(conversation.wants_compaction());
   conversation.forget_last_attempt();
   EXPECT_TRUE(conversation.wants_compaction());
@@ -204,7 +204,17 @@ TEST(Conversation, AutomaticRequestsFollowTheOptions) {
   EXPECT_EQ(delayed->n_live_suffix, 20);
   EXPECT_EQ(delayed->n_recent_queries, 20);
   EXPECT_TRUE(delayed->queries->has(compaction::QuerySource::recent));
-  EXPECT_FALSE(conversation.automatic_request({.n_keep = -1}).ok()) << "everything is to stay";
+  EXPECT_EQ(conversation.automatic_request({.n_keep = -1})->n_protected_prefix, 12) << "of the first prompt";
+  EXPECT_EQ(conversation.requested_by_flags(-1)->n_protected_prefix, 12);
+  const auto held = conversation.automatic_request({.n_keep = 160});
+  ASSERT_FALSE(held.ok()) << "everything is to stay";
+  EXPECT_NE(held.error().message.find("of 160 positions 160 at the start, 0 at the end and 0 in pinned"),
+            std::string::npos)
+      << held.error().message;
+  EXPECT_NE(conversation.full_error("no", -1).message.find("--keep, n_keep in a request, holds 12 tokens"),
+            std::string::npos);
+  const auto by_error = open({.model_path = kScribe, .n_ctx = 320, .compact_target_head_error = 0.125});
+  EXPECT_EQ(Conversation(*by_error, false).requested_by_flags(0)->target.head_error, 0.125);
   EngineOptions bad{.model_path = kScribe, .compact_options = {{"fit", "perhaps"}}};
   EXPECT_FALSE(Engine::open(bad).ok());
 }
@@ -241,6 +251,79 @@ TEST(Generate, RefusesWhatDoesNotFit) {
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().kind, ErrorKind::context_exceeded);
   EXPECT_EQ(conversation.n_tokens(), 0);
+}
+
+// 452 rows of 512 are held and the newest 32 stay, too: nothing worth a compaction.
+TEST(Generate, NextToNothingIsNotCompactedAndThatIsToldOnce) {
+  const auto engine =
+      open({.model_path = kScribe, .n_ctx = 512, .compact_threshold = 0.9, .compact_method = "select"});
+  Conversation conversation(*engine, false);
+  const std::vector<int32_t> prompt(452, 100), more(5, 101);
+  const auto report =
+      generate(*engine, conversation, prompt, {.n_predict = 50, .ignore_eos = true, .n_keep = -1}, {});
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->n_answer, 50) << "past two attempts";
+  EXPECT_TRUE(report->compactions.empty());
+  ASSERT_EQ(report->compaction_failures.size(), 1u);
+  EXPECT_NE(report->compaction_failures[0].find("452 at the start"), std::string::npos)
+      << report->compaction_failures[0];
+  const auto held = conversation.automatic_request({.n_keep = -1});
+  ASSERT_FALSE(held.ok());
+  EXPECT_EQ(
+      held.error().message,
+      "too few rows may go: of 502 positions 452 at the start, 32 at the end and 0 in pinned spans stay as they "
+      "are, and 15 rows a head could be gained, of 16 that are worth a compaction");
+  const auto next = generate(*engine, conversation, more, {.n_predict = 1, .n_keep = -1}, {});
+  ASSERT_TRUE(next.ok()) << next.error().message;
+  EXPECT_TRUE(next->compaction_failures.empty()) << "nothing new";
+  const auto freed = generate(*engine, conversation, more, {.n_predict = 1}, {});
+  ASSERT_TRUE(freed.ok()) << freed.error().message;
+  EXPECT_EQ(freed->compactions.size(), 1u) << "nothing is held now";
+}
+
+TEST(Conversation, FlagsThatHoldNearlyAllRowsAreToldAtTheStart) {
+  const auto text = [](int64_t n_keep, EngineOptions options) {
+    options.model_path = kScribe;
+    options.n_ctx = 512;
+    return held_rows_text(*open(options), n_keep);
+  };
+  EXPECT_EQ(text(500, {}), "") << "nothing is compacted at all";
+  EXPECT_EQ(text(0, {.compact_threshold = 0.9}), "");
+  EXPECT_EQ(text(-1, {.compact_threshold = 0.9, .compact_keep = -1}), "") << "nobody knows the first prompt yet";
+  EXPECT_EQ(text(300, {.compact_threshold = 0.9, .compact_pinned = {{250, 350}}}), "");
+  EXPECT_NE(text(450, {.compact_threshold = 0.9}).find("hold 450 of the 512 rows"), std::string::npos);
+  EXPECT_NE(text(0, {.compact_threshold = 0.9, .compact_keep = 200, .compact_pinned = {{100, 460}, {470, 9000}}})
+                .find("hold 502 of the 512 rows"),
+            std::string::npos);
+}
+
+TEST(Conversation, ARatioThatIsNotReachedIsTold) {
+  const auto engine = open({.model_path = kScribe,
+                            .n_ctx = 320,
+                            .compact_threshold = 0.5,
+                            .compact_ratio = 4,
+                            .compact_method = "select"});
+  for (const int64_t n_keep : {0, 80}) {
+    Conversation conversation(*engine, false);
+    ASSERT_TRUE(conversation.append(std::vector<int32_t>(160, 100), {}).ok());
+    const auto report = conversation.compact_automatically({.n_keep = n_keep}, nullptr);
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    EXPECT_EQ(shortfall_text(*report),
+              n_keep == 0 ? "" : ", not the 40 that --compact-ratio asks for: 100 stay as they are");
+  }
+}
+
+// What ends a conversation that is compacted is not -c.
+TEST(Generate, TheLimitThatBindsIsNamed) {
+  const auto limit = [](double threshold, int64_t n_ctx, bool rebases) {
+    return open({.model_path = kScribe, .n_ctx = n_ctx, .compact_threshold = threshold, .compact_rebase = rebases})
+        ->length_limit();
+  };
+  EXPECT_NE(limit(0, 128, false).find("the context has 128 tokens (raise -c, or let it be"), std::string::npos);
+  EXPECT_NE(limit(0.9, 128, false).find("the model was trained for 8192 tokens (--compact-rebase"),
+            std::string::npos);
+  EXPECT_NE(limit(0.9, 9000, false).find("the context has 9000 tokens (raise -c, or give positions anew"),
+            std::string::npos);
 }
 
 TEST(Generate, ACancelledAnswerEndsInOrder) {

@@ -30,12 +30,14 @@ TEST(Engine, BadOptionsAreErrorsThatNameTheFlag) {
       {"--compact-method: unknown compaction method 'magic'",
        [](EngineOptions& o) { o.compact_threshold = 0.5, o.compact_method = "magic"; }},
       {"'magic'", [](EngineOptions& o) { o.compact_method = "magic"; }},
-      {"options are given by --compact-options",
-       [](EngineOptions& o) { o.compact_method = "self_study:fit=none"; }},
-      {"--compact-max-kl: expected at least --compact-target-kl (0.02), got 0.01",
+      {"(--compact-...): max_kl: expected at least the target's kl (0.02), got 0.01",
        [](EngineOptions& o) { o.compact_target_kl = 0.02, o.compact_max_kl = 0.01; }},
+      {"(--compact-...): target: expected a kl or a head_error, got both",
+       [](EngineOptions& o) { o.compact_target_kl = 0.02, o.compact_target_head_error = 0.1; }},
       {"queries=none leaves 'self_study' nothing",
-       [](EngineOptions& o) { o.compact_options = {{"queries", "none"}}; }},
+       [](EngineOptions& o) {
+         o.compact_options = {{"queries", "none"}};
+       }},
       {"-ctk", [](EngineOptions& o) { o.type_v = DType::q6_k; }},
       {"q5_1, q8_0", [](EngineOptions& o) { o.type_v = DType::q6_k; }},
       {"z80", [](EngineOptions& o) { o.kernels = "z80"; }},

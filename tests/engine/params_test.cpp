@@ -100,6 +100,11 @@ TEST(Flags, BadValuesNameFlagExpectedAndGot) {
   EXPECT_NE(parse_error(kComplete, {"-f", "/does/not/exist"}).find("/does/not/exist"), std::string::npos);
 }
 
+TEST(Flags, OptionsBehindTheMethodAreToldTheirPlace) {
+  EXPECT_NE(parse_error(kChat, {"--compact-method", "self_study:fit=none"}).find("given by --compact-options"),
+            std::string::npos);
+}
+
 TEST(Flags, RepeatsWarnAndTheLastCounts) {
   const ProgramParams p = parse(kServe, {"--port", "1", "--port", "2"});
   EXPECT_EQ(p.server.port, 2);
@@ -129,8 +134,26 @@ TEST(Flags, BadVariablesAreNamed) {
     EXPECT_NE(parse_error(kServe, {}).find("LLAMA_ARG_PORT: expected"), std::string::npos);
     EXPECT_TRUE(parse_params(kTokenize, Args{}).ok()) << "a variable of another command is not read";
   }
+  {
+    const ScopedVariable method("LLAMA_ARG_COMPACT_METHOD", "magic");
+    EXPECT_NE(parse_error(kServe, {}).find("LLAMA_ARG_COMPACT_METHOD: unknown compaction method 'magic'"),
+              std::string::npos);
+  }
   const ScopedVariable metrics("LLAMA_ARG_ENDPOINT_METRICS", "maybe");
   EXPECT_NE(parse_error(kServe, {}).find("LLAMA_ARG_ENDPOINT_METRICS: expected on or off"), std::string::npos);
+}
+
+TEST(Flags, VariablesThatNobodyReadsAreNamed) {
+  const ScopedVariable slip("LLAMA_ARG_COMPACT_TRESHOLD", "0.9");
+  const ScopedVariable other("LLAMA_ARG_QUANTUM_TUNNELS", "1");
+  const ScopedVariable good("LLAMA_ARG_NO_ENDPOINT_SLOTS", "1");
+  const ScopedVariable of_another_command("LLAMA_ARG_HOST", "::1");
+  const ProgramParams p = parse(kTokenize, {});
+  ASSERT_EQ(p.warnings.size(), 2u);
+  EXPECT_EQ(
+      p.warnings[0],
+      "LLAMA_ARG_COMPACT_TRESHOLD is set, but no setting is called so; did you mean LLAMA_ARG_COMPACT_THRESHOLD?");
+  EXPECT_EQ(p.warnings[1], "LLAMA_ARG_QUANTUM_TUNNELS is set, but no setting is called so");
 }
 
 TEST(Flags, ListsOfCompactionComeFromVariablesAndTheCommandLineReplacesThem) {
@@ -160,6 +183,7 @@ TEST(Flags, WhatOnlyAutomaticCompactionReadsWarnsWhileItIsOff) {
                                             {"--compact-method", "select"},
                                             {"--compact-max-kl", "1"},
                                             {"--compact-target-kl", "1"},
+                                            {"--compact-target-head-error", "0.1"},
                                             {"--compact-ratio", "2"},
                                             {"--compact-options", "fit=none"},
                                             {"--compact-delay"},

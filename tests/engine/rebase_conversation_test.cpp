@@ -37,6 +37,8 @@ TEST(RebasedConversation, GoesOnPastTheTrainedRangeAndStillReads) {
     EXPECT_GE(conversation.n_rebased(), n_before);
     n_times += conversation.n_rebased() > n_before;
     n_before = conversation.n_rebased();
+    EXPECT_EQ(conversation.cache().usage().n_logical, conversation.n_tokens());
+    EXPECT_EQ(conversation.cache().usage().n_rebases, n_times);
     EXPECT_LE(conversation.n_physical(), 512);
   }
   EXPECT_GE(n_times, 1);
@@ -53,6 +55,7 @@ TEST(RebasedConversation, GoesOnPastTheTrainedRangeAndStillReads) {
   const int64_t n = conversation.n_tokens();
   ASSERT_TRUE(conversation.truncate(n - 5).ok());
   EXPECT_EQ(conversation.n_tokens(), n - 5);
+  EXPECT_EQ(conversation.cache().usage().n_logical, n - 5);
   EXPECT_FALSE(conversation.truncate(conversation.n_compacted_tokens() - 1).ok());
 }
 
@@ -69,6 +72,7 @@ TEST(RebasedConversation, ASlotAnswersOnPastTheTrainedRange) {
     const std::vector<int32_t> text = encode(*bench.engine, prose.substr(0, 60000));
     size_t at = 0;
     bool has_ended = false;
+    int64_t n_rebases = 0;
     while (std::ssize(tokens) < n_trained + 600) {
       const std::vector<int32_t> more(text.begin() + static_cast<std::ptrdiff_t>(at),
                                       text.begin() + static_cast<std::ptrdiff_t>(at + 700));
@@ -85,11 +89,17 @@ TEST(RebasedConversation, ASlotAnswersOnPastTheTrainedRange) {
       if (std::ssize(tokens) > std::ssize(bench.ids)) {
         EXPECT_EQ(last.timings.cache_n, std::ssize(tokens)) << "the conversation was not found again";
       }
+      n_rebases = last.n_rebases;
       tokens = Bench::conversation(prompt, client.ids());
     }
     EXPECT_EQ(has_ended, !rebases) << "without new positions it ends at the trained range";
     if (!rebases) continue;
-    EXPECT_GT(bench.scheduler->slots()[0].n_logical, n_trained);
+    EXPECT_GE(n_rebases, 1);
+    const SlotStatus slot = bench.scheduler->slots()[0];
+    EXPECT_GT(slot.n_logical, n_trained);
+    EXPECT_EQ(slot.usage.n_logical, slot.n_logical);
+    EXPECT_LT(slot.usage.n_positions, n_trained);
+    EXPECT_EQ(slot.usage.n_rebases, n_rebases);
     EXPECT_LE(bench.scheduler->slots()[0].usage.n_physical, 512);
   }
 }

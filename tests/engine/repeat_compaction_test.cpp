@@ -234,7 +234,7 @@ TEST(RepeatedCompactionOfASlot, SlotsThatDoNotExistAreRefused) {
   for (const int32_t id : {-1, 2, 3, std::numeric_limits<int32_t>::max(), std::numeric_limits<int32_t>::min()}) {
     const auto report = bench.compact(small_request("select"), id);
     ASSERT_FALSE(report.ok()) << id;
-    EXPECT_EQ(report.error().kind, ErrorKind::not_found) << id;
+    EXPECT_EQ(report.error().kind, ErrorKind::invalid_argument) << id;
     EXPECT_NE(report.error().message.find("slot"), std::string::npos) << report.error().message;
   }
   EXPECT_EQ(bench.scheduler->slots()[0].usage.n_compactions, 0);

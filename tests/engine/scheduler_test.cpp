@@ -374,8 +374,8 @@ TEST(Scheduler, CommandsThatCannotWork) {
   Bench bench;
   const auto kind_of = [](const Result<CompactionReport>& result) { return result.ok() ? ErrorKind::io : result.error().kind; };
   EXPECT_EQ(kind_of(bench.compact(small_request("select"))), ErrorKind::invalid_argument);  // an empty slot
-  EXPECT_EQ(kind_of(bench.compact(small_request("select"), 1)), ErrorKind::not_found);
-  EXPECT_EQ(kind_of(bench.compact(small_request("select"), -1)), ErrorKind::not_found);
+  EXPECT_EQ(kind_of(bench.compact(small_request("select"), 1)), ErrorKind::invalid_argument);
+  EXPECT_EQ(kind_of(bench.compact(small_request("select"), -1)), ErrorKind::invalid_argument);
   bench.run(bench.greedy(bench.ids, 0));
   EXPECT_EQ(kind_of(bench.compact(small_request("no such"))), ErrorKind::not_found);
   EXPECT_EQ(kind_of(bench.compact(small_request("select", 0.5))), ErrorKind::invalid_argument);
@@ -384,7 +384,7 @@ TEST(Scheduler, CommandsThatCannotWork) {
   EXPECT_EQ(bench.scheduler->slots()[0].n_logical, static_cast<int64_t>(bench.ids.size()));
   Answer<int64_t> erased;
   bench.scheduler->erase_slot(7, erased.sink());
-  EXPECT_EQ(erased.wait().error().kind, ErrorKind::not_found);
+  EXPECT_EQ(erased.wait().error().kind, ErrorKind::invalid_argument);
 }
 
 TEST(Scheduler, EraseGivesTheMemoryBack) {
@@ -670,6 +670,60 @@ TEST(Scheduler, TheFlagsThatHoldAFullCacheAreNamed) {
       << last.error->message;
   EXPECT_EQ(last.error->message.find("--compact-keep"), std::string::npos) << last.error->message;
   EXPECT_NE(last.error->message.find("raise -c"), std::string::npos) << last.error->message;
+}
+
+// Of a conversation that goes on -1 means its first prompt, not all that each later request brings.
+TEST(Scheduler, TheFirstPromptIsKeptAndNotEveryOne) {
+  EngineOptions options = automatic_options();
+  options.compact_method = "select";
+  Bench bench(options);
+  std::vector<int32_t> conversation(bench.ids.begin(), bench.ids.begin() + 150);
+  GenerationEvent last;
+  for (int turn = 0; turn < 6; ++turn) {
+    GenerationRequest request = bench.greedy(conversation, 80);
+    request.n_keep = -1;
+    request.ignore_eos = true;
+    const auto answer = bench.run(request, &last);
+    ASSERT_EQ(last.stop_reason, StopReason::limit) << (last.error ? last.error->message : "");
+    conversation = Bench::conversation(conversation, answer);
+    conversation.insert(conversation.end(), bench.ids.begin(), bench.ids.begin() + 20);
+  }
+  const SlotStatus slot = bench.scheduler->slots()[0];
+  EXPECT_GT(slot.n_logical, 600);
+  ASSERT_TRUE(slot.last_compaction);
+  EXPECT_EQ(slot.last_compaction->report.condensed.front().begin, 150);
+}
+
+// The whole conversation was compacted, the last question too: the next one cannot go on from the document.
+TEST(Scheduler, APromptThatLeavesACompactedConversationIsLogged) {
+  Bench bench({.n_ctx = 2048, .n_parallel = 2});
+  bench.run(bench.asking(0));
+  ASSERT_TRUE(bench.compact(small_request("select")).ok());
+  const LogLevel level = log_level();
+  set_log_level(LogLevel::info);
+  testing::internal::CaptureStderr();
+  GenerationEvent last;
+  bench.run(bench.asking(1), &last);
+  const std::string log = testing::internal::GetCapturedStderr();
+  set_log_level(level);
+  EXPECT_EQ(last.timings.cache_n, 0);
+  EXPECT_NE(log.find("slot 0: a prompt shares "), std::string::npos) << log;
+  EXPECT_NE(log.find("live_suffix_tokens"), std::string::npos) << log;
+}
+
+TEST(Scheduler, WhatARequestHoldsIsNamed) {
+  EngineOptions options = automatic_options();
+  options.n_ctx = 460;
+  options.compact_method = "select";
+  Bench bench(options);
+  GenerationRequest request = bench.greedy(joined(bench.ids, bench.ids));
+  request.n_keep = 455;
+  GenerationEvent last;
+  bench.run(request, &last);
+  ASSERT_TRUE(last.error.has_value());
+  EXPECT_NE(last.error->message.find("keep less (--keep, n_keep in a request, holds 455 tokens)"),
+            std::string::npos)
+      << last.error->message;
 }
 
 // At a threshold of 1 the rows are full before the compaction is due.

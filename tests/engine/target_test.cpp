@@ -2,6 +2,7 @@
 // Compactions to a quality instead of a size, and with a limit on what they may cost.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "engine/region_plan.h"
 #include "engine/replay_check.h"
@@ -71,7 +72,7 @@ TEST_F(Target, AKlThatNoSizeReachesIsRefused) {
   const int64_t bytes = engine_->block_pool().stats().bytes_used;
   const auto report = compact_sequence(engine_->executor(), sequence, ids_, nullptr, request);
   ASSERT_FALSE(report.ok());
-  EXPECT_EQ(report.error().kind, ErrorKind::unsupported);
+  EXPECT_EQ(report.error().kind, ErrorKind::unmet);
   EXPECT_NE(report.error().message.find("target kl"), std::string::npos) << report.error().message;
   EXPECT_TRUE(fingerprint(sequence) == before);
   EXPECT_EQ(engine_->block_pool().stats().bytes_used, bytes) << "candidates are given back";
@@ -90,7 +91,7 @@ TEST_F(Target, AReplayWithoutAnswersMeetsNoTargetAndNoLimit) {
     (is_target ? request.target.kl : request.max_kl) = 0.1;
     const auto refused = compact_with(sequence, *queries, request);
     ASSERT_FALSE(refused.ok());
-    EXPECT_EQ(refused.error().kind, ErrorKind::unsupported);
+    EXPECT_EQ(refused.error().kind, ErrorKind::unmet);
     EXPECT_TRUE(fingerprint(sequence) == before);
   }
   EXPECT_TRUE(compact_with(sequence, *queries, plain).ok()) << "nobody asked for a quality";
@@ -112,6 +113,8 @@ TEST_F(Target, AHeadErrorHoldsInEveryHeadAndASmallerOneKeepsMore) {
     ASSERT_TRUE(report.ok()) << report.error().message;
     EXPECT_GT(report->bytes_after, last_bytes);
     EXPECT_GT(report->region_ratio, 1.0);
+    EXPECT_LE(report->head_error, target * (1 + 1e-9)) << "what was reached is told";
+    EXPECT_GT(report->head_error, 0.3 * target);
     last_bytes = report->bytes_after;
     for (const size_t head : {size_t{0}, size_t{5}, size_t{9}}) {
       compaction::HeadStorage storage;
@@ -151,6 +154,31 @@ TEST_F(Target, AHeadErrorHoldsInEveryHeadAndASmallerOneKeepsMore) {
           << target << " head " << head;
     }
   }
+}
+
+// Nearly any error is allowed: most heads would do without a row.
+TEST_F(Target, AnyHeadErrorLeavesTwoRowsAHead) {
+  for (const char* method : {"select", "nonuniform"}) {
+    CompactionRequest request = request_of(method);
+    request.target.head_error = 0.999;
+    SequenceCache sequence = base_->fork();
+    const CompactionReport report = compact(sequence, request);
+    const std::vector<int64_t> kept = kept_rows(report);
+    EXPECT_GE(std::accumulate(kept.begin(), kept.end(), int64_t{0}), 2 * std::ssize(kept)) << method;
+    EXPECT_LE(report.head_error, 0.999);
+  }
+}
+
+TEST_F(Target, TargetsWithoutSenseAreRefused) {
+  SequenceCache sequence = base_->fork();
+  CompactionRequest request = request_of("select");
+  request.target.head_error = 1;
+  EXPECT_EQ(
+      compact_sequence(engine_->executor(), sequence, ids_, nullptr, request).error().message,
+      "target head_error: expected a number below 1, got 1: a head that gives nothing at all has an error of 1");
+  request.target = {.kl = 0.1, .head_error = 0.2};
+  EXPECT_EQ(compact_sequence(engine_->executor(), sequence, ids_, nullptr, request).error().message,
+            "target: expected a kl or a head_error, got both (0.1 and 0.2); leave one out");
 }
 
 TEST_F(Target, AHeadErrorOfNothingKeepsAllThatAnybodyAskedFor) {
@@ -198,7 +226,7 @@ TEST_F(Target, ALimitOnTheKlDropsFitsAndThenRefuses) {
   const std::string before = fingerprint(sequence);
   const auto refused = compact_with(sequence, queries, request);
   ASSERT_FALSE(refused.ok());
-  EXPECT_EQ(refused.error().kind, ErrorKind::unsupported);
+  EXPECT_EQ(refused.error().kind, ErrorKind::unmet);
   EXPECT_NE(refused.error().message.find("max_kl"), std::string::npos) << refused.error().message;
   EXPECT_TRUE(fingerprint(sequence) == before);
 }

@@ -165,19 +165,27 @@ inline bool operator==(const HeadRows& a, const HeadRows& b) {
 struct Snapshot {
   std::vector<HeadRows> heads;
   Pos next_pos, compacted_end;
-  int64_t n_compactions;
+  int64_t n_compactions, n_rebases, n_squeezed;
   std::vector<Pos> dropped_end;
   std::vector<BlockId> blocks;
   bool operator==(const Snapshot& other) const {
     return std::equal(heads.begin(), heads.end(), other.heads.begin(), other.heads.end(),
                       [](const HeadRows& a, const HeadRows& b) { return testing::operator==(a, b); }) &&
            next_pos == other.next_pos && compacted_end == other.compacted_end &&
-           n_compactions == other.n_compactions && dropped_end == other.dropped_end && blocks == other.blocks;
+           n_compactions == other.n_compactions && n_rebases == other.n_rebases &&
+           n_squeezed == other.n_squeezed && dropped_end == other.dropped_end && blocks == other.blocks;
   }
 };
 
 inline Snapshot snapshot(const SequenceCache& cache) {
-  Snapshot result{{}, cache.next_pos(), cache.compacted_end(), cache.n_compactions(), cache.identity().dropped_end,
+  const SequenceCache::Identity& identity = cache.identity();
+  Snapshot result{{},
+                  identity.next_pos,
+                  identity.compacted_end,
+                  identity.n_compactions,
+                  identity.n_rebases,
+                  identity.n_squeezed,
+                  identity.dropped_end,
                   {}};
   const KvLayout& layout = cache.pool().layout();
   for (size_t layer = 0; layer < layout.layers.size(); ++layer) {

@@ -28,7 +28,7 @@ struct ModelRow {
 
 struct ModelSequence {
   std::vector<std::vector<std::vector<ModelRow>>> heads;  // [layer][head][row]
-  int64_t next_pos = 0, compacted_end = 0, n_compactions = 0;
+  int64_t next_pos = 0, compacted_end = 0, n_compactions = 0, n_squeezed = 0;
   int64_t dropped_end = 0;  // of the layer with a window
   ModelSequence() {
     for (const LayerLayout& layer : kLayout.layers) heads.emplace_back(static_cast<size_t>(layer.n_heads));
@@ -316,6 +316,7 @@ class World {
     identity.compacted_end = Pos(moved(std::max(int64_t{identity.compacted_end.value}, cut)));
     for (Pos& dropped : identity.dropped_end) dropped = Pos(moved(dropped.value));
     ++identity.n_compactions;
+    identity.n_squeezed += shift;
     const Snapshot before = snapshot(*pair.cache);
     const PoolStats stats = pool_.stats();
     if (!pair.cache->restore(rows, identity).ok()) {
@@ -332,6 +333,7 @@ class World {
     pair.model.compacted_end = identity.compacted_end.value;
     pair.model.dropped_end = moved(pair.model.dropped_end);
     ++pair.model.n_compactions;
+    pair.model.n_squeezed += shift;
   }
 
   void drop(Pair& pair) {
@@ -355,6 +357,7 @@ class World {
     for (const Pair& pair : pairs_) {
       const SequenceCache& cache = *pair.cache;
       EXPECT_EQ(cache.next_pos(), Pos(pair.model.next_pos));
+      EXPECT_EQ(cache.n_logical(), pair.model.next_pos + pair.model.n_squeezed);
       EXPECT_EQ(cache.compacted_end(), Pos(pair.model.compacted_end));
       EXPECT_EQ(cache.n_compactions(), pair.model.n_compactions);
       EXPECT_EQ(cache.identity().dropped_end[2], Pos(pair.model.dropped_end));

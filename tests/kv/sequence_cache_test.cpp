@@ -453,6 +453,9 @@ TEST(SequenceCache, RestoreBringsBackAllFields) {
   bad.n_compactions = -1;
   EXPECT_FALSE(cache.restore(rows, bad).ok());
   bad = identity;
+  bad.n_squeezed = -1;
+  EXPECT_FALSE(cache.restore(rows, bad).ok());
+  bad = identity;
   bad.next_pos = Pos(100);  // rows go up to 128
   EXPECT_FALSE(cache.restore(rows, bad).ok());
 }

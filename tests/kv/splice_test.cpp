@@ -440,6 +440,8 @@ TEST(Rebase, RestoreMovesALiveSequence) {
     identity = from.identity();
     identity.next_pos = Pos(48);
     identity.compacted_end = Pos(20);
+    identity.n_squeezed += 80;
+    ++identity.n_rebases;
     return rows;
   };
   SequenceCache::Identity identity;
@@ -464,6 +466,9 @@ TEST(Rebase, RestoreMovesALiveSequence) {
     ASSERT_TRUE(sequence->restore(rows, identity).ok());
     EXPECT_EQ(sequence->next_pos(), Pos(48));
     EXPECT_EQ(sequence->compacted_end(), Pos(20));
+    EXPECT_EQ(sequence->usage().n_logical, 128) << "no token is lost with its position";
+    EXPECT_EQ(sequence->usage().n_positions, 48);
+    EXPECT_EQ(sequence->usage().n_rebases, 1);
     EXPECT_TRUE(snapshot(fork) == before);
     for (int32_t head = 0; head < 2; ++head) {
       const HeadRows now = sequence->copy_head(0, head);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <thread>
 
+#include "base/clock.h"
 #include "base/rng.h"
 #include "compaction/head_profile.h"
 #include "engine/region_plan.h"
@@ -116,6 +117,7 @@ TEST_F(Compact, BadRequestsAreRefusedWithReasons) {
       {R"({"target": {"kl": "x"}})", "target"},
       {R"({"target": {"bits": 1}})", "target"},
       {R"({"target": {"kl": 1, "head_error": 1}})", "target"},
+      {R"({"target": {"head_error": 2}})", "target head_error: expected a number below 1, got 2"},
       {R"({"max_kl": -1})", "max_kl"},
       {R"({"max_kl": true})", "max_kl"},
       {R"({"validate": 1})", "validate"},
@@ -134,6 +136,9 @@ TEST_F(Compact, BadRequestsAreRefusedWithReasons) {
       {R"({"budget": "magic"})", "uniform, global, sensitivity, profile"},
       {R"({"budget": ""})", "budget"},
       {R"({"budget": 5})", "budget"},
+      {R"({"budget": "uniform", "options": {"budget": "global"}})",
+       "options.budget: expected 'uniform' as in budget, or one of the two left out"},
+      {R"({"max_queries": 1000000000000})", "max_queries: expected a whole number from 0 to 2147483647"},
       {R"({"budget": "profile"})", "--compact-profile"},
       {R"({"n_on_policy_passes": "x"})", "passes"},
       {R"([])", ""},
@@ -160,6 +165,20 @@ TEST_F(Compact, WhatNobodyReadsIsNamed) {
       "/compact", Json{{"ratio", 8}, {"target_tokens", 40}, {"target", {{"kl", 50}}}, {"method", "truncate"}});
   EXPECT_EQ(target["unused_fields"], Json::array({"target_tokens", "ratio"}));
   EXPECT_FALSE(server().ask("/compact", Json{{"ratio", 1}, {"id_slot", 0}}).contains("unused_fields"));
+  const auto unused = [](Json body) {
+    body["ratio"] = 1;
+    return server().ask("/compact", body).value("unused_fields", Json::array());
+  };
+  EXPECT_EQ(unused({{"method", "omp"}, {"options", {{"chunk", 5}, {"omp_keys", 2}}}}),
+            Json::array({"options.chunk"}));
+  EXPECT_EQ(unused({{"method", "chunked"}, {"options", {{"chunk", 64}, {"coverage", 0.1}}}, {"nnls_iters", 3}}),
+            Json::array({"options.coverage"}));
+  EXPECT_EQ(
+      unused({{"method", "select"}, {"options", {{"schedule", "chunked"}, {"chunk", 64}}}, {"nnls_iters", 3}}),
+      Json::array({"nnls_iters"}));
+  EXPECT_EQ(unused({{"method", "streaming"}, {"max_queries", 64}, {"n_generate", 64}}),
+            Json::array({"n_generate", "max_queries"}));
+  EXPECT_EQ(unused({{"budget", "uniform"}, {"options", {{"budget", "uniform"}}}}), Json::array()) << "agreed";
 }
 
 TEST_F(Compact, ASlotThatHasNothingToTellSaysWhy) {
@@ -169,7 +188,7 @@ TEST_F(Compact, ASlotThatHasNothingToTellSaysWhy) {
       << unknown.body;
   server().ask("/slots/0?action=erase", Json::object());
   read_document(recall_document("512.jsonl", 1));
-  EXPECT_EQ(server().post("/compact", Json{{"method", "truncate"}, {"ratio", 8}, {"max_kl", 1e-9}}).status, 501);
+  EXPECT_EQ(server().post("/compact", Json{{"method", "truncate"}, {"ratio", 8}, {"max_kl", 1e-9}}).status, 422);
   const ClientResponse nothing = server().get("/slots/0/compaction");
   EXPECT_EQ(nothing.status, 404);
   EXPECT_NE(nothing.error_message().find("the last attempt failed: max_kl"), std::string::npos) << nothing.body;
@@ -208,7 +227,7 @@ TEST_F(Compact, TheAnswerCarriesTheCompactionObject) {
                                                     {"max_kl", 100},
                                                     {"n_generate", 256},
                                                     {"n_on_policy_passes", 2}});
-  EXPECT_EQ(report["unused_fields"], Json::array({"n_on_policy_passes"}));
+  EXPECT_EQ(report["unused_fields"], Json::array({"n_on_policy_passes", "n_generate"}));
   EXPECT_EQ(report["fallback_heads"], 1.0) << "options: fit=none turns every fit off";
   EXPECT_TRUE(report["verdict"].is_string());
   for (const char* name : {"kl_mean", "kl_p99", "top1", "n_tokens"})
@@ -300,7 +319,9 @@ TEST_F(Compact, QualityIsReachedOrTheCacheStaysAsItIs) {
   for (const Json& body : {Json{{"method", "truncate"}, {"ratio", 8}, {"max_kl", 1e-9}},
                            Json{{"method", "truncate"}, {"target", {{"kl", 1e-9}}}}}) {
     const ClientResponse refused = server().post("/compact", body);
-    EXPECT_EQ(refused.status, 501) << refused.body;
+    EXPECT_EQ(refused.status, 422) << refused.body;
+    EXPECT_EQ(refused.json()["error"]["type"], "quality_not_met_error");
+    EXPECT_EQ(refused.error_message().find("without fits"), std::string::npos) << "nothing was fitted";
     EXPECT_NE(refused.error_message().find("kl"), std::string::npos) << refused.body;
     EXPECT_NE(refused.error_message().find("the cache is unchanged"), std::string::npos) << refused.body;
     EXPECT_EQ(slot(), before);
@@ -312,6 +333,16 @@ TEST_F(Compact, QualityIsReachedOrTheCacheStaysAsItIs) {
   EXPECT_NEAR(report["compression_ratio"].get<double>(),
               report["original_tokens"].get<double>() / report["compacted_tokens"].get<double>(), 0.05 * 100);
   EXPECT_LT(slot()["sequence_state_bytes"].get<int64_t>(), before["sequence_state_bytes"].get<int64_t>());
+  EXPECT_TRUE(report["head_error"].is_null()) << "not measured";
+  EXPECT_EQ(report["check"]["compared_with"], "uncompacted");
+}
+
+TEST_F(Compact, AHeadErrorIsReachedAndTold) {
+  read_document(recall_document("512.jsonl", 1));
+  const Json report = server().ask("/compact", Json{{"target", {{"head_error", 0.2}}}});
+  EXPECT_GT(report["head_error"].get<double>(), 0);
+  EXPECT_LE(report["head_error"].get<double>(), 0.2 + 1e-9);
+  EXPECT_GE(report["compacted_tokens"].get<int64_t>(), 2);
 }
 
 TEST_F(Compact, TheServersProfileIsUsed) {
@@ -368,6 +399,24 @@ TEST_F(Compact, ProgressIsShownAndTheCompactionCanBeCancelled) {
   EXPECT_EQ(server().ask("/slots/0?action=cancel-compaction", Json::object())["cancelled"], false);
 }
 
+// Answers are waited for when the server ends, up to 5 s; a compaction, of which nothing is lost, is not.
+TEST_F(Compact, AServerThatStopsDoesNotWaitForACompaction) {
+  RunningServer ending;
+  ending.load();
+  ending.ask("/completion",
+             Json{{"prompt", recall_document("512.jsonl", 0).context}, {"n_predict", 1}, {"id_slot", 0}});
+  ClientResponse ended;
+  std::thread client([&] { ended = ending.post("/compact", slow_request()); });
+  for (int i = 0; i < 50000 && ending.get("/slots").json()[0]["compaction"]["state"] != "running"; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const Stopwatch watch;
+  ending.stop();
+  client.join();
+  EXPECT_LT(watch.seconds(), 4);
+  EXPECT_EQ(ended.status, 503) << ended.body;
+  EXPECT_NE(ended.error_message().find("the server is shutting down"), std::string::npos) << ended.body;
+}
+
 TEST_F(Compact, AClientThatLeavesEndsItsCompaction) {
   read_document(recall_document("512.jsonl", 0));
   {
@@ -394,6 +443,12 @@ TEST_F(Compact, TheSlotActionOfTheOtherDialect) {
   const ClientResponse bad = server().post("/slots/0?action=compact", Json{{"keep_ratio", 1.5}});
   EXPECT_EQ(bad.status, 400);
   EXPECT_NE(bad.error_message().find("keep_ratio"), std::string::npos);
+  for (const char* name : {"keep_first", "keep_last"})
+    EXPECT_TRUE(server()
+                    .post("/slots/0?action=compact", Json{{name, 100000}})
+                    .error_message()
+                    .starts_with(fmt::format("{}: expected 0 to {}", name, n_logical)))
+        << name;
 }
 
 TEST_F(Compact, TheMethodListOfTheEnvironmentIsKept) {
@@ -460,6 +515,26 @@ TEST_F(Compact, RequestsThatShareNothingOrEverythingAfterwards) {
   const Json begin_only = ask(other);  // shares the start token only, which lies in the compacted part
   EXPECT_EQ(begin_only["choices"][0]["message"]["content"].get<std::string>(), fresh);
   EXPECT_EQ(slot()["n_compactions"], 0) << "another conversation starts clean";
+}
+
+TEST_F(Compact, TheNumbersOfASecondCompactionAgree) {
+  read_document(recall_document("512.jsonl", 0));
+  const int64_t n_logical = slot()["n_logical"].get<int64_t>();
+  for (int64_t n = 1; n <= 2; ++n) {
+    const Json report = server().ask("/compact", Json{{"ratio", 4}, {"validate", true}});
+    const double before = report["original_tokens"].get<double>(),
+                 after = report["compacted_tokens"].get<double>();
+    EXPECT_NEAR(report["compression_ratio"].get<double>(), before / after, 0.02 * before / after);
+    EXPECT_EQ(report["n_region"], n_logical - 8) << "positions, however often they were compacted";
+    EXPECT_EQ(report["n_logical"], n_logical);
+    const double highest = static_cast<double>(n_logical) * (n == 1 ? 1.0 : 0.3);
+    EXPECT_LT(before, highest) << "rows, not positions";
+    EXPECT_GT(before, 0.6 * highest);
+    EXPECT_EQ(report["check"]["compared_with"], n == 1 ? "uncompacted" : "compacted");
+    EXPECT_EQ(report["compaction"]["n_compactions"], n);
+    EXPECT_EQ(slot()["n_compactions"], n);
+    EXPECT_EQ(server().get("/slots/0/compaction").json()["n_compactions"], n);
+  }
 }
 
 TEST_F(Compact, ExtremeRatiosAndRepeats) {
@@ -565,7 +640,7 @@ TEST_F(Compact, RandomJsonIsAlwaysAnswered) {
                           values[rng.next_below(values.size())]);
     body += rng.next_below(10) == 0 ? "" : "}";
     const ClientResponse response = server().post_text("/compact", body);
-    EXPECT_TRUE(response.status == 200 || response.status == 400 || response.status == 501)
+    EXPECT_TRUE(response.status == 200 || response.status == 400 || response.status == 422)
         << body << " " << response.body;
   }
   EXPECT_EQ(server().get("/health").status, 200);
@@ -606,8 +681,9 @@ TEST_F(Compact, DamagedBodiesAreAlwaysAnswered) {
       if (body.empty()) body = "{";
     }
     const ClientResponse response = server().post_text("/compact", body);
-    EXPECT_TRUE(response.status == 200 || response.status == 400 || response.status == 501)
-        << response.status << " for " << body << "\n" << response.body;
+    EXPECT_TRUE(response.status == 200 || response.status == 400 || response.status == 422)
+        << response.status << " for " << body << "\n"
+        << response.body;
     (response.status == 200 ? n_answered : n_refused) += 1;
     EXPECT_TRUE(parse_json(response.body).ok()) << response.body;
   }

@@ -55,6 +55,7 @@ TEST(Errors, EveryKindHasTheStatusThatClientsKnow) {
   EXPECT_EQ(status(ErrorKind::io), 500);
   EXPECT_EQ(status(ErrorKind::out_of_memory), 503);
   EXPECT_EQ(status(ErrorKind::context_exceeded), 400);
+  EXPECT_EQ(status(ErrorKind::unmet), 422);
   EXPECT_EQ(status(ErrorKind::busy), 503);
   EXPECT_EQ(status(ErrorKind::cancelled), 503);
   ApiError exceeded = api_error(Error{ErrorKind::context_exceeded, "too long"});
@@ -156,6 +157,9 @@ TEST(Fields, WrongTypesNameTheFieldAndNullIsAbsent) {
     EXPECT_NE(message.find("expected"), std::string::npos) << message;
     EXPECT_NE(message.find("got"), std::string::npos) << message;
   }
+  EXPECT_NE(error_of(R"({"top_k": 1000000000000})").find("a whole number from -2147483648 to 2147483647"),
+            std::string::npos);
+  EXPECT_NE(error_of(R"({"min_keep": -1})").find("a whole number of at least 0"), std::string::npos);
   EXPECT_LT(error_of(R"({"temperature": ")" + std::string(5000, 'x') + "\"}").size(), 200u)
       << "what a client sends is not echoed in full";
 }

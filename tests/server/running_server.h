@@ -49,6 +49,8 @@ class RunningServer {
     return *this;
   }
 
+  void stop() { server_->stop(); }
+
   int port() const { return server_->port(); }
   engine::Engine& engine() { return *engine_; }
   engine::Scheduler& scheduler() { return *scheduler_; }

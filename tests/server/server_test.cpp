@@ -80,6 +80,13 @@ TEST_F(Server_, MalformedBodiesAreRefusedAndTheNextRequestIsServed) {
   EXPECT_EQ(server().post("/v1/chat/completions", Json{{"messages", "hi"}}).status, 400);
   EXPECT_EQ(server().post("/completion", Json{{"prompt", "x"}, {"temperature", "hot"}}).status, 400);
   EXPECT_EQ(server().post("/completion", Json{{"prompt", "x"}, {"grammar", "root ::= \"a\""}}).status, 501);
+  for (const char* path : {"/completion", "/v1/completions", "/v1/chat/completions"}) {
+    Json body = chat_body("Hi", {{"id_slot", 77}});
+    body["prompt"] = "x";
+    const ClientResponse response = server().post(path, body);
+    EXPECT_EQ(response.status, 400) << path << " " << response.body;
+    EXPECT_NE(response.error_message().find("id_slot: there is no slot 77"), std::string::npos) << response.body;
+  }
   EXPECT_EQ(
       server().ask("/completion", Json{{"prompt", "The ticket number"}, {"n_predict", 3}})["tokens_predicted"], 3);
 }
@@ -201,8 +208,13 @@ TEST_F(Server_, ChatAnswersInOpenAiForm) {
   EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], answer["timings"]["cache_n"]);
   const std::string prompt =
       server().ask("/apply-template", chat_body("What is the rent?"))["prompt"].get<std::string>();
-  const Json tokens = server().ask("/tokenize", Json{{"content", prompt}})["tokens"];
+  // Whoever sends the rendered prompt on as a text gets the same tokens: one start token, and not two.
+  EXPECT_FALSE(prompt.starts_with("<|bos|>")) << prompt;
+  const Json tokens = server().ask("/tokenize", Json{{"content", prompt}, {"add_special", true}})["tokens"];
   EXPECT_EQ(usage["prompt_tokens"].get<size_t>(), tokens.size());
+  const Json native = server().ask("/completion", Json{{"prompt", prompt}, {"n_predict", 1}});
+  EXPECT_EQ(native["tokens_evaluated"], usage["prompt_tokens"]);
+  EXPECT_TRUE(native["prompt"].get<std::string>().starts_with("<|bos|><|"));
   EXPECT_FALSE(answer.contains("compaction")) << "nothing was compacted";
 }
 

@@ -97,6 +97,11 @@ TEST(Chat, CompactGoesByTheFlagsAndSaysHowGoodItIs) {
   const std::string checked = compacted({"--compact-max-kl", "1000"});
   EXPECT_TRUE(contains(checked, "reject: KL ")) << checked;
   EXPECT_TRUE(contains(checked, " replayed tokens")) << checked;
+  EXPECT_FALSE(contains(checked, "against the compacted cache before")) << checked;
+  std::vector<std::string> flags = command;
+  flags.insert(flags.end(), {"--compact-max-kl", "1000"});
+  const std::string twice = run_program(flags, question + "\n/compact 2 truncate\n/compact 2 truncate\n").err;
+  EXPECT_TRUE(contains(twice, " replayed tokens, against the compacted cache before")) << twice;
 }
 
 TEST(Chat, SingleTurnAndRawText) {

@@ -170,6 +170,7 @@ TEST(Complete, StopsAtLimitsAndWords) {
       {"complete", "-m", kScribe, "--temp", "0", "-c", "32", "--ignore-eos", "-p", "It was the best of times"});
   EXPECT_EQ(full.status, 0) << full.err;
   EXPECT_TRUE(contains(full.err, "cache 32 tokens in 32 rows")) << full.err;
+  EXPECT_TRUE(contains(full.err, "the answer was cut: the context has 32 tokens (raise -c")) << full.err;
 }
 
 TEST(Complete, CompactsWhenThresholdIsGiven) {

@@ -78,12 +78,21 @@ TEST(Serve, SaysWhereItListensAndEndsOnASignal) {
     const std::string log = process.read_log_until("listening on");
     for (const char* word : {"kernels", "memory", "context", "/v1/chat/completions", "/compact"})
       EXPECT_NE(log.find(word), std::string::npos) << word;
+    EXPECT_NE(log.find("\"method\": \"self_study\", \"ratio\": 4"), std::string::npos) << log;
+    EXPECT_EQ(log.find("next to nothing to do"), std::string::npos) << log;
     const int port = port_in(log);
     ASSERT_GT(port, 0) << log;
     EXPECT_EQ(server::Client(port).request("GET", "/health").status, 200);
     process.send_signal(signal);
     EXPECT_EQ(process.exit_code(), 0);
   }
+}
+
+TEST(Serve, WarnsOfFlagsThatLeaveNothingToCompact) {
+  std::vector<std::string> arguments = serve_arguments();
+  for (const char* part : {"--compact-threshold", "0.9", "--compact-keep", "4000"}) arguments.emplace_back(part);
+  Process process(arguments);
+  EXPECT_NE(process.read_log_until("listening on").find("hold 4000 of the 4096 rows"), std::string::npos);
 }
 
 TEST(Serve, ASecondSignalEndsAtOnceWithOne) {
