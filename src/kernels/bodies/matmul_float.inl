@@ -21,7 +21,9 @@ struct WeightBf16 {
 };
 
 constexpr int64_t kFloatChunk = 1024;  // a chunk of kFloatColumns columns stays in the first cache
-constexpr int64_t kFloatRowBlock = 32;  // rows whose chunk stays in the second cache while all columns pass
+// Rows whose chunk stays in the second cache while all columns pass, which come from the third. One thread, 512 columns,
+// AVX2: 64 rows 1.08 to 1.13 times as fast as 32 (f16; a whole prompt 1.03), 128 1.03 times again, but bf16 0.9.
+constexpr int64_t kFloatRowBlock = 64;
 
 /// One vector along k of every row times one of every column; the last one of a row may be partial (n lanes). Columns stay
 /// in registers while rows come one by one, so that with 16 registers there is room for three columns: 1.05 (f16), 1.2
