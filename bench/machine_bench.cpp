@@ -53,9 +53,22 @@ constexpr int64_t kSteps = 1 << 16;
   "vpmaddubsw %%ymm12, %%ymm13, %%ymm14\n"       \
   "vpmaddwd %%ymm14, %%ymm15, %%ymm14\n"         \
   "vpaddd %%ymm14, %%ymm" to ", %%ymm" to "\n"
-#define SH_RUN(steps, op)                                                                        \
-  asm volatile("vzeroall" ::: SH_CLOBBERS);                                                      \
-  for (int64_t i = 0; i < steps; ++i) asm volatile(SH_TWELVE(op)::: SH_CLOBBERS)
+#define SH_LOOP(name, op)                                                            \
+  void name() {                                                                      \
+    asm volatile("vzeroall" ::: SH_CLOBBERS);                                        \
+    for (int64_t i = 0; i < kSteps; ++i) asm volatile(SH_TWELVE(op)::: SH_CLOBBERS); \
+  }
+SH_LOOP(fma_512, SH_FMA_512)
+SH_LOOP(dot_512, SH_DOT_512)
+SH_LOOP(fma_256, SH_FMA_256)
+SH_LOOP(dot_256, SH_DOT_256)
+#undef SH_TWELVE
+#undef SH_CLOBBERS
+#undef SH_FMA_512
+#undef SH_DOT_512
+#undef SH_FMA_256
+#undef SH_DOT_256
+#undef SH_LOOP
 
 bool can_run(const char* set) {
   return kernels::choose_kernels(set).ok();
@@ -64,45 +77,28 @@ bool has_avx512() {
   return can_run("avx512");
 }
 
-/// Float multiply-adds of the widest vectors that the kernels have here.
-void BM_fma_peak(benchmark::State& state) {
+struct Loop {
+  void (*run)();
+  int64_t ops;  // of a chain's step
+  const char* label;
+};
+/// The loop for the widest vectors that the kernels have here.
+void peak(benchmark::State& state, const char* unit, const Loop& wide, const Loop& narrow) {
   if (!can_run("avx2")) return state.SkipWithError("needs avx2");
-  const bool is_wide = has_avx512();
-  for (auto _ : state) {
-    if (is_wide) {
-      SH_RUN(kSteps, SH_FMA_512);
-    } else {
-      SH_RUN(kSteps, SH_FMA_256);
-    }
-  }
-  state.counters["GFLOP/s"] =
-      benchmark::Counter(static_cast<double>(state.iterations()) * kSteps * kChains * (is_wide ? 32 : 16) * 1e-9,
-                         benchmark::Counter::kIsRate);
-  state.SetLabel(is_wide ? "avx512" : "avx2");
+  const Loop& loop = has_avx512() ? wide : narrow;
+  for (auto _ : state) loop.run();
+  const int64_t n_ops = state.iterations() * kSteps * kChains * loop.ops;
+  state.counters[unit] = benchmark::Counter(static_cast<double>(n_ops) * 1e-9, benchmark::Counter::kIsRate);
+  state.SetLabel(loop.label);
+}
+/// Float multiply-adds.
+void BM_fma_peak(benchmark::State& state) {
+  peak(state, "GFLOP/s", {fma_512, 32, "avx512"}, {fma_256, 16, "avx2"});
 }
 /// Products of bytes into sums of 32 bits: one instruction with VNNI, three with AVX2.
 void BM_byte_dot_peak(benchmark::State& state) {
-  if (!can_run("avx2")) return state.SkipWithError("needs avx2");
-  const bool is_wide = has_avx512();
-  for (auto _ : state) {
-    if (is_wide) {
-      SH_RUN(kSteps, SH_DOT_512);
-    } else {
-      SH_RUN(kSteps, SH_DOT_256);
-    }
-  }
-  state.counters["Gop/s"] =
-      benchmark::Counter(static_cast<double>(state.iterations()) * kSteps * kChains * (is_wide ? 128 : 64) * 1e-9,
-                         benchmark::Counter::kIsRate);
-  state.SetLabel(is_wide ? "avx512 vnni" : "avx2");
+  peak(state, "Gop/s", {dot_512, 128, "avx512 vnni"}, {dot_256, 64, "avx2"});
 }
-#undef SH_TWELVE
-#undef SH_CLOBBERS
-#undef SH_FMA_512
-#undef SH_DOT_512
-#undef SH_FMA_256
-#undef SH_DOT_256
-#undef SH_RUN
 BENCHMARK(BM_fma_peak)->Threads(1)->Threads(2)->UseRealTime();
 BENCHMARK(BM_byte_dot_peak)->Threads(1)->Threads(2)->UseRealTime();
 #endif

@@ -298,14 +298,8 @@ std::string held_rows_text(const Engine& engine, int64_t n_keep) {
   const int64_t n_rows = engine.n_ctx_slot(), n_newest = n_rows / kCompactionPart;
   std::vector<Span> spans = options.compact_pinned;
   spans.push_back({0, std::max(n_keep, options.compact_keep)});
-  std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
-  int64_t n_held = 0, counted_end = 0;
-  for (const Span& span : spans) {
-    const int64_t begin = std::max(span.begin, counted_end), end = std::min(span.end, n_rows);
-    if (begin >= end) continue;
-    n_held += end - begin;
-    counted_end = end;
-  }
+  int64_t n_held = 0;
+  for (const Span& span : merged(std::move(spans), 0, n_rows)) n_held += span.end - span.begin;
   if (static_cast<double>(n_rows - n_held - n_newest) >= 2 * least_gain(engine)) return "";
   return fmt::format(
       "--keep, --compact-keep and --compact-pin hold {} of the {} rows that a conversation has, and its "

@@ -22,7 +22,8 @@ using kv::SequenceCache;
 // Of the keys that stand in for queries, at most so many: more do not make a surrogate true.
 constexpr int64_t kMaxSurrogateQueries = 512;
 
-/// Joins what overlaps or touches and cuts off what lies outside.
+}  // namespace
+
 std::vector<Span> merged(std::vector<Span> spans, int64_t begin, int64_t end) {
   std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
   std::vector<Span> out;
@@ -36,8 +37,6 @@ std::vector<Span> merged(std::vector<Span> spans, int64_t begin, int64_t end) {
   }
   return out;
 }
-
-}  // namespace
 
 bool Region::contains(Pos pos) const {
   if (pos < begin || pos >= end) return false;

@@ -25,6 +25,9 @@ struct Region {
   std::vector<Span> spans() const;  // what may be condensed
 };
 
+/// Joins what overlaps or touches and cuts off what lies outside [begin, end).
+std::vector<Span> merged(std::vector<Span> spans, int64_t begin, int64_t end);
+
 /// The request's method with the axes that it changes.
 /// Errors: not_found.
 Result<compaction::CompactionMethod> method_of(const CompactionRequest& request);

@@ -30,7 +30,8 @@ uint64_t read_piece(const uint64_t* words, int64_t n_words) {
 }  // namespace
 
 bool fits_last_level_cache(double bytes) {
-  return bytes <= static_cast<double>(last_level_cache_bytes());
+  static const auto cache = static_cast<double>(last_level_cache_bytes());  // some dozen files of the system
+  return bytes <= cache;
 }
 
 int64_t bandwidth_buffer_bytes() {

@@ -241,10 +241,7 @@ int chat_command(Arguments arguments) {
   if (log_level() == LogLevel::info) set_log_level(LogLevel::warning);
   auto engine = engine::Engine::open(params.engine);
   if (!engine.ok()) return report_error(engine.error());
-  for (const std::string& line : (*engine)->describe()) log_info("{}", line);
-  log_info("{}", (*engine)->describe_conversations());
-  if (const std::string held = engine::held_rows_text(**engine, params.n_keep); !held.empty())
-    log_warning("{}", held);
+  log_opening(**engine, params.n_keep);
   return Chat(**engine, params).run();
 }
 

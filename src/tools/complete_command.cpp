@@ -43,10 +43,7 @@ std::string result_line(engine::Engine& engine, const engine::Conversation& conv
 
 Result<int> run(engine::ProgramParams& params) {
   SH_ASSIGN(const auto engine, engine::Engine::open(params.engine));
-  for (const std::string& line : engine->describe()) log_info("{}", line);
-  log_info("{}", engine->describe_conversations());
-  if (const std::string held = engine::held_rows_text(*engine, params.n_keep); !held.empty())
-    log_warning("{}", held);
+  log_opening(*engine, params.n_keep);
   const std::vector<int32_t> prompt = engine::encode_opening(*engine, params.prompt);
   if (prompt.empty())
     return Error{ErrorKind::invalid_argument, "the prompt is empty; give one with -p TEXT or -f FILE"};

@@ -12,11 +12,11 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "engine/conversation.h"
 #include "engine/engine.h"
 #include "engine/scheduler.h"
 #include "server/server.h"
 #include "tools/commands.h"
+#include "tools/terminal.h"
 
 namespace sh::tools {
 namespace {
@@ -49,10 +49,8 @@ void load(const engine::EngineOptions& options, Loading& loading) {
 
 void print_welcome(const engine::Engine& engine, const std::string& url, const engine::ProgramParams& params,
                    double seconds) {
-  for (const std::string& line : engine.describe()) log_info("{}", line);
-  log_info("{}", engine.describe_conversations());
+  log_opening(engine, 0);
   log_info("loaded in {:.2f} s", seconds);
-  if (const std::string held = engine::held_rows_text(engine, 0); !held.empty()) log_warning("{}", held);
   log_info(
       "try      curl {}/v1/chat/completions -d '{{\"messages\": [{{\"role\": \"user\", \"content\": "
       "\"Hello\"}}]}}'",

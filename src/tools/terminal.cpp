@@ -9,6 +9,9 @@
 #include <cmath>
 #include <cstdio>
 
+#include "base/log.h"
+#include "engine/conversation.h"
+
 namespace sh::tools {
 
 namespace {
@@ -90,6 +93,12 @@ engine::GenerateOptions generate_options(const engine::ProgramParams& params) {
   options.ignore_eos = params.ignore_eos;
   options.n_keep = params.n_keep;
   return options;
+}
+
+void log_opening(const engine::Engine& engine, int64_t n_keep) {
+  for (const std::string& line : engine.describe()) log_info("{}", line);
+  log_info("{}", engine.describe_conversations());
+  if (const std::string held = engine::held_rows_text(engine, n_keep); !held.empty()) log_warning("{}", held);
 }
 
 std::string size_text(int64_t bytes) {

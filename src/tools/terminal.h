@@ -41,6 +41,9 @@ engine::GenerateHooks terminal_hooks(ProgressLine& progress, const std::atomic<b
 
 engine::GenerateOptions generate_options(const engine::ProgramParams& params);
 
+/// Logs what there is to know of a model and the conversations that it will hold. `n_keep`: --keep.
+void log_opening(const engine::Engine& engine, int64_t n_keep);
+
 /// "1.5 MiB"
 std::string size_text(int64_t bytes);
 /// "812 tokens in 203 rows, 0.6 MiB": logical, physical, real.

@@ -142,6 +142,15 @@ SH_INLINE I group_start(const Q8Row& column, int64_t group) {
         int_set1(Codes::kGroup == 16 ? column.negative_sum_16[group] : column.negative_sum[group]));
 }
 
+/// The sum of a column of kLanes rows and of one more group, scaled and with its minimum.
+template <typename Codes>
+SH_INLINE F add_group(F sum, const GroupDot<Codes>& dot, F scale, F min, const Q8Row& column, int64_t group) {
+  sum = fma(to_float(dot.dot), mul(scale, set1(column.scale[group * Codes::kGroup / kQ8Group])), sum);
+  if constexpr (Codes::kHasMin)
+    sum = fma(min, set1(Codes::kGroup == 16 ? column.scaled_sum_16[group] : column.scaled_sum[group]), sum);
+  return sum;
+}
+
 /// out[c][lane] (+)= the panel's part of the sums of kColumns columns; `first_group` is where the panel lies in
 /// the rows of x.
 ///
@@ -186,20 +195,11 @@ void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, 
     }
 #pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
-      const F w_scale = load(panel.scales + g * kPanelRows + p * kLanes);
+      const F scale = load(panel.scales + g * kPanelRows + p * kLanes);
+      const F min = Codes::kHasMin ? load(panel.mins + g * kPanelRows + p * kLanes) : zero();
 #pragma GCC unroll 8
-      for (int c = 0; c < kColumns; ++c) {
-        const F scale = mul(w_scale, set1(columns[c].scale[x_group * kGroup / kQ8Group]));
-        sums[c][p] = fma(to_float(dots[c][p].dot), scale, sums[c][p]);
-      }
-      if constexpr (Codes::kHasMin) {
-        const F min = load(panel.mins + g * kPanelRows + p * kLanes);
-#pragma GCC unroll 8
-        for (int c = 0; c < kColumns; ++c) {
-          const float x_sum = kGroup == 16 ? columns[c].scaled_sum_16[x_group] : columns[c].scaled_sum[x_group];
-          sums[c][p] = fma(min, set1(x_sum), sums[c][p]);
-        }
-      }
+      for (int c = 0; c < kColumns; ++c)
+        sums[c][p] = add_group(sums[c][p], dots[c][p], scale, min, columns[c], x_group);
     }
   }
 #pragma GCC unroll 8
@@ -300,17 +300,10 @@ struct FewColumns {
   /// So that few sums are held at a time: all 16 of a block of 256 leave the registers.
   SH_INLINE void finish(int first, int n) {
 #pragma GCC unroll 8
-    for (int g = first; g < first + n; ++g) {
-      const int64_t x_group = first_group + g;
+    for (int g = first; g < first + n; ++g)
 #pragma GCC unroll 8
-      for (int c = 0; c < kColumns; ++c) {
-        const Q8Row& column = columns[c];
-        sums[c] = fma(to_float(dots[c][g].dot), mul(scales[g], set1(column.scale[x_group * kGroup / kQ8Group])), sums[c]);
-        if constexpr (Codes::kHasMin)
-          sums[c] = fma(mins[g], set1(kGroup == 16 ? column.scaled_sum_16[x_group] : column.scaled_sum[x_group]),
-                        sums[c]);
-      }
-    }
+      for (int c = 0; c < kColumns; ++c)
+        sums[c] = add_group(sums[c], dots[c][g], scales[g], Codes::kHasMin ? mins[g] : zero(), columns[c], first_group + g);
   }
 };
 
