@@ -8,7 +8,8 @@ source "$(dirname "$0")/options.sh"
 
 packages=(g++ cmake ninja-build pkg-config python3 git libboost1.81-dev nlohmann-json3-dev libfmt-dev libpcre2-dev
           libutf8proc-dev libeigen3-dev libxxhash-dev libgtest-dev libbenchmark-dev
-          g++-aarch64-linux-gnu qemu-user googletest)  # the last three: the NEON kernels' tests
+          libsimde-dev  # tests of the AVX-512 kernels
+          g++-aarch64-linux-gnu qemu-user googletest)  # tests of the NEON kernels
 if [[ $# -eq 1 && $1 == fuzz ]]; then
   packages+=(clang libclang-rt-14-dev)
 else
