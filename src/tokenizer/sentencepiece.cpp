@@ -90,10 +90,11 @@ class SentencePieceTokenizer final : public TokenizerBase {
       const size_t n_bytes = static_cast<size_t>(decode_utf8(piece.substr(i)).n_bytes);
       add_letter(piece.substr(i, n_bytes));
       if (i > 0) {
+        const std::string_view rest = piece.substr(i);
         const uint32_t left = symbol_of(piece.substr(0, i));
-        const uint32_t right = symbol_of_suffix(piece.substr(i));
-        if (left != kNoSymbol && right != kNoSymbol) merges_.add(left, right, {rank, static_cast<uint32_t>(id)});
-        if (piece.substr(i).starts_with(kSpace)) joins_space_[static_cast<unsigned char>(piece[i - 1])] = true;
+        const uint32_t right = left != kNoSymbol ? symbol_of(rest) : kNoSymbol;
+        if (right != kNoSymbol) merges_.add(left, right, {rank, static_cast<uint32_t>(id)});
+        if (rest.starts_with(kSpace)) joins_space_[static_cast<unsigned char>(piece[i - 1])] = true;
       }
       i += n_bytes;
     }
@@ -110,11 +111,6 @@ class SentencePieceTokenizer final : public TokenizerBase {
     }
   }
 
-  /// The symbol of a suffix: its letters may not have been met yet when the piece is read from the front.
-  uint32_t symbol_of_suffix(std::string_view suffix) {
-    if (static_cast<size_t>(decode_utf8(suffix).n_bytes) == suffix.size()) add_letter(suffix);
-    return symbol_of(suffix);
-  }
   uint32_t symbol_of(std::string_view text) const {
     if (const TokenId id = find(text); id != kNoToken) return static_cast<uint32_t>(id);
     return static_cast<size_t>(decode_utf8(text).n_bytes) == text.size() ? letter_symbol(text) : kNoSymbol;
