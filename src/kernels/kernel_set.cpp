@@ -68,10 +68,12 @@ std::string describe_choice(const KernelSet& chosen, std::string_view forced) {
 
 int64_t attend_scratch_floats(int32_t n_queries, int32_t key_width, int32_t value_width) {
   const auto padded = [](int64_t n) { return (n + 15) / 16 * 16; };
-  // Keys of one block decoded and of two transposed, values of a step.
-  const int64_t rows = kMaxBlockRows * (3 * padded(key_width) + kStepBlocks * padded(value_width));
-  // Output, the query in bytes, weights, lanes of the sum, ranges of the step's views, maximum, factor.
-  const int64_t per_query = padded(value_width) + padded(key_width) + (kStepBlocks + 1) * kMaxBlockRows + 2 * kStepBlocks + 4;
+  // Scales of groups of quantised keys (sums of queries): one for each 32 elements.
+  const int64_t keys = padded(key_width) + padded(key_width) / 32;
+  // Keys of one block decoded and of two transposed, scales of a block, values of a step.
+  const int64_t rows = kMaxBlockRows * (2 * padded(key_width) + keys + kStepBlocks * padded(value_width));
+  // Output, the query for quantised keys, weights, lanes of the sum, ranges of the step's views, maximum, factor.
+  const int64_t per_query = padded(value_width) + keys + (kStepBlocks + 1) * kMaxBlockRows + 2 * kStepBlocks + 4;
   return rows + n_queries * per_query + 64;
 }
 

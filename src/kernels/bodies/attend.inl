@@ -36,6 +36,7 @@ struct AttendScratch {
   float* factors;      // [n_queries] what the step multiplies earlier sums by
   QueryRange* ranges;  // [kStepBlocks · n_queries] of the step's views: who sees any of its rows
   float* coded_queries;  // [n_queries, CodedQuery::n_floats(key_width)] for keys that are not decoded
+  float* key_scales;     // [key_padded / 32, 16] of keys that are turned without them
 };
 
 inline AttendScratch attend_scratch(const AttendTile& tile) {
@@ -60,6 +61,7 @@ inline AttendScratch attend_scratch(const AttendTile& tile) {
   s.factors = take(n_queries);
   s.ranges = reinterpret_cast<QueryRange*>(take(2 * kStepBlocks * n_queries));
   s.coded_queries = take(n_queries * CodedQuery::n_floats(s.key_padded));
+  s.key_scales = take(16 * s.key_padded / kKeyGroup);
   return s;
 }
 
@@ -234,7 +236,7 @@ void score_coded_view(const AttendTile& tile, const AttendScratch& s, const Step
   }
   score_coded<Codes>(range.end - range.begin, s.coded_queries + range.begin * CodedQuery::n_floats(tile.key_width),
                      tile.key_width, {rows, part_ahead(step, view), tile.key_width / kKeyGroup}, s.turned_keys,
-                     tile.scale, s.weights + range.begin * kStepRows + slot_of(block) * kMaxBlockRows, kStepRows);
+                     s.key_scales, tile.scale, s.weights + range.begin * kStepRows + slot_of(block) * kMaxBlockRows, kStepRows);
 }
 
 /// Rows from one of their columns on, and vectors of them. Those of halves and bytes are decoded as they are mixed.
@@ -247,6 +249,7 @@ inline F load_values(const FloatRows& rows, int64_t r, int64_t i) {
 struct HalfRows {
   const uint16_t* first;
   int64_t stride;
+  int64_t row_bytes() const { return 2 * stride; }
 };
 inline HalfRows from_column(const HalfRows& rows, int64_t i) {
   return {rows.first + i, rows.stride};
@@ -254,17 +257,29 @@ inline HalfRows from_column(const HalfRows& rows, int64_t i) {
 inline F load_values(const HalfRows& rows, int64_t r, int64_t i) {
   return load_half(rows.first + r * rows.stride + i);
 }
-struct ByteRows {
-  const BlockQ8_0* first;
+/// Blocks of 32 elements.
+template <typename Block>
+struct BlocksOfRows {
+  const Block* first;
   int64_t stride;  // in blocks
   int64_t skip;    // elements of the first block
+  int64_t row_bytes() const { return stride * static_cast<int64_t>(sizeof(Block)); }
 };
-inline ByteRows from_column(const ByteRows& rows, int64_t i) {
+template <typename Block>
+inline BlocksOfRows<Block> from_column(const BlocksOfRows<Block>& rows, int64_t i) {
   return {rows.first + i / 32, rows.stride, i % 32};
 }
-inline F load_values(const ByteRows& rows, int64_t r, int64_t i) {
-  const BlockQ8_0& block = rows.first[r * rows.stride + (rows.skip + i) / 32];
-  return mul(load_signed_bytes(block.qs + (rows.skip + i) % 32), set1(half_scale(block.d)));
+inline F load_codes(const BlockQ8_0& block, int64_t i) {
+  return load_signed_bytes(block.qs + i);
+}
+inline F load_codes(const BlockQ4_0& block, int64_t i) {
+  const I bytes = load_unsigned_bytes(block.qs + i % 16);
+  return to_float(int_add(i < 16 ? int_and(bytes, int_set1(15)) : shift_right<4>(bytes), int_set1(-8)));
+}
+template <typename Block>
+inline F load_values(const BlocksOfRows<Block>& rows, int64_t r, int64_t i) {
+  const Block& block = rows.first[r * rows.stride + (rows.skip + i) / 32];
+  return mul(load_codes(block, (rows.skip + i) % 32), set1(half_scale(block.d)));
 }
 
 /// outs = factor · outs + weights · values, for kQueries queries and kVectors vectors of the value.
@@ -499,22 +514,25 @@ inline void mix_step(const AttendTile& tile, const AttendScratch& s, const Step&
     if (range.begin == range.end) continue;
     const std::byte* ahead = part_ahead(step, step.n_views + i);
     // One tile of queries decodes each value once; more take it from a buffer.
-    if (range.end - range.begin <= kMixQueries &&
-        are_whole_halves(tile.value_type, tile.value_width, block.n_rows)) {
-      if (ahead != nullptr) prefetch_bytes(ahead, kMaxBlockRows * 2 * tile.value_width);
-      mix(s, range, HalfRows{reinterpret_cast<const uint16_t*>(block.values), tile.value_width}, block.n_rows,
-          slot_of(block));
-    } else if (range.end - range.begin <= kMixQueries && tile.value_type == DType::q8_0) {
-      if (ahead != nullptr) prefetch_bytes(ahead, kMaxBlockRows * row_bytes(DType::q8_0, tile.value_width));
+    const bool is_one_tile = range.end - range.begin <= kMixQueries;
+    const auto mix_as_they_are = [&](const auto& rows) {
+      if (ahead != nullptr) prefetch_bytes(ahead, kMaxBlockRows * rows.row_bytes());
+      mix(s, range, rows, block.n_rows, slot_of(block));
+    };
+    const auto blocks_of_rows = [&](auto kind) {
+      using Block = decltype(kind);
+      return BlocksOfRows<Block>{reinterpret_cast<const Block*>(block.values), tile.value_width / 32, 0};
+    };
+    if (is_one_tile && are_whole_halves(tile.value_type, tile.value_width, block.n_rows))
+      mix_as_they_are(HalfRows{reinterpret_cast<const uint16_t*>(block.values), tile.value_width});
+    else if (is_one_tile && tile.value_type == DType::q8_0)
+      mix_as_they_are(blocks_of_rows(BlockQ8_0{}));
+    else if (is_one_tile && tile.value_type == DType::q4_0)
+      mix_as_they_are(blocks_of_rows(BlockQ4_0{}));
+    else
       mix(s, range,
-          ByteRows{reinterpret_cast<const BlockQ8_0*>(block.values), tile.value_width / 32, 0}, block.n_rows,
-          slot_of(block));
-    } else {
-      mix(s, range,
-          float_rows(tile.value_type, block.values, ahead, block.n_rows, tile.value_width, s.value_padded,
-                     s.values),
+          float_rows(tile.value_type, block.values, ahead, block.n_rows, tile.value_width, s.value_padded, s.values),
           block.n_rows, slot_of(block));
-    }
     fill(s.factors + range.begin, range.end - range.begin, 1.0f);
   }
 }

@@ -24,11 +24,38 @@ void decode_q8_0(const std::byte* row, int64_t n, float* out) {
   }
 }
 
-void decode_q4_0(const std::byte* row, int64_t n, float* out) {
-  const BlockQ4_0* blocks = reinterpret_cast<const BlockQ4_0*>(row);
+constexpr std::array<int8_t, 16> numbers_from(int8_t first) {
+  std::array<int8_t, 16> numbers{};
+  for (int8_t& number : numbers) number = first++;
+  return numbers;
+}
+constexpr std::array<int8_t, 16> kQ4Values = numbers_from(-8), kLowQ5Values = numbers_from(-16);
+
+inline void store_codes(int8_t (&codes)[32], const BlockQ4_0& block) {
+  store_nibbles(codes, block.qs, kQ4Values.data());
+}
+inline void store_codes(int8_t (&codes)[32], const BlockIQ4_NL& block) {
+  store_nibbles(codes, block.qs, kIq4Values.data());
+}
+inline void store_codes(int8_t (&codes)[32], const BlockQ5_0& block) {
+  store_nibbles(codes, block.qs, kLowQ5Values.data());
+  // A fifth bit adds 16 to -16 + nibble: it clears the high bits of the byte.
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t bits = block.qh[i];
+    const uint64_t spread = ((bits & 127) * 0x2040810204081 & 0x101010101010101) | (bits >> 7) << 56;
+    uint64_t eight;
+    __builtin_memcpy(&eight, codes + 8 * i, 8);
+    eight &= ~(spread * 0xF0);
+    __builtin_memcpy(codes + 8 * i, &eight, 8);
+  }
+}
+
+template <typename Block>
+void decode_codes(const std::byte* row, int64_t n, float* out) {
+  const Block* blocks = reinterpret_cast<const Block*>(row);
   for (int64_t b = 0; b < n / 32; ++b) {
     int8_t codes[32];
-    store_nibbles(codes, blocks[b].qs);
+    store_codes(codes, blocks[b]);
     const F d = set1(half_scale(blocks[b].d));
     for (int64_t i = 0; i < 32; i += kLanes) store(out + 32 * b + i, mul(load_signed_bytes(codes + i), d));
   }
@@ -49,7 +76,13 @@ void decode_row(DType dtype, const std::byte* row, int64_t n, float* out) {
       decode_q8_0(row, n, out);
       return;
     case DType::q4_0:
-      decode_q4_0(row, n, out);
+      decode_codes<BlockQ4_0>(row, n, out);
+      return;
+    case DType::q5_0:
+      decode_codes<BlockQ5_0>(row, n, out);
+      return;
+    case DType::iq4_nl:
+      decode_codes<BlockIQ4_NL>(row, n, out);
       return;
     default:
       tensor_format(dtype).dequantize(row, n, out);

@@ -1,35 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Scores of quantised keys without decoding them: the codes of 16 rows are turned so that lanes are rows, and
 // multiplied as bytes, exactly, with queries that are cut into bytes: half of the shuffles and a fraction of the
-// arithmetic of turned floats. Included inside a target region and namespace, after the products of quantised weights
-// and before attention.
+// arithmetic of turned floats. For targets whose instructions add four products of bytes; float_keys.inl is the same for
+// others. Included inside a target region and namespace, after the rows of keys and before attention.
 
-constexpr int64_t kKeyGroup = 32;
 // An element of a query is scale · (254² · a + 254 · b + c), all three within ±127: of the highest of a group of 32 24
 // bits are left, as a float has. (With two bytes log-sums of attention were wrong by up to 4e-3 in a trained model.)
 constexpr int kQueryBytes = 3;
 constexpr float kByteUnit = 254.0f, kHighestCoded = 127.0f * kByteUnit * kByteUnit + 126.0f * kByteUnit;
-
-/// fn(Codes{}) of a format whose codes have a scale and no minimum for each 32; false, and no call, for any other.
-template <typename Fn>
-SH_INLINE bool with_coded_keys(DType dtype, Fn fn) {
-  switch (dtype) {
-    case DType::q8_0:
-      fn(CodesQ8_0{});
-      return true;
-    case DType::q4_0:
-      fn(CodesQ4_0{});
-      return true;
-    case DType::q5_0:
-      fn(CodesQ5_0{});
-      return true;
-    case DType::iq4_nl:
-      fn(CodesIQ4_NL{});
-      return true;
-    default:
-      return false;
-  }
-}
 
 /// A query in bytes.
 struct CodedQuery {
@@ -107,27 +85,11 @@ struct CodedDots {
   }
 };
 
-/// 16 keys as a block of the cache has them. Needs: memory of 16 rows, whatever those past the end hold.
-template <typename Codes>
-struct KeyRows {
-  using Block = typename Codes::Block;
-  static constexpr int64_t kBlockBytes = static_cast<int64_t>(sizeof(Block));
-  const std::byte* rows;
-  const std::byte* ahead;  // fetched as these are read, or null
-  int64_t n_groups;
-  template <typename To>
-  SH_INLINE void unpack(int64_t row, int64_t group, To& to) const {
-    if (ahead != nullptr) prefetch_bytes(ahead + (row * n_groups + group * kLanes) * kBlockBytes, kLanes * kBlockBytes);
-    Codes::unpack(BlockRows<Block>{rows + (row * n_groups + group) * kBlockBytes, n_groups * kBlockBytes}, to);
-  }
-};
-
 /// The same, turned, for more queries than one tile.
 struct TurnedKeys {
   uint8_t* codes;  // [width / 4, 16, 4]
   float* scales;   // [width / 32, 16]
 
-  static TurnedKeys at(float* p, int64_t width) { return {reinterpret_cast<uint8_t*>(p), p + 4 * width}; }
   uint8_t* word(int64_t row, int64_t group, int64_t i) const {
     return codes + ((group * (kKeyGroup / 4) + i) * kMaxBlockRows + row) * 4;
   }
@@ -175,10 +137,10 @@ void score_coded_tile(float* queries, int64_t query_floats, int64_t width, const
   }
 }
 
-/// The same for any number of queries; `turned` is room for the keys.
+/// The same for any number of queries; `turned` and `scales` are room for the keys.
 template <typename Codes>
 void score_coded(int64_t n_queries, float* queries, int64_t width, const KeyRows<Codes>& rows, float* turned,
-                 float scale, float* scores, int64_t score_stride) {
+                 float* scales, float scale, float* scores, int64_t score_stride) {
   const int64_t query_floats = CodedQuery::n_floats(width);
   const auto score = [&](int64_t n, float* first, const auto& keys, float* to) {
     with_count<kScoreQueries>(n, [&](auto count) {
@@ -186,7 +148,7 @@ void score_coded(int64_t n_queries, float* queries, int64_t width, const KeyRows
     });
   };
   if (n_queries <= kScoreQueries) return score(n_queries, queries, rows, scores);
-  const TurnedKeys keys = TurnedKeys::at(turned, width);
+  const TurnedKeys keys{reinterpret_cast<uint8_t*>(turned), scales};
   turn_keys_of(rows, keys);
   for (int64_t q = 0; q < n_queries; q += kScoreQueries)
     score(smaller(kScoreQueries, n_queries - q), queries + q * query_floats, keys, scores + q * score_stride);

@@ -244,13 +244,12 @@ inline F load_signed_bytes(const int8_t* p) {
 inline I load_unsigned_bytes(const void* p) {
   return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(load_bytes(p)))));
 }
-/// The low nibbles of 16 bytes less 8, then the high ones.
-inline void store_nibbles(int8_t (&codes)[32], const uint8_t* bytes) {
+/// The values that a table of 16 has for the low nibbles of 16 bytes, then those for the high ones.
+inline void store_nibbles(int8_t (&codes)[32], const uint8_t* bytes, const int8_t* table) {
   const uint8x16_t packed = vld1q_u8(bytes);
-  const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15)));
-  const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(packed, 4));
-  vst1q_s8(codes, vsubq_s8(low, vdupq_n_s8(8)));
-  vst1q_s8(codes + 16, vsubq_s8(high, vdupq_n_s8(8)));
+  const int8x16_t values = vld1q_s8(table);
+  vst1q_s8(codes, vqtbl1q_s8(values, vandq_u8(packed, vdupq_n_u8(15))));
+  vst1q_s8(codes + 16, vqtbl1q_s8(values, vshrq_n_u8(packed, 4)));
 }
 
 /// Up to 4 words of 16 bits, the rest zero.

@@ -32,10 +32,11 @@ inline float half_scale(uint16_t h) {
 inline uint16_t half_of(float x) {
   return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
 }
-/// The low nibbles of 16 bytes less 8, then the high ones.
-inline void store_nibbles(int8_t (&codes)[32], const uint8_t* bytes) {
+/// The values that a table of 16 has for the low nibbles of 16 bytes, then those for the high ones.
+inline void store_nibbles(int8_t (&codes)[32], const uint8_t* bytes, const int8_t* table) {
   const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
   const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
   const __m256i nibbles = _mm256_and_si256(both, _mm256_set1_epi8(15));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm256_sub_epi8(nibbles, _mm256_set1_epi8(8)));
+  const __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm256_shuffle_epi8(values, nibbles));
 }

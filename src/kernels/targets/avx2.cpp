@@ -36,7 +36,8 @@ namespace {
 #include "kernels/bodies/matmul_float.inl"
 #include "kernels/bodies/matmul_quant.inl"
 #include "kernels/bodies/gemm.inl"
-#include "kernels/bodies/coded_keys.inl"
+#include "kernels/bodies/key_rows.inl"
+#include "kernels/bodies/float_keys.inl"
 #include "kernels/bodies/attend.inl"
 #include "kernels/bodies/set.inl"
 // clang-format on
