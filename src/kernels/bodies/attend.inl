@@ -515,7 +515,7 @@ inline void mix_step(const AttendTile& tile, const AttendScratch& s, const Step&
     const std::byte* ahead = part_ahead(step, step.n_views + i);
     // One tile of queries decodes each value once; more take it from a buffer.
     const bool is_one_tile = range.end - range.begin <= kMixQueries;
-    const auto mix_as_they_are = [&](const auto& rows) {
+    const auto mix_as_they_are = [&](const auto& rows) __attribute__((always_inline)) {
       if (ahead != nullptr) prefetch_bytes(ahead, kMaxBlockRows * rows.row_bytes());
       mix(s, range, rows, block.n_rows, slot_of(block));
     };
