@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "tensor/packed.h"
+
 namespace sh::engine {
 
 namespace {
@@ -35,7 +37,10 @@ WeightCost weight_cost(const gguf::File& file) {
     cost.bytes += static_cast<int64_t>(static_cast<double>(tensor.data.size()) * part);
     if (tensor.shape.size() < 2) continue;
     const auto elements = static_cast<int64_t>(static_cast<double>(tensor.n_elements()) * part);
-    (is_embedding || tensor.name == "output.weight" ? cost.output_elements : cost.layer_elements) += elements;
+    const bool is_output = is_embedding || tensor.name == "output.weight";
+    (is_output ? cost.output_elements : cost.layer_elements) += elements;
+    if (can_pack(tensor.dtype))
+      (is_output ? cost.output_elements_quantised : cost.layer_elements_quantised) += elements;
   }
   return cost;
 }
@@ -56,9 +61,15 @@ int64_t kv_bytes_read(const kv::SequenceCache& sequence) {
   return bytes;
 }
 
-double prefill_flops(const models::Model& model, const WeightCost& weights, int64_t n_tokens, int64_t n_past) {
-  double flops = 2.0 * (static_cast<double>(weights.layer_elements) * static_cast<double>(n_tokens) +
-                        static_cast<double>(weights.output_elements));
+Operations prefill_operations(const models::Model& model, const WeightCost& weights, int64_t n_tokens,
+                              int64_t n_past) {
+  const auto products = [n_tokens](int64_t layer_elements, int64_t output_elements) {
+    return 2.0 * (static_cast<double>(layer_elements) * static_cast<double>(n_tokens) +
+                  static_cast<double>(output_elements));
+  };
+  Operations operations;
+  operations.byte_products = products(weights.layer_elements_quantised, weights.output_elements_quantised);
+  operations.multiply_adds = products(weights.layer_elements, weights.output_elements) - operations.byte_products;
   const auto layers = model.kv_layers();
   for (size_t l = 0; l < layers.size(); ++l) {
     const kv::LayerLayout& layer = layers[l];
@@ -68,9 +79,10 @@ double prefill_flops(const models::Model& model, const WeightCost& weights, int6
       const int64_t n_visible = n_past + i + 1;
       n_pairs += static_cast<double>(layer.window > 0 ? std::min<int64_t>(n_visible, layer.window) : n_visible);
     }
-    flops += 2.0 * n_pairs * model.n_query_heads(static_cast<int32_t>(l)) * (layer.key_width + layer.value_width);
+    operations.multiply_adds +=
+        2.0 * n_pairs * model.n_query_heads(static_cast<int32_t>(l)) * (layer.key_width + layer.value_width);
   }
-  return flops;
+  return operations;
 }
 
 }  // namespace sh::engine

@@ -97,8 +97,12 @@ struct BenchParams {
   std::vector<DType> types_k, types_v;
   int64_t n_repeats = 5;
   bool warms_up = true;
-  bool measures_memory = true;
-  std::string format = "md";
+  bool measures_machine = true;
+  std::string format = "md";          // of stdout
+  std::string error_format = "none";  // of stderr
+  int64_t delay_seconds = 0;          // before each test but the first
+  bool shows_progress = false;        // as lines, also where stderr is no terminal
+  bool lists_devices = false;         // and does nothing else
   std::string compact_method;  // with options, as compact-eval's; "": nothing is compacted
   double compact_ratio = 4;    // of the whole cache's bytes
 };

@@ -307,13 +307,48 @@ Result<void> add_prompt_gen(P& p, const std::string& value) {
   return {};
 }
 
-Result<void> set_bench_format(P& p, const std::string& value) {
-  for (const char* known : {"md", "csv", "json", "jsonl"})
-    if (value == known) {
-      p.bench.format = value;
-      return {};
-    }
-  return bad_value("md, csv, json or jsonl", value);
+Setter bench_format(std::string BenchParams::*member, bool may_be_none) {
+  return [member, may_be_none](P& p, const std::string& value) -> Result<void> {
+    for (const char* known : {"md", "csv", "json", "jsonl", "sql", "none"})
+      if (value == known && (may_be_none || value != "none")) {
+        p.bench.*member = value;
+        return {};
+      }
+    return bad_value(may_be_none ? "md, csv, json, jsonl, sql or none" : "md, csv, json, jsonl or sql", value);
+  };
+}
+
+/// A setting that llama-bench takes lists of and that has one value here. `value_name`: the values that there are,
+/// with bars between, or a name for any; `ours`: those that ask for no more than what this program does anyway.
+Flag fixed_in_bench(Names names, const char* value_name, std::vector<std::string> ours, const char* why) {
+  std::vector<std::string> known;
+  if (std::string_view(value_name).find('|') != std::string_view::npos) add_parts(known, value_name, '|');
+  const std::string name = names.back();
+  const auto set = [=](P& p, const std::string& value) -> Result<void> {
+    const auto is_in = [](const std::vector<std::string>& all, const std::string& one) {
+      return std::find(all.begin(), all.end(), one) != all.end();
+    };
+    std::vector<std::string> parts;
+    add_parts(parts, value, ',');
+    if (parts.empty()) return bad_value(value_name, value);
+    for (const std::string& part : parts)
+      if (!known.empty() && !is_in(known, part)) return bad_value(value_name, part);
+    if (parts.size() > 1)
+      p.notes.push_back(
+          fmt::format("{} {}: each test runs once, not once for each of them: {}", name, value, why));
+    else if (!ours.empty() && !is_in(ours, value))
+      p.notes.push_back(fmt::format("{} {} has no effect: {}", name, value, why));
+    return {};
+  };
+  return custom("accepted without effect", std::move(names), nullptr, value_name, kBench, why, set, {}, true);
+}
+
+Result<void> refuse_download(P&, const std::string& value) {
+  return Error{
+      ErrorKind::unsupported,
+      fmt::format(
+          "{} cannot be fetched: this program downloads nothing; download the GGUF file and name it with -m",
+          value)};
 }
 
 Result<void> set_token_ids(P& p, const std::string& value) {
@@ -371,8 +406,9 @@ std::vector<Flag> make_table() {
                      cache_type(&EngineOptions::type_k), show_cache_type(&EngineOptions::type_k)));
   t.push_back(custom(g, {"-ctv", "--cache-type-v"}, "LLAMA_ARG_CACHE_TYPE_V", "TYPE", kRuns,
                      "encoding of values in the cache", cache_type(&EngineOptions::type_v), show_cache_type(&EngineOptions::type_v)));
-  t.push_back(custom(g, {"-fa", "--flash-attn"}, "LLAMA_ARG_FLASH_ATTN", "on|off|auto", kRuns | kBench,
-                     "accepted; attention is always flash-style", set_flash_attention, [](const P&) { return std::string("auto"); }));
+  t.push_back(custom(g, {"-fa", "--flash-attn"}, "LLAMA_ARG_FLASH_ATTN", "on|off|auto", kRuns,
+                     "accepted; attention is always flash-style", set_flash_attention,
+                     [](const P&) { return std::string("auto"); }));
   t.push_back(text(g, {"--kernels"}, nullptr, "NAME", kRuns | kBench,
                    "force a kernel set (generic, avx2, ...); default: SHORTHAND_KERNELS, else the best one", [](P& p) -> auto& { return p.engine.kernels; }));
   t.push_back(on_off(g, {"--repack"}, {"-nr", "--no-repack"}, "LLAMA_ARG_REPACK", kRuns | kBench,
@@ -601,10 +637,26 @@ std::vector<Flag> make_table() {
   t.push_back(type_list(g, {"-ctk", "--cache-type-k"}, "encoding of keys in the cache", &BenchParams::types_k));
   t.push_back(type_list(g, {"-ctv", "--cache-type-v"}, "encoding of values in the cache", &BenchParams::types_v));
   t.push_back(number(g, {"-r", "--repetitions"}, nullptr, "N", kBench, "runs of each test", [](P& p) -> auto& { return p.bench.n_repeats; }, 1, 100000));
-  t.push_back(custom(g, {"-o", "--output"}, nullptr, "FORMAT", kBench, "md, csv, json or jsonl", set_bench_format, [](const P& p) { return p.bench.format; }));
+  t.push_back(custom(g, {"-o", "--output"}, nullptr, "FORMAT", kBench, "md, csv, json, jsonl or sql",
+                     bench_format(&BenchParams::format, false), [](const P& p) { return p.bench.format; }));
+  t.push_back(custom(
+      g, {"-oe", "--output-err"}, nullptr, "FORMAT", kBench, "what stderr gets as well: a format of -o, or none",
+      bench_format(&BenchParams::error_format, true), [](const P& p) { return p.bench.error_format; }));
+  t.push_back(number(
+      g, {"--delay"}, nullptr, "N", kBench, "seconds to wait between tests",
+      [](P & p) -> auto& { return p.bench.delay_seconds; }, 0, 86400));
+  t.push_back(on_off(
+      g, {"--progress"}, {}, nullptr, kBench,
+      "print what is being done as lines on stderr; without it one line of a terminal says so",
+      [](P & p) -> auto& { return p.bench.shows_progress; }));
+  t.push_back(on_off(
+      g, {"--list-devices"}, {}, nullptr, kBench, "list accelerators, of which none is used, and end",
+      [](P & p) -> auto& { return p.bench.lists_devices; }));
   t.push_back(on_off(g, {"--warmup"}, {"--no-warmup"}, nullptr, kBench, "run each test once before it is timed", [](P& p) -> auto& { return p.bench.warms_up; }));
-  t.push_back(on_off(g, {"--memory-test"}, {"--no-memory-test"}, nullptr, kBench, "measure how fast memory can be read, to compare with (about a second)",
-                     [](P& p) -> auto& { return p.bench.measures_memory; }));
+  t.push_back(on_off(
+      g, {"--memory-test"}, {"--no-memory-test"}, nullptr, kBench,
+      "measure how fast memory can be read and the processor multiplies, to compare with (about a second)",
+      [](P & p) -> auto& { return p.bench.measures_machine; }));
   t.push_back(text(
       g, {"--compact-method"}, nullptr, "NAME", kBench,
       "compact what -d filled and time each test before and after: name[:option=value...]",
@@ -636,30 +688,37 @@ std::vector<Flag> make_table() {
                      [](P& p) -> auto& { return p.displays_prompt; }));
 
   const char* cpu_only = "models run on the CPU";
-  t.push_back(ignored({"-ngl", "--gpu-layers", "--n-gpu-layers"}, "LLAMA_ARG_N_GPU_LAYERS", "N", cpu_only));
-  t.push_back(ignored({"-sm", "--split-mode"}, "LLAMA_ARG_SPLIT_MODE", "MODE", cpu_only));
-  t.push_back(ignored({"-ts", "--tensor-split"}, "LLAMA_ARG_TENSOR_SPLIT", "LIST", cpu_only));
-  t.push_back(ignored({"-mg", "--main-gpu"}, "LLAMA_ARG_MAIN_GPU", "N", cpu_only));
-  t.push_back(ignored({"-dev", "--device"}, "LLAMA_ARG_DEVICE", "LIST", cpu_only));
+  constexpr uint32_t kAllButBench = kAllCommands & ~kBench;
+  t.push_back(ignored({"-ngl", "--gpu-layers", "--n-gpu-layers"}, "LLAMA_ARG_N_GPU_LAYERS", "N", cpu_only, {},
+                      kAllButBench));
+  t.push_back(ignored({"-sm", "--split-mode"}, "LLAMA_ARG_SPLIT_MODE", "MODE", cpu_only, {}, kAllButBench));
+  t.push_back(ignored({"-ts", "--tensor-split"}, "LLAMA_ARG_TENSOR_SPLIT", "LIST", cpu_only, {}, kAllButBench));
+  t.push_back(ignored({"-mg", "--main-gpu"}, "LLAMA_ARG_MAIN_GPU", "N", cpu_only, {}, kAllButBench));
+  t.push_back(ignored({"-dev", "--device"}, "LLAMA_ARG_DEVICE", "LIST", cpu_only, {}, kAllButBench));
   t.push_back(ignored({"-ot", "--override-tensor"}, "LLAMA_ARG_OVERRIDE_TENSOR", "LIST", cpu_only));
   t.push_back(ignored({"-cmoe", "--cpu-moe"}, "LLAMA_ARG_CPU_MOE", nullptr, cpu_only));
-  t.push_back(ignored({"-ncmoe", "--n-cpu-moe"}, "LLAMA_ARG_N_CPU_MOE", "N", cpu_only));
-  t.push_back(ignored({"-nkvo", "--no-kv-offload"}, "LLAMA_ARG_NO_KV_OFFLOAD", nullptr, cpu_only));
+  t.push_back(ignored({"-ncmoe", "--n-cpu-moe"}, "LLAMA_ARG_N_CPU_MOE", "N", cpu_only, {}, kAllButBench));
+  t.push_back(
+      ignored({"-nkvo", "--no-kv-offload"}, "LLAMA_ARG_NO_KV_OFFLOAD", nullptr, cpu_only, {}, kAllButBench));
   t.push_back(ignored({"-fit", "--fit"}, "LLAMA_ARG_FIT", "on|off", cpu_only));
-  t.push_back(ignored({"-fitt", "--fit-target"}, "LLAMA_ARG_FIT_TARGET", "MIB", cpu_only));
-  t.push_back(ignored({"-fitc", "--fit-ctx"}, "LLAMA_ARG_FIT_CTX", "N", cpu_only));
-  t.push_back(ignored({"--no-host"}, "LLAMA_ARG_NO_HOST", nullptr, cpu_only));
+  t.push_back(ignored({"-fitt", "--fit-target"}, "LLAMA_ARG_FIT_TARGET", "MIB", cpu_only, {}, kAllButBench));
+  t.push_back(ignored({"-fitc", "--fit-ctx"}, "LLAMA_ARG_FIT_CTX", "N", cpu_only, {}, kAllButBench));
+  t.push_back(ignored({"--no-host"}, "LLAMA_ARG_NO_HOST", nullptr, cpu_only, {}, kAllButBench));
   t.push_back(ignored({"--mlock"}, "LLAMA_ARG_MLOCK", nullptr, "weights are mapped from the file"));
-  t.push_back(ignored({"--mmap"}, "LLAMA_ARG_MMAP", nullptr, "weights are mapped from the file", {"--no-mmap"}));
-  t.push_back(ignored({"-lm", "--load-mode"}, "LLAMA_ARG_LOAD_MODE", "MODE", "weights are mapped from the file"));
-  t.push_back(ignored({"-dio", "--direct-io"}, "LLAMA_ARG_DIO", nullptr, "weights are mapped from the file", {"-ndio", "--no-direct-io"}));
+  t.push_back(ignored({"--mmap"}, "LLAMA_ARG_MMAP", nullptr, "weights are mapped from the file", {"--no-mmap"},
+                      kAllButBench));
+  t.push_back(ignored({"-lm", "--load-mode"}, "LLAMA_ARG_LOAD_MODE", "MODE", "weights are mapped from the file",
+                      {}, kAllButBench));
+  t.push_back(ignored({"-dio", "--direct-io"}, "LLAMA_ARG_DIO", nullptr, "weights are mapped from the file",
+                      {"-ndio", "--no-direct-io"}, kAllButBench));
   t.push_back(ignored({"--check-tensors"}, nullptr, nullptr, "tensor shapes and ranges are always checked"));
   t.push_back(ignored({"--numa"}, "LLAMA_ARG_NUMA", "MODE", "threads are not bound to NUMA nodes"));
-  t.push_back(ignored({"-C", "--cpu-mask"}, nullptr, "MASK", "threads are not bound to cores"));
+  t.push_back(ignored({"-C", "--cpu-mask"}, nullptr, "MASK", "threads are not bound to cores", {}, kAllButBench));
   t.push_back(ignored({"-Cr", "--cpu-range"}, nullptr, "RANGE", "threads are not bound to cores"));
-  t.push_back(ignored({"--cpu-strict"}, nullptr, "0|1", "threads are not bound to cores"));
-  t.push_back(ignored({"--prio"}, nullptr, "N", "threads run at the priority of the process"));
-  t.push_back(ignored({"--poll"}, nullptr, "N", "workers choose between spinning and sleeping on their own"));
+  t.push_back(ignored({"--cpu-strict"}, nullptr, "0|1", "threads are not bound to cores", {}, kAllButBench));
+  t.push_back(ignored({"--prio"}, nullptr, "N", "threads run at the priority of the process", {}, kAllButBench));
+  t.push_back(ignored({"--poll"}, nullptr, "N", "workers choose between spinning and sleeping on their own", {},
+                      kAllButBench));
   t.push_back(ignored({"-tb", "--threads-batch"}, "LLAMA_ARG_THREADS_BATCH", "N", "prompts and answers are computed by the same threads (-t)"));
   t.push_back(ignored({"--log-disable"}, nullptr, nullptr, "the log goes to stderr; -lv 0 silences it", {}, kTokenize));
   t.push_back(ignored({"--jinja"}, "LLAMA_ARG_JINJA", nullptr, "chat templates are always Jinja", {"--no-jinja"}));
@@ -671,7 +730,43 @@ std::vector<Flag> make_table() {
   t.push_back(ignored({"--log-colors"}, "LLAMA_ARG_LOG_COLORS", "on|off|auto", "log lines have no colours"));
   t.push_back(ignored({"--log-prefix"}, "LLAMA_ARG_LOG_PREFIX", nullptr, "log lines always have a prefix", {"--no-log-prefix"}));
   t.push_back(ignored({"--log-timestamps"}, "LLAMA_ARG_LOG_TIMESTAMPS", nullptr, "log lines always have a time", {"--no-log-timestamps"}));
+  t.push_back(
+      ignored({"--offline"}, "LLAMA_ARG_OFFLINE", nullptr, "nothing is ever downloaded", {}, kRuns | kBench));
+  t.push_back(ignored({"-hft", "--hf-token"}, nullptr, "TOKEN", "nothing is ever downloaded", {}, kRuns | kBench));
   t.push_back(ignored({"--swa-full"}, "LLAMA_ARG_SWA_FULL", nullptr, "rows that no query can see are dropped"));
+
+  // llama-bench gives values, and lists of them, to what are switches elsewhere.
+  const char* mapped = "weights are mapped from the file";
+  const char* unbound = "threads are not bound to cores";
+  t.push_back(fixed_in_bench({"-fa", "--flash-attn"}, "on|off|auto|1|0", {"on", "auto", "1"},
+                             "there is one attention kernel, and it is a flash-style one"));
+  t.push_back(fixed_in_bench({"-ngl", "--n-gpu-layers"}, "LIST", {"0", "-1"}, cpu_only));
+  t.push_back(fixed_in_bench({"-ncmoe", "--n-cpu-moe"}, "LIST", {}, cpu_only));
+  t.push_back(fixed_in_bench({"-sm", "--split-mode"}, "none|layer|row|tensor", {"none", "layer"}, cpu_only));
+  t.push_back(fixed_in_bench({"-mg", "--main-gpu"}, "LIST", {"0"}, cpu_only));
+  t.push_back(fixed_in_bench({"-ts", "--tensor-split"}, "LIST", {"0"}, cpu_only));
+  t.push_back(fixed_in_bench({"-dev", "--device"}, "LIST", {"auto", "none"}, cpu_only));
+  t.push_back(fixed_in_bench({"-nkvo", "--no-kv-offload"}, "0|1", {}, cpu_only));
+  t.push_back(fixed_in_bench({"-nopo", "--no-op-offload"}, "0|1", {}, cpu_only));
+  t.push_back(fixed_in_bench({"--no-host"}, "0|1", {}, cpu_only));
+  t.push_back(fixed_in_bench({"-fitt", "--fit-target"}, "LIST", {"off"}, cpu_only));
+  t.push_back(fixed_in_bench({"-fitc", "--fit-ctx"}, "LIST", {}, cpu_only));
+  t.push_back(
+      fixed_in_bench({"-lm", "--load-mode"}, "auto|none|mmap|mlock|mmap+mlock|dio", {"auto", "mmap"}, mapped));
+  t.push_back(fixed_in_bench({"-lzm", "--lazy-mode"}, "on|auto|off", {"auto"}, mapped));
+  t.push_back(fixed_in_bench({"-mmp", "--mmap"}, "0|1", {"1"}, mapped));
+  t.push_back(fixed_in_bench({"-dio", "--direct-io"}, "0|1", {"0"}, mapped));
+  t.push_back(fixed_in_bench({"-embd", "--embeddings"}, "0|1", {"0"}, "logits are computed, not embeddings"));
+  t.push_back(fixed_in_bench({"-C", "--cpu-mask"}, "LIST", {"0x0"}, unbound));
+  t.push_back(fixed_in_bench({"--cpu-strict"}, "0|1", {"0"}, unbound));
+  t.push_back(fixed_in_bench({"--poll"}, "LIST", {"50"}, "workers spin for a while, then sleep"));
+  t.push_back(fixed_in_bench({"--prio"}, "N", {"0"}, "threads run at the priority of the process"));
+
+  g = "refused";
+  t.push_back(custom(g, {"-hf", "-hfr", "--hf-repo"}, nullptr, "USER/MODEL", kRuns | kBench,
+                     "nothing is ever downloaded; name a file with -m", refuse_download, {}, true));
+  t.push_back(custom(g, {"-hff", "--hf-file"}, nullptr, "FILE", kRuns | kBench,
+                     "nothing is ever downloaded; name a file with -m", refuse_download, {}, true));
   return t;
 }
 

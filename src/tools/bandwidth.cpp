@@ -17,17 +17,16 @@ namespace {
 constexpr int64_t kPiece = int64_t{4} << 20;  // one task; long enough that handing it out costs nothing
 constexpr int kPasses = 3;
 
-/// Sums a piece with eight independent chains, so that the loads and not the additions are what it waits for.
-uint64_t read_piece(const uint64_t* words, int64_t n_words) {
-  uint64_t sums[8] = {};
+}  // namespace
+
+uint64_t read_words(const uint64_t* words, int64_t n_words) {
+  uint64_t sums[8] = {};  // independent chains, so that the loads and not the additions are what it waits for
   for (int64_t i = 0; i + 8 <= n_words; i += 8)
     for (int64_t j = 0; j < 8; ++j) sums[j] += words[i + j];
   uint64_t sum = 0;
   for (const uint64_t part : sums) sum += part;
   return sum;
 }
-
-}  // namespace
 
 bool fits_last_level_cache(double bytes) {
   static const auto cache = static_cast<double>(last_level_cache_bytes());  // some dozen files of the system
@@ -55,7 +54,7 @@ double measure_read_bandwidth(ThreadPool& pool) {
   for (int pass = 0; pass < kPasses; ++pass) {
     const Stopwatch watch;
     pool.run(n_pieces, [&](int64_t piece, int) {
-      sum.fetch_add(read_piece(reinterpret_cast<const uint64_t*>(bytes + piece * kPiece), kPiece / 8),
+      sum.fetch_add(read_words(reinterpret_cast<const uint64_t*>(bytes + piece * kPiece), kPiece / 8),
                     std::memory_order_relaxed);
     });
     best = std::max(best, static_cast<double>(n_bytes) / std::max(watch.seconds(), 1e-9));

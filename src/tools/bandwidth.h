@@ -13,6 +13,9 @@ namespace sh::tools {
 /// Cost: some tenths of a second.
 double measure_read_bandwidth(ThreadPool& pool);
 
+/// The loop that it reads with; the sum of the words. Needs: n_words a multiple of 8.
+uint64_t read_words(const uint64_t* words, int64_t n_words);
+
 /// Whether reading so many bytes over and over is no test of the memory: they stay in the last-level cache.
 bool fits_last_level_cache(double bytes);
 

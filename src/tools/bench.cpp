@@ -5,10 +5,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <ctime>
 #include <map>
 #include <set>
+#include <thread>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/rng.h"
@@ -104,6 +107,7 @@ Result<void> add_cache(engine::Engine& engine, const BenchOptions& options, Dept
 struct Timed {
   double seconds = 0;
   double bytes_per_token = 0;  // mean over the generated ones
+  int64_t kv_bytes = 0;        // when it ends
 };
 
 /// One run over copies of the caches: only the copies of their last blocks are extra work, before the clock starts.
@@ -129,6 +133,7 @@ Result<Timed> time_once(engine::Engine& engine, std::span<const kv::SequenceCach
       timed.bytes_per_token += static_cast<double>(engine::kv_bytes_read(cache));
   }
   timed.seconds = watch.seconds();
+  for (const kv::SequenceCache& cache : caches) timed.kv_bytes += cache.usage().bytes;
   timed.bytes_per_token /= static_cast<double>(std::max<int64_t>(1, test.n_gen * test.n_parallel));
   return timed;
 }
@@ -137,7 +142,8 @@ Result<void> run_test(engine::Engine& engine, const BenchOptions& options, const
                       BenchResult& result) {
   const BenchTest& test = result.test;
   const engine::WeightCost weights = engine::weight_cost(engine.file());
-  if (test.n_gen == 0) result.flops = engine::prefill_flops(engine.model(), weights, test.n_prompt, test.n_depth);
+  if (test.n_gen == 0)
+    result.operations = engine::prefill_operations(engine.model(), weights, test.n_prompt, test.n_depth);
   if (!depth.compacted.empty())
     result.compacted = CompactedResult{.real_ratio = depth.report.real_ratio,
                                        .seconds = depth.report.total_seconds,
@@ -149,6 +155,7 @@ Result<void> run_test(engine::Engine& engine, const BenchOptions& options, const
           fmt::format("{} {}: run {} of {}", result.model_type, test.name(), run + 1, options.n_repeats));
     SH_ASSIGN(const Timed full, time_once(engine, depth.full, test, weights.bytes));
     if (run >= 0) result.samples.seconds.push_back(full.seconds);
+    result.kv_bytes = full.kv_bytes;
     if (test.n_prompt == 0) {
       result.bytes_per_token = full.bytes_per_token;
       result.is_in_cache = fits_last_level_cache(full.bytes_per_token * static_cast<double>(test.n_parallel));
@@ -156,6 +163,7 @@ Result<void> run_test(engine::Engine& engine, const BenchOptions& options, const
     if (depth.compacted.empty()) continue;
     SH_ASSIGN(const Timed compacted, time_once(engine, depth.compacted, test, weights.bytes));
     if (run >= 0) result.compacted->samples.seconds.push_back(compacted.seconds);
+    result.compacted->kv_bytes = compacted.kv_bytes;
     if (test.n_prompt == 0) result.compacted->bytes_per_token = compacted.bytes_per_token;
   }
   return {};
@@ -226,8 +234,9 @@ Result<BenchOptions> bench_options(const engine::ProgramParams& params) {
                        .tests = list_tests(params.bench),
                        .n_repeats = params.bench.n_repeats,
                        .warms_up = params.bench.warms_up,
-                       .measures_memory = params.bench.measures_memory,
+                       .measures_machine = params.bench.measures_machine,
                        .repacks = params.engine.repacks,
+                       .delay_seconds = params.bench.delay_seconds,
                        .kernels = params.engine.kernels,
                        .compact_method = params.bench.compact_method};
   if (options.setups.empty())
@@ -261,18 +270,29 @@ Result<void> check_models(const BenchOptions& options) {
 
 Result<void> run_bench(const BenchOptions& options, const std::function<void(const BenchResult&)>& on_result) {
   SH_RETURN_IF_ERROR(check_models(options));
-  std::map<int, double> bandwidths;  // by number of threads
+  struct Machine {
+    double bandwidth = 0;
+    ArithmeticPeaks peaks;
+  };
+  std::map<int, Machine> machines;  // by number of threads
+  bool is_first = true;
   for (const BenchSetup& setup : options.setups) {
     SH_ASSIGN(const auto engine, engine::Engine::open(engine_options(setup, options)));
     const int n_threads = engine->thread_pool().n_threads();
-    if (options.measures_memory && bandwidths.count(n_threads) == 0) {
-      if (options.on_progress) options.on_progress("measuring the memory");
-      bandwidths[n_threads] = measure_read_bandwidth(engine->thread_pool());
+    if (options.measures_machine && machines.count(n_threads) == 0) {
+      if (options.on_progress) options.on_progress("measuring the machine");
+      machines[n_threads] = {measure_read_bandwidth(engine->thread_pool()),
+                             measure_arithmetic(engine->thread_pool(), engine->kernels().name)};
     }
+    const Machine& machine = machines[n_threads];
     const models::ModelInfo& info = engine->model().info();
     Depth depth;
     for (const BenchTest& test : options.tests) {
       if (depth.n_depth != test.n_depth) depth = {.n_depth = test.n_depth};
+      if (!std::exchange(is_first, false) && options.delay_seconds > 0) {
+        if (options.on_progress) options.on_progress(fmt::format("waiting {} s", options.delay_seconds));
+        std::this_thread::sleep_for(std::chrono::seconds(options.delay_seconds));
+      }
       while (std::ssize(depth.full) < test.n_parallel) SH_RETURN_IF_ERROR(add_cache(*engine, options, depth));
       BenchResult result{.setup = setup,
                          .test = test,
@@ -281,7 +301,8 @@ Result<void> run_bench(const BenchOptions& options, const std::function<void(con
                          .model_params = info.n_params,
                          .kernels = engine->kernels().name,
                          .time = utc_now(),
-                         .memory_bandwidth = bandwidths[n_threads]};
+                         .memory_bandwidth = machine.bandwidth,
+                         .peaks = machine.peaks};
       SH_RETURN_IF_ERROR(run_test(*engine, options, depth, result));
       on_result(result);
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <functional>
 #include <optional>
 #include <string>
@@ -10,7 +11,9 @@
 
 #include "base/json.h"
 #include "base/result.h"
+#include "engine/cost.h"
 #include "engine/params.h"
+#include "tools/arithmetic.h"
 
 namespace sh::tools {
 
@@ -44,6 +47,7 @@ struct Samples {
 struct CompactedResult {
   Samples samples;
   double bytes_per_token = 0;
+  int64_t kv_bytes = 0;
   double real_ratio = 0, seconds = 0, rows_before = 0, rows_after = 0;
 };
 
@@ -57,8 +61,11 @@ struct BenchResult {
   Samples samples;
   double bytes_per_token = 0;   // that generation reads: weights, keys and values; 0 for a test with a prompt
   bool is_in_cache = false;     // what a step of generation reads stays in the processor's cache
-  double flops = 0;             // of one run of a test without generation; else 0
-  double memory_bandwidth = 0;  // of this machine with this many threads, bytes a second; 0: not measured
+  int64_t kv_bytes = 0;         // of the blocks of all conversations when a run ends
+  engine::Operations operations;  // of one run of a test without generation; else none
+  // Of this machine with this many threads; 0: not measured.
+  double memory_bandwidth = 0;  // bytes a second
+  ArithmeticPeaks peaks;
   std::optional<CompactedResult> compacted;
 };
 
@@ -67,8 +74,9 @@ struct BenchOptions {
   std::vector<BenchTest> tests;
   int64_t n_repeats = 5;
   bool warms_up = true;
-  bool measures_memory = true;
+  bool measures_machine = true;
   bool repacks = true;
+  int64_t delay_seconds = 0;  // before each test but the first
   std::string kernels;
   std::string compact_method;  // as given, with options; "": nothing is compacted
   engine::CompactionRequest compaction;
@@ -83,11 +91,32 @@ Result<BenchOptions> bench_options(const engine::ProgramParams& params);
 Result<void> run_bench(const BenchOptions& options, const std::function<void(const BenchResult&)>& on_result);
 
 Json bench_json(const BenchOptions& options, const BenchResult& result);
+/// The same for formats without lists and objects: no samples, and a compaction's figures as fields of the row,
+/// which every row has if the options ask for a compaction.
+Json bench_flat_json(const BenchOptions& options, const BenchResult& result);
 /// Header and row of the same fields.
-std::string bench_csv_header(const Json& row);
-std::string bench_csv_row(const Json& row);
+std::string bench_csv_header(const Json& flat_row);
+std::string bench_csv_row(const Json& flat_row);
+/// A table llama_bench for rows like this one, and a row of it.
+std::string bench_sql_table(const Json& flat_row);
+std::string bench_sql_row(const Json& flat_row);
 /// The table, with a column for each parameter that varies or differs from its default, and a footer on what it
 /// was measured with.
 std::string bench_markdown(const BenchOptions& options, const std::vector<BenchResult>& results);
+
+/// Writes results as they come, in a format of -o.
+class BenchWriter {
+ public:
+  /// `options` must outlive it.
+  BenchWriter(std::FILE* file, std::string format, const BenchOptions& options);
+  void add(const BenchResult& result);
+  void end();
+
+ private:
+  std::FILE* file_;
+  std::string format_;
+  const BenchOptions& options_;
+  std::vector<BenchResult> results_;
+};
 
 }  // namespace sh::tools

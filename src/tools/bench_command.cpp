@@ -13,25 +13,24 @@ namespace sh::tools {
 namespace {
 
 Result<void> run(const engine::ProgramParams& params) {
+  const engine::BenchParams& bench = params.bench;
   SH_ASSIGN(BenchOptions options, bench_options(params));
   ProgressLine progress;
-  options.on_progress = [&progress](const std::string& text) { progress.show(text); };
-  const std::string& format = params.bench.format;
-  std::vector<BenchResult> results;
-  if (format == "json") fmt::print("[\n");
-  const auto on_result = [&](const BenchResult& result) {
-    progress.clear();
-    const Json row = bench_json(options, result);
-    if (format == "json") fmt::print("{}{}", results.empty() ? "" : ",\n", dump_json(row, 2));
-    if (format == "jsonl") fmt::print("{}\n", dump_json(row));
-    if (format == "csv") fmt::print("{}{}", results.empty() ? bench_csv_header(row) : "", bench_csv_row(row));
-    std::fflush(stdout);
-    results.push_back(result);
+  options.on_progress = [&](const std::string& text) {
+    if (bench.shows_progress)
+      fmt::print(stderr, "shorthand bench: {}\n", text);
+    else
+      progress.show(text);
   };
-  const Result<void> done = run_bench(options, on_result);
+  BenchWriter out(stdout, bench.format, options), err(stderr, bench.error_format, options);
+  const Result<void> done = run_bench(options, [&](const BenchResult& result) {
+    progress.clear();
+    out.add(result);
+    err.add(result);
+  });
   progress.clear();
-  if (format == "json") fmt::print("\n]\n");
-  if (format == "md" && !results.empty()) fmt::print("{}", bench_markdown(options, results));
+  out.end();
+  err.end();
   return done;
 }
 
@@ -40,6 +39,10 @@ Result<void> run(const engine::ProgramParams& params) {
 int bench_command(Arguments arguments) {
   engine::ProgramParams params;
   if (const std::optional<int> status = read_params(engine::kBench, arguments, params)) return *status;
+  if (params.bench.lists_devices) {  // as llama-bench says it of a machine without any
+    fmt::print("Available devices:\n  (none)\n");
+    return 0;
+  }
   return exit_status(run(params));
 }
 

@@ -66,7 +66,20 @@ TEST(Cost, OperationsOfAPrompt) {
   const double attention = 2.0 * (4 + 5) * 5 * 4 * (64 + 64);
   const double products =
       2.0 * (2.0 * static_cast<double>(cost.layer_elements) + static_cast<double>(cost.output_elements));
-  EXPECT_DOUBLE_EQ(prefill_flops(engine->model(), cost, 2, 3), attention + products);
+  const Operations operations = prefill_operations(engine->model(), cost, 2, 3);
+  EXPECT_DOUBLE_EQ(operations.multiply_adds, attention + products) << "scribe's weights are halves";
+  EXPECT_EQ(operations.byte_products, 0);
+}
+
+TEST(Cost, QuantisedWeightsAreMultipliedAsBytes) {
+  const auto engine = open("/tests/golden/llama-q.Q8_0.gguf");
+  const WeightCost cost = weight_cost(engine->file());
+  EXPECT_EQ(cost.layer_elements_quantised, cost.layer_elements);
+  EXPECT_EQ(cost.output_elements_quantised, cost.output_elements);
+  const Operations operations = prefill_operations(engine->model(), cost, 2, 0);
+  EXPECT_DOUBLE_EQ(operations.byte_products,
+                   2.0 * static_cast<double>(2 * cost.layer_elements + cost.output_elements));
+  EXPECT_GT(operations.multiply_adds, 0) << "attention";
 }
 
 }  // namespace

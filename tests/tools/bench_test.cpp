@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "tools/bench.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "tools/bandwidth.h"
@@ -73,6 +76,20 @@ TEST(Bandwidth, IsAPlausibleFigureOfThisMachine) {
   EXPECT_LT(bytes_per_second, 2e12);
 }
 
+TEST(Arithmetic, PeaksArePlausibleOrNotMeasured) {
+  ThreadPool pool(1);
+  const kernels::KernelSet& set = **kernels::choose_kernels("");
+  const ArithmeticPeaks peaks = measure_arithmetic(pool, set.name);
+  ASSERT_EQ(peaks.multiply_adds > 0, multiply_add_loop(set.name).has_value());
+  ASSERT_EQ(peaks.byte_products > 0, byte_product_loop(set.name).has_value());
+  for (const double peak : {peaks.multiply_adds, peaks.byte_products})
+    if (peak > 0) {
+      EXPECT_GT(peak, 1e8);  // operations a second of one thread
+      EXPECT_LT(peak, 1e13);
+    }
+  EXPECT_EQ(measure_arithmetic(pool, "generic").multiply_adds, 0) << "it multiplies in no vectors of its own";
+}
+
 TEST(BenchReport, AShareOfMemoryIsOfWhatDoesNotStayInTheCache) {
   BenchResult result;
   result.test.n_gen = 10;
@@ -87,6 +104,50 @@ TEST(BenchReport, AShareOfMemoryIsOfWhatDoesNotStayInTheCache) {
   EXPECT_EQ(bench_json({}, result)["gb_per_s"], 10.0);
 }
 
+TEST(BenchReport, AShareOfThePeakIsOfTheInstructionsThatAFormatUses) {
+  BenchResult result;
+  result.test.n_prompt = 10;
+  result.samples.seconds = {2.0};
+  result.operations = {.byte_products = 4e11, .multiply_adds = 5e10};
+  EXPECT_TRUE(bench_json({}, result)["arithmetic_share"].is_null()) << "the peaks were not measured";
+  EXPECT_EQ(bench_json({}, result)["gop_per_s"], 225.0);
+  result.peaks = {.multiply_adds = 1e11, .byte_products = 8e11};
+  EXPECT_EQ(bench_json({}, result)["arithmetic_share"], 0.5);  // half a second of each, in two
+  EXPECT_TRUE(contains(bench_markdown({}, {result}), " 50 % |"));
+  result.operations = {.multiply_adds = 5e10};
+  result.peaks.byte_products = 0;
+  EXPECT_EQ(bench_json({}, result)["arithmetic_share"], 0.25) << "bytes are not multiplied";
+}
+
+TEST(BenchReport, FlatRowsHaveTheSameFieldsWithAndWithoutACompaction) {
+  BenchOptions options;
+  options.compact_method = "select:fit=none";
+  BenchResult full, compacted;
+  full.test.n_prompt = compacted.test.n_prompt = 8;
+  full.samples.seconds = compacted.samples.seconds = {1.0};
+  compacted.kv_bytes = 4 << 20;
+  compacted.compacted = CompactedResult{.samples = {{0.5}}, .kv_bytes = 1 << 20, .real_ratio = 4, .seconds = 2};
+  const Json a = bench_flat_json(options, full), b = bench_flat_json(options, compacted);
+  EXPECT_EQ(bench_csv_header(a), bench_csv_header(b));
+  EXPECT_FALSE(contains(bench_csv_row(b), "{")) << bench_csv_row(b);
+  EXPECT_TRUE(a["compaction_method"].is_null());
+  EXPECT_EQ(b["compaction_method"], "select:fit=none");
+  EXPECT_EQ(b["compaction_kv_bytes"], 1 << 20);
+  EXPECT_FALSE(contains(bench_csv_header(bench_flat_json({}, full)), "compaction_"));
+  const std::string table = bench_markdown(options, {compacted});
+  for (const char* part : {" 4.00 MiB |", " 1.00 MiB |", " select:fit=none |", " 4.0x |", " 2.00 |", " +100 % |"})
+    EXPECT_TRUE(contains(table, part)) << part << " in\n" << table;
+}
+
+TEST(BenchReport, SqlQuotesWhatEndsAString) {
+  const Json row = {{"name", "it's"}, {"n", 3}, {"is", true}, {"share", nullptr}};
+  EXPECT_EQ(
+      bench_sql_table(row),
+      "CREATE TABLE IF NOT EXISTS llama_bench (\n  name TEXT,\n  n INTEGER,\n  is INTEGER,\n  share REAL\n);\n\n");
+  EXPECT_EQ(bench_sql_row(row),
+            "INSERT INTO llama_bench (name, n, is, share) VALUES ('it''s', '3', '1', NULL);\n");
+}
+
 const Args kQuick = {"bench", "-m", kScribe, "-p", "32", "-n", "4", "-pg", "16,2", "-r", "2", "--no-memory-test"};
 
 TEST(Bench, JsonHasTheFieldsThatScriptsRead) {
@@ -97,16 +158,26 @@ TEST(Bench, JsonHasTheFieldsThatScriptsRead) {
   ASSERT_EQ(rows->size(), 6u);
   for (const Json& row : *rows) {
     for (const char* field :
-         {"build_commit", "build_number",   "cpu_info",  "gpu_info",   "backends",  "model_filename", "model_type",
-          "model_size",   "model_n_params", "n_batch",   "n_ubatch",   "n_threads", "type_k",         "type_v",
-          "n_gpu_layers", "flash_attn",     "n_prompt",  "n_gen",      "n_depth",   "test_time",      "avg_ns",
-          "stddev_ns",    "avg_ts",         "stddev_ts", "samples_ns", "samples_ts"})
+         {"cpu_mask",       "cpu_strict",    "poll",           "n_cpu_moe",     "split_mode",
+          "main_gpu",       "no_kv_offload", "devices",        "tensor_split",  "tensor_buft_overrides",
+          "load_mode",      "lazy_mode",     "embeddings",     "no_op_offload", "no_host",
+          "fit_target",     "fit_min_ctx",   "build_commit",   "build_number",  "cpu_info",
+          "gpu_info",       "backends",      "model_filename", "model_type",    "model_size",
+          "model_n_params", "n_batch",       "n_ubatch",       "n_threads",     "type_k",
+          "type_v",         "n_gpu_layers",  "flash_attn",     "n_prompt",      "n_gen",
+          "n_depth",        "test_time",     "avg_ns",         "stddev_ns",     "avg_ts",
+          "stddev_ts",      "samples_ns",    "samples_ts"})
       EXPECT_TRUE(row.contains(field)) << field;
     EXPECT_EQ(row["samples_ns"].size(), 2u);
+    EXPECT_TRUE(row["build_number"].is_number());
     EXPECT_EQ(row["model_n_params"], 3476224);
     EXPECT_GT(row["avg_ts"].get<double>(), 0);
     EXPECT_EQ(row["gb_per_s"].is_null(), row["n_prompt"] != 0) << "bytes are counted for generation";
-    EXPECT_EQ(row["gflop_per_s"].is_null(), row["n_gen"] != 0) << "operations are counted for prompts";
+    EXPECT_EQ(row["gop_per_s"].is_null(), row["n_gen"] != 0) << "operations are counted for prompts";
+    EXPECT_TRUE(row["arithmetic_share"].is_null()) << "nothing was measured to compare with";
+    const double n_tokens = row["n_prompt"].get<double>() + row["n_gen"].get<double>();
+    const double bytes_of_token = 5 * 2 * (row["type_k"] == "f16" ? 2 * 64 * 2 : 68 + 64 * 2);
+    EXPECT_EQ(row["kv_bytes"], std::ceil(n_tokens / 16) * 16 * bytes_of_token) << "of blocks of 16 rows";
   }
   // Generation reads all weights (embeddings are the output matrix) and the rows of at most 4 tokens.
   const double per_token = (*rows)[1]["bytes_per_token"].get<double>();
@@ -136,6 +207,7 @@ TEST(Bench, CompactionIsTimedBeforeAndAfter) {
   EXPECT_GE(compaction["real_ratio"].get<double>(), 4.0) << "of the whole cache's bytes";
   EXPECT_LT(compaction["real_ratio"].get<double>(), 4.5);
   EXPECT_EQ(compaction["rows_before"], 256.0);
+  EXPECT_LT(compaction["kv_bytes"].get<int64_t>() * 3, (*rows)[1]["kv_bytes"].get<int64_t>());
   EXPECT_LT(compaction["rows_after"].get<double>(), 90.0);  // 64, and what the method leaves alone
   EXPECT_GT(compaction["seconds"].get<double>(), 0.0);
   EXPECT_EQ(compaction["samples_ns"].size(), 2u);
@@ -224,6 +296,52 @@ TEST(Bench, OtherFormats) {
   const std::string text = output_of(csv);
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);
   EXPECT_EQ(text.rfind("build_commit,build_number,", 0), 0u) << text;
+  EXPECT_FALSE(contains(text, "[")) << "lists of samples have no place in a table";
+}
+
+TEST(Bench, TheStandardErrorStreamMayGetAFormatOfItsOwn) {
+  const Outcome outcome = run_program({"bench", "-m", kScribe, "-p", "8", "-n", "2", "-r", "1", "--no-memory-test",
+                                       "-o", "sql", "-oe", "csv", "--progress", "--delay", "1"});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(outcome.out.rfind("CREATE TABLE IF NOT EXISTS llama_bench (", 0), 0u) << outcome.out;
+  EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), ';'), 3) << outcome.out;
+  EXPECT_TRUE(contains(outcome.err, "build_commit,build_number,")) << outcome.err;
+  EXPECT_TRUE(contains(outcome.err, "shorthand bench: waiting 1 s\n")) << outcome.err;
+}
+
+TEST(Bench, FlagsOfLlamaBenchThatChangeNothing) {
+  const auto notes_of = [](Args args) {
+    args.insert(args.begin(), {"-m", "x"});
+    const auto params = engine::parse_params(engine::kBench, args);
+    EXPECT_TRUE(params.ok()) << (params.ok() ? "" : params.error().message);
+    return params.ok() ? params->notes : std::vector<std::string>{};
+  };
+  // What this program does anyway.
+  EXPECT_TRUE(notes_of({"-embd", "0",     "-nopo", "0",         "-lzm", "auto", "-mmp",   "1",    "-fa",
+                        "on",    "-nkvo", "0",     "--no-host", "0",    "-dio", "0",      "-ngl", "0",
+                        "-sm",   "layer", "-dev",  "none",      "-C",   "0x0",  "--poll", "50"})
+                  .empty());
+  for (const Args& args :
+       {Args{"--mmap", "0"}, {"-embd", "1"}, {"-fa", "off"}, {"-ngl", "99"}, {"-lm", "mlock"}}) {
+    const auto notes = notes_of(args);
+    ASSERT_EQ(notes.size(), 1u) << args[0];
+    EXPECT_TRUE(contains(notes[0], args[1] + " has no effect: ")) << notes[0];
+  }
+  for (const Args& args : {Args{"-fa", "0,1"}, {"-fa", "on,off"}, {"-ngl", "0,99"}, {"-nkvo", "0,1"}}) {
+    const auto notes = notes_of(args);
+    ASSERT_EQ(notes.size(), 1u) << args[0];
+    EXPECT_TRUE(contains(notes[0], args[1] + ": each test runs once")) << notes[0];
+  }
+  for (const Args& args : {Args{"-fa", "maybe"}, {"-embd", "2"}, {"-nkvo", "1,x"}, {"-oe", "xml"}, {"-o", "none"}})
+    EXPECT_FALSE(engine::parse_params(engine::kBench, args).ok()) << args[0] << " " << args[1];
+}
+
+TEST(Bench, DevicesAreListedAndNothingIsDownloaded) {
+  EXPECT_EQ(output_of({"bench", "--list-devices"}), "Available devices:\n  (none)\n");
+  const Outcome outcome = run_program({"bench", "-hf", "someone/some-model:Q4_K_M", "--offline"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_TRUE(contains(outcome.err, "someone/some-model:Q4_K_M cannot be fetched: this program downloads nothing"))
+      << outcome.err;
 }
 
 /// bench/compare with these programs, two rounds of small tests; its status, and what it printed to `out`.
