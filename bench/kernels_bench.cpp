@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 // The kernels that a token's time goes to: weight products for one and for many columns, attention for one and for
 // many queries, the float products of the compaction solvers. SHORTHAND_KERNELS picks the set; read the figures
-// against machine_bench.
+// against machine_bench (scripts/roofline_table.py does).
 #include <benchmark/benchmark.h>
 
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/aligned.h"
@@ -15,6 +17,7 @@
 #include "kernels/kernel_set.h"
 #include "tensor/dtype.h"
 #include "tensor/packed.h"
+#include "tools/bandwidth.h"
 
 namespace sh::kernels {
 namespace {
@@ -41,20 +44,37 @@ const float* as_floats(const AlignedBuffer<std::byte>& buffer) {
   return reinterpret_cast<const float*>(buffer.data());
 }
 
+/// Bytes that no cache holds.
+int64_t beyond_caches() {
+  static const int64_t n_bytes = tools::bandwidth_buffer_bytes();
+  return n_bytes;
+}
+
+/// Rows of n_inner weights that together are beyond the caches; whole panels for two threads.
+int64_t rows_beyond_caches(DType dtype, int64_t n_inner) {
+  const int64_t step = 2 * kPackedRows;
+  return (beyond_caches() / row_bytes(dtype, n_inner) + step - 1) / step * step;
+}
+
 /// One product of [n_rows, n_inner] weights with n_cols columns; threads take equal parts of the rows.
 void matmul(benchmark::State& state, DType dtype, bool is_packed, int64_t n_rows, int64_t n_inner, int64_t n_cols) {
   static AlignedBuffer<std::byte> weights, activations;
   static AlignedBuffer<float> out;
+  static std::tuple<DType, bool, int64_t, int64_t> held;  // what `weights` are: the library calls again to find
+                                                          // how often to run, and they take longest
   const WeightKernel kernel = active_set().weight_kernel(dtype);
   const int64_t x_bytes = kernel.form == ActivationForm::f32 ? n_inner * 4 : active_set().q8_row_bytes(n_inner);
   if (state.thread_index() == 0) {
-    weights = random_rows(dtype, n_rows * n_inner);
-    if (is_packed) {
-      AlignedBuffer<std::byte> packed(static_cast<size_t>(packed_bytes(dtype, n_rows, n_inner)));
-      const int64_t bytes = row_bytes(dtype, n_inner);
-      for (int64_t row = 0; row < n_rows; row += kPackedRows)
-        pack_panel(dtype, weights.data() + row * bytes, kPackedRows, n_inner, packed.data() + row * bytes);
-      weights = std::move(packed);
+    const auto wanted = std::make_tuple(dtype, is_packed, n_rows, n_inner);
+    if (std::exchange(held, wanted) != wanted) {
+      weights = random_rows(dtype, n_rows * n_inner);
+      if (is_packed) {
+        AlignedBuffer<std::byte> packed(static_cast<size_t>(packed_bytes(dtype, n_rows, n_inner)));
+        const int64_t bytes = row_bytes(dtype, n_inner);
+        for (int64_t row = 0; row < n_rows; row += kPackedRows)
+          pack_panel(dtype, weights.data() + row * bytes, kPackedRows, n_inner, packed.data() + row * bytes);
+        weights = std::move(packed);
+      }
     }
     const AlignedBuffer<std::byte> x = random_rows(DType::f32, n_cols * n_inner);
     activations = AlignedBuffer<std::byte>(static_cast<size_t>(n_cols * x_bytes));
@@ -85,55 +105,81 @@ void matmul(benchmark::State& state, DType dtype, bool is_packed, int64_t n_rows
   state.SetBytesProcessed(state.iterations() * part * row_bytes(dtype, n_inner));
   state.counters["GFLOP/s"] = benchmark::Counter(
       static_cast<double>(state.iterations() * part * n_inner * n_cols) * 2e-9, benchmark::Counter::kIsRate);
+  state.SetLabel(kernel.form == ActivationForm::f32 ? "multiply-adds" : "byte products");
 }
 
-/// Attention of n_queries queries of one KV head over `depth` rows. Decode: all queries stand after them, a new
-/// head each time. Prefill: the queries are the last positions of one head.
-void attend(benchmark::State& state, DType dtype, int32_t width, int32_t n_queries, int32_t depth, bool has_bias,
-            bool is_prefill) {
-  const int64_t bytes = row_bytes(dtype, width);
-  const int32_t n_heads =
-      is_prefill ? 1 : std::max(1, (192 << 20) / static_cast<int32_t>(2 * bytes * depth));  // beyond the caches
-  const int64_t n_rows = int64_t{depth} * n_heads;
-  const AlignedBuffer<std::byte> keys = random_rows(dtype, n_rows * width),
-                                 values = random_rows(dtype, n_rows * width);
+struct AttendShape {
+  DType dtype;
+  int32_t n_rows, n_queries, width = 128;
+  bool has_bias = false;
+  /// The queries are the last positions of one head; else all stand behind its rows, and each run takes the next
+  /// head.
+  bool is_prefill = false;
+};
+
+/// Attention over one KV head, in the tiles that ops/attend takes for a group of one.
+void attend(benchmark::State& state, const AttendShape& shape) {
+  constexpr int32_t kTileQueries = 128;
+  const auto [dtype, n_rows, n_queries, width, has_bias, is_prefill] = shape;
+  const int64_t bytes = row_bytes(dtype, width), head_bytes = bytes * n_rows;
+  const int64_t n_heads = is_prefill ? 1 : std::max<int64_t>(1, beyond_caches() / (2 * head_bytes));
+  const AlignedBuffer<std::byte> keys = random_rows(dtype, n_heads * n_rows * width),
+                                 values = random_rows(dtype, n_heads * n_rows * width);
   const AlignedBuffer<std::byte> queries = random_rows(DType::f32, n_queries * width);
-  std::vector<float> bias(static_cast<size_t>(depth), 0.5f), out(static_cast<size_t>(n_queries * width));
+  std::vector<float> bias(static_cast<size_t>(n_rows), 0.5f), out(static_cast<size_t>(n_queries * width));
   std::vector<float> lse(static_cast<size_t>(n_queries));
-  AlignedBuffer<float> scratch(static_cast<size_t>(attend_scratch_floats(n_queries, width, width)));
+  AlignedBuffer<float> scratch(static_cast<size_t>(attend_scratch_floats(kTileQueries, width, width)));
   std::vector<int32_t> query_pos;
-  for (int32_t q = 0; q < n_queries; ++q) query_pos.push_back(is_prefill ? depth - n_queries + q : depth);
-  int32_t head = 0;
+  double n_pairs = 0;  // of queries and the rows that they see
+  for (int32_t q = 0; q < n_queries; ++q) {
+    query_pos.push_back(is_prefill ? n_rows - n_queries + q : n_rows);
+    n_pairs += std::min(n_rows, query_pos.back() + 1);
+  }
+  int64_t head = 0;
   std::vector<KvBlockView> blocks;
   for (auto _ : state) {
-    blocks.clear();
-    for (int32_t row = 0; row < depth; row += kMaxBlockRows) {
-      const int64_t at = (int64_t{head} * depth + row) * bytes;
-      blocks.push_back({keys.data() + at, values.data() + at, has_bias ? bias.data() + row : nullptr, nullptr, row,
-                        kMaxBlockRows, 0, n_queries, row / kMaxBlockRows});
+    for (int32_t q = 0; q < n_queries; q += kTileQueries) {
+      const int32_t n_tile = std::min(kTileQueries, n_queries - q);
+      const int32_t row_end = std::min(n_rows, query_pos[static_cast<size_t>(q + n_tile - 1)] + 1);
+      blocks.clear();
+      for (int32_t row = 0; row < row_end; row += kMaxBlockRows) {
+        const int64_t at = head * head_bytes + row * bytes;
+        blocks.push_back({keys.data() + at, values.data() + at, has_bias ? bias.data() + row : nullptr, nullptr,
+                          row, kMaxBlockRows, 0, n_tile, row / kMaxBlockRows});
+      }
+      active_set().attend({.key_type = dtype,
+                           .value_type = dtype,
+                           .key_width = width,
+                           .value_width = width,
+                           .n_queries = n_tile,
+                           .queries = as_floats(queries) + q * width,
+                           .query_stride = width,
+                           .query_pos = query_pos.data() + q,
+                           .scale = 1.0f / std::sqrt(static_cast<float>(width)),
+                           .softcap = 0.0f,
+                           .window = 0,
+                           .blocks = blocks,
+                           .out = out.data() + q * width,
+                           .out_stride = width,
+                           .lse = lse.data() + q,
+                           .scratch = scratch.data()});
     }
-    active_set().attend({.key_type = dtype,
-                         .value_type = dtype,
-                         .key_width = width,
-                         .value_width = width,
-                         .n_queries = n_queries,
-                         .queries = as_floats(queries),
-                         .query_stride = width,
-                         .query_pos = query_pos.data(),
-                         .scale = 1.0f / std::sqrt(static_cast<float>(width)),
-                         .softcap = 0.0f,
-                         .window = 0,
-                         .blocks = blocks,
-                         .out = out.data(),
-                         .out_stride = width,
-                         .lse = lse.data(),
-                         .scratch = scratch.data()});
     head = (head + 1) % n_heads;
     benchmark::ClobberMemory();
   }
-  state.SetBytesProcessed(state.iterations() * 2 * bytes * depth);
-  state.counters["GFLOP/s"] = benchmark::Counter(
-      static_cast<double>(state.iterations()) * n_queries * depth * width * 4e-9, benchmark::Counter::kIsRate);
+  state.SetBytesProcessed(state.iterations() * 2 * head_bytes);
+  state.counters["GFLOP/s"] = benchmark::Counter(static_cast<double>(state.iterations()) * n_pairs * width * 4e-9,
+                                                 benchmark::Counter::kIsRate);
+}
+
+/// "attend_decode/q8_0/rows:4096/queries:4/bias"; narrow heads say their width.
+void register_attend(const AttendShape& shape) {
+  std::string name = shape.is_prefill ? "attend_prefill/" : "attend_decode/";
+  name += tensor_format(shape.dtype).name;
+  name += "/rows:" + std::to_string(shape.n_rows) + "/queries:" + std::to_string(shape.n_queries);
+  if (shape.width != 128) name += "/width:" + std::to_string(shape.width);
+  if (shape.has_bias) name += "/bias";
+  benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& s) { attend(s, shape); });
 }
 
 void gemm(benchmark::State& state, void (*product)(const GemmArgs&), int64_t m, int64_t n, int64_t k,
@@ -163,8 +209,9 @@ void register_all() {
       if (is_packed && active_set().weight_kernel(dtype).matmul_packed == nullptr) continue;
       const std::string name = std::string(format->name) + (is_packed ? "/packed" : "");
       for (int threads : {1, 2})
-        benchmark::RegisterBenchmark(("decode/" + name).c_str(),
-                                     [=](benchmark::State& s) { matmul(s, dtype, is_packed, 32768, 4096, 1); })
+        benchmark::RegisterBenchmark(
+            ("decode/" + name).c_str(),
+            [=](benchmark::State& s) { matmul(s, dtype, is_packed, rows_beyond_caches(dtype, 4096), 4096, 1); })
             ->Threads(threads)
             ->UseRealTime();
       // Weights that stay in the second cache: what the arithmetic takes where memory is no hindrance.
@@ -177,18 +224,28 @@ void register_all() {
       benchmark::RegisterBenchmark(("prefill/" + name).c_str(),
                                    [=](benchmark::State& s) { matmul(s, dtype, is_packed, 1024, 4096, 512); });
     }
-  for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0})
-    for (bool has_bias : {false, true}) {
-      const std::string tail = std::string(tensor_format(dtype).name) + (has_bias ? "/bias" : "/plain");
-      for (int32_t group : {1, 2, 4, 8})
-        benchmark::RegisterBenchmark(
-            ("attend_decode/" + std::to_string(group) + "/" + tail).c_str(),
-            [=](benchmark::State& s) { attend(s, dtype, 128, group, 16384, has_bias, false); });
-      for (int32_t width : {64, 128})
-        benchmark::RegisterBenchmark(
-            ("attend_prefill/64/" + std::string(width == 128 ? "" : "narrow/") + tail).c_str(),
-            [=](benchmark::State& s) { attend(s, dtype, width, 64, 4096, has_bias, true); });
+  for (bool has_bias : {false, true}) {
+    for (DType dtype : {DType::f16, DType::q8_0, DType::q4_0}) {
+      for (int32_t n_rows : {4096, 8192, 16384, 65536}) {
+        register_attend({.dtype = dtype, .n_rows = n_rows, .n_queries = 4, .has_bias = has_bias});
+        register_attend(
+            {.dtype = dtype, .n_rows = n_rows, .n_queries = 512, .has_bias = has_bias, .is_prefill = true});
+      }
+      for (int32_t n_queries : {1, 2, 8})
+        register_attend({.dtype = dtype, .n_rows = 16384, .n_queries = n_queries, .has_bias = has_bias});
+      register_attend({.dtype = dtype,
+                       .n_rows = 4096,
+                       .n_queries = 512,
+                       .width = 64,
+                       .has_bias = has_bias,
+                       .is_prefill = true});
     }
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      register_attend({.dtype = dtype, .n_rows = 16384, .n_queries = 4, .has_bias = has_bias});
+      register_attend(
+          {.dtype = dtype, .n_rows = 4096, .n_queries = 512, .has_bias = has_bias, .is_prefill = true});
+    }
+  }
   benchmark::RegisterBenchmark("gemm_nt/4096x1024x64",
                                [](benchmark::State& s) { gemm(s, active_set().gemm_nt, 4096, 1024, 64, 64, 64); });
   benchmark::RegisterBenchmark("gemm_nt/1024x1024x1024", [](benchmark::State& s) {

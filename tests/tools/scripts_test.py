@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """The scripts as a user runs them: scripts_test.py REPOSITORY BUILD, where BUILD holds the program `shorthand`."""
+import json
 import os
 import pathlib
 import re
@@ -55,13 +56,43 @@ class Scripts(unittest.TestCase):
 
     def test_files_that_are_missing_or_no_json_are_told(self):
         (self.folder / "text").write_text("{no json\n", encoding="utf-8")
-        for command in (["plot_long.py"], ["study_curve.py"], ["results_table.py"], ["stretch_rope.py"]):
-            rest = {"results_table.py": ["1024", "full"], "stretch_rope.py": ["copy", "1", "2"]}.get(command[0], [])
+        for command in (["plot_long.py"], ["study_curve.py"], ["results_table.py"], ["stretch_rope.py"],
+                        ["roofline_table.py"]):
+            rest = {"results_table.py": ["1024", "full"], "stretch_rope.py": ["copy", "1", "2"],
+                    "roofline_table.py": ["missing"]}.get(command[0], [])
             for file in ("missing", "text"):
                 with self.subTest(script=command[0], file=file):
                     done = run([ROOT / "scripts" / command[0], file, *rest], self.folder)
                     self.assertNotEqual(done.returncode, 0)
                     self.assertNotIn("Traceback", done.stderr)
+
+    def test_roofline_table_takes_shares_of_what_binds(self):
+        def file(name, **runs):
+            rows = [{"name": run, "run_name": run, "run_type": "iteration"} | counters for run, counters in runs.items()]
+            (self.folder / name).write_text(json.dumps({"context": {}, "benchmarks": rows}), encoding="utf-8")
+            return name
+
+        machine = {}
+        for n in (1, 2):
+            for name, counters in (("BM_read_memory", {"bytes_per_second": n * 10e9}), ("BM_fma_peak", {"GFLOP/s": n * 100.0}),
+                                   ("BM_byte_dot_peak", {"Gop/s": n * 400.0})):
+                machine[f"{name}/real_time/threads:{n}"] = counters
+        kernels = {
+            "decode/q8_0/packed/real_time/threads:2": {"bytes_per_second": 15e9, "GFLOP/s": 30.0, "label": "byte products"},
+            "prefill/q8_0": {"bytes_per_second": 1e9, "GFLOP/s": 80.0, "label": "byte products"},
+            "prefill/q8_0/packed": {"bytes_per_second": 1e9, "GFLOP/s": 200.0, "label": "byte products"},
+            "decode/f16/real_time/threads:2": {"bytes_per_second": 2e9, "GFLOP/s": 180.0, "label": "multiply-adds"},
+            "prefill/f16": {"bytes_per_second": 1e9, "GFLOP/s": 70.0, "label": "multiply-adds"},
+            "attend_decode/f16/rows:4096/queries:4/bias": {"bytes_per_second": 8e9, "GFLOP/s": 32.0},
+            "attend_prefill/q8_0/rows:8192/queries:512": {"bytes_per_second": 1e9, "GFLOP/s": 60.0}}
+        done = run([ROOT / "scripts/roofline_table.py", file("machine.json", **machine), file("kernels.json", **kernels)],
+                   self.folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for line in ("| q8_0 | packed | 15.0 | 75 % | memory | 200 | 50 % | byte products |",
+                     "| f16 | as in the file | 2.0 | 90 % | multiply-adds | 70 | 70 % | multiply-adds |",
+                     "| decode | f16 | 4096 | 4 | 128 | yes | 8.0 | 80 % | 32.0 | 32 % |",
+                     "| prefill | q8_0 | 8192 | 512 | 128 | no |  |  | 60.0 | 60 % |"):
+            self.assertIn(line, done.stdout)
 
     def test_programs_are_looked_for_where_make_builds_them(self):
         """In a repository that nobody built yet, each script names a target of make, and that target builds there."""
