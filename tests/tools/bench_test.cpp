@@ -344,22 +344,45 @@ TEST(Bench, DevicesAreListedAndNothingIsDownloaded) {
       << outcome.err;
 }
 
-/// bench/compare with these programs, two rounds of small tests; its status, and what it printed to `out`.
-int compare(const std::string& a, const std::string& b, const std::string& json, const std::string& out) {
-  const std::string command = std::string(SH_SOURCE_DIR) + "/bench/compare --rounds 2 --json " + json + " '" + a +
-                              "' '" + b + "' -- -m " + kScribe + " -p 16 -n 2 -d 0,32 -r 1 --no-memory-test > " +
-                              out + " 2>&1";
-  return WEXITSTATUS(std::system(command.c_str()));
+/// bench/compare with these arguments; `out` and `err` together.
+Outcome compare(const std::string& arguments) {
+  const std::string path = temporary("compare.out");
+  const std::string command = std::string(SH_SOURCE_DIR) + "/bench/compare " + arguments + " > " + path + " 2>&1";
+  const int status = WEXITSTATUS(std::system(command.c_str()));
+  Outcome outcome{status, slurp(path), ""};
+  unlink(path.c_str());
+  EXPECT_FALSE(contains(outcome.out, "Traceback")) << outcome.out;
+  return outcome;
+}
+
+/// A file, removed at the end.
+struct TemporaryFile {
+  TemporaryFile(const std::string& name, const std::string& text, mode_t mode = 0600) : path(temporary(name)) {
+    std::ofstream(path) << text;
+    chmod(path.c_str(), mode);
+  }
+  ~TemporaryFile() { unlink(path.c_str()); }
+  std::string path;
+};
+
+/// A row of results as llama-bench writes it.
+std::string row_text(const std::string& fields) {
+  return R"({"model_filename": "m/x.gguf", "n_prompt": 0, "n_gen": 8, "n_depth": 0, "type_k": "f16", "type_v": "f16", )" +
+         fields + "}";
 }
 
 TEST(Compare, RacesTwoProgramsTestByTest) {
-  const std::string program = SH_PROGRAM, json = temporary("compare.json"), out = temporary("compare.out");
-  ASSERT_EQ(compare(program + " bench", program + " bench -ctk q8_0", json, out), 1)
-      << "tests of different caches cannot be compared";
-  EXPECT_NE(slurp(out).find("did not both run"), std::string::npos) << slurp(out);
-  ASSERT_EQ(compare(program + " bench", program + " bench --no-repack", json, out), 0) << slurp(out);
-  EXPECT_NE(slurp(out).find("| scribe.gguf | pp16 @ 32 | f16/f16 |"), std::string::npos) << slurp(out);
+  const std::string program = std::string(SH_PROGRAM) + " bench", json = temporary("compare.json");
+  const std::string small = "' -- -m " + kScribe + " -p 16 -n 2 -d 0,32 -r 1 --no-memory-test";
+  Outcome outcome = compare("--rounds 2 '" + program + "' '" + program + " -ctk q8_0" + small);
+  EXPECT_EQ(outcome.status, 1) << "tests of different caches cannot be compared";
+  EXPECT_TRUE(contains(outcome.out, "did not both run")) << outcome.out;
+  outcome = compare("--rounds 2 --json " + json + " '" + program + "' '" + program + " --no-repack" + small);
+  ASSERT_EQ(outcome.status, 0) << outcome.out;
+  EXPECT_TRUE(contains(outcome.out, "| scribe.gguf | pp16 @ 32 | f16/f16 |")) << outcome.out;
+  EXPECT_TRUE(contains(outcome.out, "| A/B | lowest to highest of 2 rounds |")) << outcome.out;
   const auto parsed = parse_json(slurp(json));
+  unlink(json.c_str());
   ASSERT_TRUE(parsed.ok());
   const Json& result = *parsed;
   ASSERT_EQ(result["tests"].size(), 4u);
@@ -368,12 +391,84 @@ TEST(Compare, RacesTwoProgramsTestByTest) {
     const double first = test["a"][0].get<double>() / test["b"][0].get<double>();
     const double second = test["a"][1].get<double>() / test["b"][1].get<double>();
     EXPECT_NEAR(test["ratio"].get<double>(), (first + second) / 2, 1e-9);
-    EXPECT_LE(test["low"].get<double>(), test["ratio"].get<double>());
-    EXPECT_GE(test["high"].get<double>(), test["ratio"].get<double>());
+    EXPECT_NEAR(test["low"].get<double>(), std::min(first, second), 1e-9);
+    EXPECT_NEAR(test["high"].get<double>(), std::max(first, second), 1e-9);
   }
-  EXPECT_EQ(compare("/no/such/program", program + " bench", json, out), 1);
-  EXPECT_NE(slurp(out).find("/no/such/program cannot be started"), std::string::npos) << slurp(out);
-  for (const std::string& path : {json, out}) unlink(path.c_str());
+}
+
+TEST(Compare, WhatAProgramListsIsPartOfATest) {
+  const std::string program = std::string(SH_PROGRAM) + " bench";
+  const Outcome outcome = compare("--rounds 1 '" + program + " -b 64' '" + program + " -b 128' -- -m " + kScribe +
+                                  " -p 16 -n 0 -t 1,2 -ub 8,16 -r 1 --no-memory-test");
+  ASSERT_EQ(outcome.status, 0) << outcome.out;
+  for (const char* test : {"pp16, n_ubatch 8, n_threads 1 |", "pp16, n_ubatch 16, n_threads 2 |"})
+    EXPECT_TRUE(contains(outcome.out, test)) << outcome.out;
+  EXPECT_FALSE(contains(outcome.out, "n_batch")) << "what differs between A and B is what they are compared for";
+}
+
+TEST(Compare, AnIntervalNeedsRounds) {
+  const TemporaryFile rows("rows.json", "[" + row_text(R"("avg_ts": 12.5)") + "]");
+  const std::string programs = "'sh -c \"cat " + rows.path + "\"' 'sh -c \"cat " + rows.path + "\"' -- -n 8";
+  EXPECT_TRUE(contains(compare("--rounds 5 " + programs).out, "| lowest to highest of 5 rounds |"));
+  const Outcome outcome = compare(programs);
+  EXPECT_TRUE(contains(outcome.out, "7 rounds, -n 8\n")) << outcome.out;
+  EXPECT_TRUE(contains(outcome.out, "| x.gguf | tg8 | f16/f16 | 12.5 | 12.5 | 1.00 | 1.00 to 1.00 |"))
+      << outcome.out;
+  EXPECT_TRUE(contains(outcome.out, "| A/B | 95 % |")) << outcome.out;
+}
+
+TEST(Compare, LinesOfBatchedBenchAreTestsBehindADepth) {
+  const TemporaryFile rows("rows.json", "[" + row_text(R"("avg_ts": 100, "n_parallel": 4)") + "]");
+  const TemporaryFile batched("llama-batched-bench", R"(#!/bin/sh
+echo "$@" >&2
+echo 'main: n_kv_max = 512'
+echo '{"n_threads": 2, "pp": 0, "tg": 8, "pl": 4, "n_kv": 32, "t_tg": 0.64, "speed_tg": 50.0}'
+)",
+                              0700);
+  const Outcome outcome = compare("--rounds 1 'sh -c \"cat " + rows.path + "\"' " + batched.path +
+                                  " -- -n 8 -npl 4 -- -m n/x.gguf -npl 4");
+  ASSERT_EQ(outcome.status, 0) << outcome.out;
+  EXPECT_TRUE(contains(outcome.out, "-m n/x.gguf -npl 4 --output-format jsonl\n")) << outcome.out;
+  EXPECT_TRUE(contains(outcome.out, "| x.gguf | tg8 x4 | f16/f16 | 100.0 | 50.0 | 2.00 | 2.00 to 2.00 |"))
+      << outcome.out;
+}
+
+TEST(Compare, WhatCannotBeComparedIsSaidBeforeTheRaceIfItCanBe) {
+  const TemporaryFile good("good.json", "[" + row_text(R"("avg_ts": 1)") + "]");
+  const TemporaryFile bare("bare.json", "[" + row_text(R"("avg_ns": 1)") + "]");
+  const TemporaryFile zero("zero.json", "[" + row_text(R"("avg_ts": 0)") + "]");
+  const auto cat = [](const TemporaryFile& file) { return "'sh -c \"cat " + file.path + "\"' "; };
+  const struct {
+    std::string arguments, message;
+  } cases[] = {
+      {"/no/such/program " + cat(good) + "-- -n 8", "/no/such/program cannot be started"},
+      {"'bench \"x' " + cat(good) + "-- -n 8", "cannot be split into words"},
+      {"'' " + cat(good) + "-- -n 8", "a program is empty"},
+      {cat(good) + cat(bare) + "-- -n 8", "printed a result without avg_ts"},
+      {cat(good) + cat(zero) + "-- -n 8", "printed avg_ts 0"},
+      {cat(good) + "'echo {}' -- -n 8", "printed no JSON"},
+      {cat(good) + "'sh -c \"echo {}\"' -- -n 8", "printed no list of results"},
+      {cat(good) + "'sh -c \"echo [1]\"' -- -n 8", "printed a result without model_filename"},
+      {"'sh -c \"echo []\"' 'sh -c \"echo []\"' -- -n 8", "neither program ran a test"},
+      {cat(good) + "'sh -c \"echo []\"' -- -n 8", "did not both run"},
+      {"--rounds 0 a b -- -n 8", "expected at least 1"},
+      {cat(good) + cat(good), "expected A B -- ARGUMENTS"},
+  };
+  for (const auto& [arguments, message] : cases) {
+    const Outcome outcome = compare(arguments);
+    EXPECT_NE(outcome.status, 0) << arguments;
+    EXPECT_TRUE(contains(outcome.out, message)) << arguments << "\n" << outcome.out;
+  }
+  const Outcome outcome = compare("--json /no/such/folder/x.json " + cat(good) + cat(good) + "-- -n 8");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_TRUE(contains(outcome.out, "/no/such/folder/x.json cannot be written")) << outcome.out;
+  EXPECT_FALSE(contains(outcome.out, "round 1")) << "known before the race";
+}
+
+TEST(Compare, HelpIsNoError) {
+  const Outcome outcome = compare("--help");
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_TRUE(contains(outcome.out, "A B -- ARGUMENTS [-- ARGUMENTS_OF_B]")) << outcome.out;
 }
 
 }  // namespace
