@@ -43,6 +43,9 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineOptions options) {
     return Error{ErrorKind::invalid_argument, fmt::format("-np: expected 1 to 256 conversations, got {}", options.n_parallel)};
   if (options.n_ubatch < 1 || options.n_batch < 1)
     return Error{ErrorKind::invalid_argument, fmt::format("-b and -ub: expected at least 1 token, got {} and {}", options.n_batch, options.n_ubatch)};
+  if (options.step_ms < 0)
+    return Error{ErrorKind::invalid_argument,
+                 fmt::format("--step-ms: expected at least 0 (no limit), got {}", options.step_ms)};
   if (options.n_ctx > std::numeric_limits<int32_t>::max())
     return Error{ErrorKind::invalid_argument, fmt::format("-c: expected at most {} tokens, which positions can number, got {}",
                                                           std::numeric_limits<int32_t>::max(), options.n_ctx)};

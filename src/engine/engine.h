@@ -32,6 +32,7 @@ struct EngineOptions {
   bool is_kv_unified = true;           // every conversation may use all of n_ctx; false: n_ctx / n_parallel each
   int32_t n_batch = 2048;              // tokens of a step at most
   int32_t n_ubatch = 512;              // tokens of one forward at most
+  int32_t step_ms = 150;               // goal for a forward that reads prompts while others decode; 0: none
   int32_t n_threads = 0;               // 0: one a core
   DType type_k = DType::f16, type_v = DType::f16;
   std::string chat_template;           // "": the model's, else ChatML

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "engine/generate.h"
+#include "engine/prompt_allowance.h"
 #include "engine/slot.h"
 #include "engine/slot_compactions.h"
 
@@ -38,6 +39,7 @@ struct StepBatch {
   std::vector<Conversation::Piece> pieces;
   std::vector<Part> parts;  // one a piece
   int64_t n_tokens = 0, n_prompt = 0;
+  bool is_awaited = false;  // by conversations that decode
 
   void add(Slot& slot, std::span<const int32_t> ids, bool is_prompt, bool wants_logits) {
     pieces.push_back({&slot.conversation, ids, wants_logits});
@@ -50,7 +52,8 @@ struct StepBatch {
 }  // namespace
 
 struct Scheduler::State {
-  explicit State(Engine& e) : engine(e) {
+  State(Engine& e, std::function<int64_t()> now)
+      : engine(e), clock_us(std::move(now)), allowance(e.options().step_ms * 1e-3, e.options().n_ubatch) {
     for (int32_t id = 0; id < engine.options().n_parallel; ++id)
       slots.push_back(std::make_unique<Slot>(engine, id));
     compactions = std::make_unique<SlotCompactions>(
@@ -105,6 +108,8 @@ struct Scheduler::State {
   std::vector<uint64_t> ids_to_cancel;
   SchedulerTotals totals;
   uint64_t clock = 0;
+  std::function<int64_t()> clock_us;
+  PromptAllowance allowance;
   bool has_read_last = false;  // the last forward that could not take all was given to prompts
   std::thread thread;
 
@@ -302,13 +307,13 @@ struct Scheduler::State {
     }
     StepBatch batch = plan_step();
     if (batch.pieces.empty()) return false;
-    const Stopwatch watch;
+    const int64_t begin_us = clock_us();
     const auto n_logits = std::count_if(batch.pieces.begin(), batch.pieces.end(),
                                         [](const Conversation::Piece& piece) { return piece.wants_logits; });
     Mat<float> logits(n_logits, engine.model().info().n_vocab);
     const auto done = Conversation::append_all(engine, batch.pieces, logits.view());
     if (!done.ok()) return make_room(done.error());
-    account(batch, watch.seconds());
+    account(batch, static_cast<double>(clock_us() - begin_us) * 1e-6);
     // Taking a token may end a request, which publishes all slots: first every slot is brought up to date.
     std::vector<Slot*> takers;
     for (size_t i = 0; i < batch.parts.size(); ++i) {
@@ -327,8 +332,9 @@ struct Scheduler::State {
     return true;
   }
 
-  /// One token of every conversation that decodes, then prompt tokens of the others, up to n_ubatch in all. Where
-  /// that is too few for all, who waited longest comes first, and prompts have every second forward.
+  /// One token of every conversation that decodes, then prompt tokens of the others, up to n_ubatch in all, and
+  /// beside decodes as many as the allowance says. Where n_ubatch is too few for all, who waited longest comes
+  /// first, and prompts have every second forward.
   StepBatch plan_step() {
     std::vector<Slot*> decoding, reading;
     for (auto& slot : slots) {
@@ -338,27 +344,45 @@ struct Scheduler::State {
     }
     std::stable_sort(decoding.begin(), decoding.end(),
                      [](const Slot* a, const Slot* b) { return a->run->last_step < b->run->last_step; });
-    std::stable_sort(reading.begin(), reading.end(),
-                     [](const Slot* a, const Slot* b) { return a->run->task.id < b->run->task.id; });
     const int64_t n_max = engine.options().n_ubatch;
     const bool is_crowded = std::ssize(decoding) >= n_max && !reading.empty();
     has_read_last = is_crowded && !has_read_last;
-    if (has_read_last) decoding.clear();
 
     StepBatch batch;
+    batch.is_awaited = !decoding.empty();
+    if (has_read_last) decoding.clear();
     for (Slot* slot : decoding)
       if (batch.n_tokens < n_max) batch.add(*slot, std::span(&*slot->run->next, 1), false, true);
+    const int64_t room = n_max - batch.n_tokens;
+    add_prompts(batch, std::move(reading), batch.is_awaited ? std::min(room, allowance.n_tokens()) : room);
+    return batch;
+  }
+
+  /// `room` tokens of prompts. Beside decodes they are shared evenly, so that a short prompt does not wait for the
+  /// end of a long one; what one does not need goes to those with more to read. Alone the oldest is read first.
+  void add_prompts(StepBatch& batch, std::vector<Slot*> reading, int64_t room) {
+    const auto n_left = [](const Slot* slot) {
+      return static_cast<int64_t>(slot->run->task.request.prompt.size()) - slot->run->n_prompt_done;
+    };
+    const auto n_wanted = [&](const Slot* slot) {
+      return engine.compacts_automatically() ? std::min(n_left(slot), slot->conversation.rows_left())
+                                             : n_left(slot);
+    };
+    std::stable_sort(reading.begin(), reading.end(), [&](const Slot* a, const Slot* b) {
+      if (!batch.is_awaited) return a->run->task.id < b->run->task.id;
+      return std::tuple(a->run->last_step, n_wanted(a)) < std::tuple(b->run->last_step, n_wanted(b));
+    });
+    int64_t n_readers = std::ssize(reading);
     for (Slot* slot : reading) {
-      const auto& prompt = slot->run->task.request.prompt;
-      int64_t room = n_max - batch.n_tokens;
-      if (engine.compacts_automatically()) room = std::min(room, slot->conversation.rows_left());
-      const int64_t n_left = static_cast<int64_t>(prompt.size()) - slot->run->n_prompt_done;
-      const int64_t n = std::min(room, n_left);
+      const int64_t share = batch.is_awaited ? (room + n_readers - 1) / n_readers : room;
+      const int64_t n = std::min(share, n_wanted(slot));
+      --n_readers;
       if (n <= 0) continue;
       const auto first = static_cast<size_t>(slot->run->n_prompt_done);
-      batch.add(*slot, std::span(prompt).subspan(first, static_cast<size_t>(n)), true, n == n_left);
+      batch.add(*slot, std::span(slot->run->task.request.prompt).subspan(first, static_cast<size_t>(n)), true,
+                n == n_left(slot));
+      room -= n;
     }
-    return batch;
   }
 
   void account(const StepBatch& batch, double seconds) {
@@ -368,6 +392,7 @@ struct Scheduler::State {
     const double prompt_share = static_cast<double>(batch.n_prompt) / static_cast<double>(batch.n_tokens);
     totals.prompt_seconds += seconds * prompt_share;
     totals.predicted_seconds += seconds * (1 - prompt_share);
+    if (batch.is_awaited) allowance.note(batch.n_prompt, seconds);
   }
 
   void take_token(Slot& slot, std::span<const float> logits) {
@@ -545,7 +570,8 @@ struct Scheduler::State {
   }
 };
 
-Scheduler::Scheduler(Engine& engine) : state_(std::make_unique<State>(engine)) {}
+Scheduler::Scheduler(Engine& engine, std::function<int64_t()> clock_us)
+    : state_(std::make_unique<State>(engine, std::move(clock_us))) {}
 Scheduler::~Scheduler() = default;
 
 namespace {

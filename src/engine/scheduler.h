@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "engine/background_compaction.h"
 #include "engine/compact_sequence.h"
@@ -110,7 +111,8 @@ struct SchedulerTotals {
 
 class Scheduler {
  public:
-  explicit Scheduler(Engine& engine);
+  /// `clock_us`: what steps are timed by, microseconds; for tests.
+  explicit Scheduler(Engine& engine, std::function<int64_t()> clock_us = now_us);
   ~Scheduler();  // cancels what runs
 
   /// Queues a generation. Errors before anything runs: invalid_argument (bad parameters, no such slot),

@@ -21,6 +21,7 @@ TEST(Engine, BadOptionsAreErrorsThatNameTheFlag) {
       {"-np", [](EngineOptions& o) { o.n_parallel = 100000; }},
       {"-ub", [](EngineOptions& o) { o.n_ubatch = 0; }},
       {"-b", [](EngineOptions& o) { o.n_batch = -1; }},
+      {"--step-ms", [](EngineOptions& o) { o.step_ms = -1; }},
       {"-c", [](EngineOptions& o) { o.n_ctx = std::numeric_limits<int64_t>::max(); }},
       {"-c", [](EngineOptions& o) { o.n_ctx = 3, o.n_parallel = 4, o.is_kv_unified = false; }},
       {"--compact-threshold", [](EngineOptions& o) { o.compact_threshold = 1.5; }},
