@@ -2,7 +2,9 @@
 // Time between tokens of conversations that decode, while another one is compacted in the background and while
 // none is, in turn. Prints a table and one line of JSON.
 //   latency_bench MODEL.gguf TEXT [N_CONTEXT=8192] [ROUNDS=5] [METHOD=self_study] [CONVERSATIONS=3] [THREADS=0]
-// TEXT is a plain file, or a .jsonl whose first line has a "context".
+//                 [STEP_MS]
+// TEXT is a plain file, or a .jsonl whose first line has a "context". With the METHOD "prompt" the other
+// conversation's prompt of N_CONTEXT tokens is read in place of a compaction, in steps of STEP_MS (--step-ms).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -45,9 +47,9 @@ std::string read_text(const std::string& path) {
 /// Gaps between tokens, in milliseconds, sorted into two piles.
 class Gaps {
  public:
-  void set_compacting(bool is_compacting) {
+  void set_disturbed(bool is_disturbed) {
     std::lock_guard lock(mutex_);
-    is_compacting_ = is_compacting;
+    is_disturbed_ = is_disturbed;
     ++window_;
   }
   uint64_t window() {
@@ -57,7 +59,7 @@ class Gaps {
   /// `window`: in which the gap began; one that spans two belongs to neither.
   void add(double ms, uint64_t window) {
     std::lock_guard lock(mutex_);
-    if (window == window_ && is_recording_) (is_compacting_ ? with : without).push_back(ms);
+    if (window == window_ && is_recording_) (is_disturbed_ ? with : without).push_back(ms);
   }
   void record(bool is_on) {
     std::lock_guard lock(mutex_);
@@ -68,7 +70,7 @@ class Gaps {
 
  private:
   std::mutex mutex_;
-  bool is_compacting_ = false, is_recording_ = false;
+  bool is_disturbed_ = false, is_recording_ = false;
   uint64_t window_ = 0;
 };
 
@@ -140,10 +142,15 @@ class Answer {
   std::optional<T> value_;
 };
 
-void read_context(engine::Scheduler& scheduler, const std::vector<int32_t>& ids, int32_t id_slot) {
-  Answer<bool> erased, read;
+void erase(engine::Scheduler& scheduler, int32_t id_slot) {
+  Answer<bool> erased;
   scheduler.erase_slot(id_slot, [&](const Result<int64_t>&) { erased.set(true); });
   erased.wait();
+}
+
+/// Needs: the slot is empty.
+void read_context(engine::Scheduler& scheduler, const std::vector<int32_t>& ids, int32_t id_slot) {
+  Answer<bool> read;
   engine::GenerationRequest request{.prompt = ids, .n_predict = 0, .id_slot = id_slot};
   const auto id = scheduler.submit(request, [&](const engine::GenerationEvent& event) {
     if (event.error) give_up(event.error->message);
@@ -176,7 +183,8 @@ Json summary(std::vector<double>& gaps) {
 int main(int argc, char** argv) {
   if (argc < 3) {
     fmt::print(stderr,
-               "usage: latency_bench MODEL.gguf TEXT [N_CONTEXT] [ROUNDS] [METHOD] [CONVERSATIONS] [THREADS]\n");
+               "usage: latency_bench MODEL.gguf TEXT [N_CONTEXT] [ROUNDS] [METHOD] [CONVERSATIONS] [THREADS] "
+               "[STEP_MS]\n");
     return 1;
   }
   const auto argument = [&](int index, int64_t otherwise) {
@@ -184,13 +192,16 @@ int main(int argc, char** argv) {
   };
   const int64_t n_context = argument(3, 8192), n_rounds = argument(4, 5);
   const std::string method = argc > 5 ? argv[5] : "self_study";
+  const bool is_prompt = method == "prompt";
   const auto n_talkers = static_cast<int32_t>(argument(6, 3));
   set_log_level(LogLevel::warning);
 
-  auto opened = engine::Engine::open({.model_path = argv[1],
-                                      .n_ctx = n_context + 2048 * n_talkers,
-                                      .n_parallel = n_talkers + 1,
-                                      .n_threads = static_cast<int32_t>(argument(7, 0))});
+  auto opened =
+      engine::Engine::open({.model_path = argv[1],
+                            .n_ctx = n_context + 2048 * n_talkers,
+                            .n_parallel = n_talkers + 1,
+                            .step_ms = static_cast<int32_t>(argument(8, engine::EngineOptions{}.step_ms)),
+                            .n_threads = static_cast<int32_t>(argument(7, 0))});
   if (!opened.ok()) give_up(opened.error().message);
   engine::Engine& engine = **opened;
   std::vector<int32_t> ids = engine::encode_opening(engine, read_text(argv[2]));
@@ -212,25 +223,28 @@ int main(int argc, char** argv) {
       rows_before = report->rows_before;
       rows_after = report->rows_after;
     };
-    read_context(scheduler, ids, n_talkers);
-    const Stopwatch alone;
-    compact();
-    seconds_alone = alone.seconds();
+    const auto disturb = [&] {
+      erase(scheduler, n_talkers);
+      if (!is_prompt) read_context(scheduler, ids, n_talkers);
+      gaps.set_disturbed(true);
+      gaps.record(true);
+      const Stopwatch watch;
+      is_prompt ? read_context(scheduler, ids, n_talkers) : compact();
+      gaps.record(false);
+      gaps.set_disturbed(false);
+      return watch.seconds();
+    };
+    seconds_alone = disturb();
 
     std::vector<std::unique_ptr<Talker>> talkers;
     for (int32_t i = 0; i < n_talkers; ++i) {
       const auto first = ids.begin() + 200 * i;
       talkers.push_back(std::make_unique<Talker>(scheduler, std::vector<int32_t>(first, first + 200), i, gaps));
     }
+    for (const auto& talker : talkers)
+      while (talker->n_tokens() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     for (int64_t round = 0; round < n_rounds; ++round) {
-      read_context(scheduler, ids, n_talkers);
-      gaps.set_compacting(true);
-      gaps.record(true);
-      const Stopwatch watch;
-      compact();
-      gaps.record(false);
-      seconds.push_back(watch.seconds());
-      gaps.set_compacting(false);
+      seconds.push_back(disturb());
       gaps.record(true);
       std::this_thread::sleep_for(std::chrono::duration<double>(seconds.back()));
       gaps.record(false);
@@ -245,7 +259,9 @@ int main(int argc, char** argv) {
     return with[name].get<double>() / std::max(1e-9, without[name].get<double>());
   };
   fmt::print("| between tokens, ms | n | mean | p50 | p90 | p99 | max |\n|---|---|---|---|---|---|---|\n");
-  for (const auto& [name, row] : {std::pair("no compaction", &without), std::pair("one in the background", &with)})
+  for (const auto& [name, row] :
+       {std::pair("undisturbed", &without),
+        std::pair(is_prompt ? "while a prompt is read" : "while one is compacted", &with)})
     fmt::print("| {} | {} | {:.3f} | {:.3f} | {:.3f} | {:.3f} | {:.3f} |\n", name, (*row)["n"].get<int64_t>(),
                (*row)["mean_ms"].get<double>(), (*row)["p50_ms"].get<double>(), (*row)["p90_ms"].get<double>(),
                (*row)["p99_ms"].get<double>(), (*row)["max_ms"].get<double>());
@@ -253,21 +269,30 @@ int main(int argc, char** argv) {
              ratio("p90_ms"), ratio("p99_ms"), ratio("max_ms"));
   const double mean_seconds =
       std::accumulate(seconds.begin(), seconds.end(), 0.0) / static_cast<double>(seconds.size());
-  fmt::print("{}\n", dump_json(Json{{"bench", "latency"},
-                                    {"model", engine.alias()},
-                                    {"threads", engine.thread_pool().n_threads()},
-                                    {"kernels", engine.kernels().name},
-                                    {"n_context", n_context},
-                                    {"n_conversations", n_talkers},
-                                    {"method", method},
-                                    {"rounds", n_rounds},
-                                    {"rows_before", rows_before},
-                                    {"rows_after", rows_after},
-                                    {"compaction_seconds_alone", seconds_alone},
-                                    {"compaction_seconds", mean_seconds},
-                                    {"without", without},
-                                    {"with", with},
-                                    {"p50_ratio", ratio("p50_ms")},
-                                    {"p99_ratio", ratio("p99_ms")}}));
+  Json line{{"bench", "latency"},
+            {"model", engine.alias()},
+            {"threads", engine.thread_pool().n_threads()},
+            {"kernels", engine.kernels().name},
+            {"n_context", n_context},
+            {"n_conversations", n_talkers},
+            {"method", method},
+            {"rounds", n_rounds}};
+  if (is_prompt) {
+    const auto n_prompt = static_cast<double>(n_context);
+    fmt::print("prompt: {:.1f} tokens/s alone, {:.1f} beside the others\n\n", n_prompt / seconds_alone,
+               n_prompt / mean_seconds);
+    line.update({{"step_ms", engine.options().step_ms},
+                 {"n_ubatch", engine.options().n_ubatch},
+                 {"prompt_tokens_per_second_alone", n_prompt / seconds_alone},
+                 {"prompt_tokens_per_second", n_prompt / mean_seconds}});
+  } else {
+    line.update({{"rows_before", rows_before},
+                 {"rows_after", rows_after},
+                 {"compaction_seconds_alone", seconds_alone},
+                 {"compaction_seconds", mean_seconds}});
+  }
+  line.update(
+      {{"without", without}, {"with", with}, {"p50_ratio", ratio("p50_ms")}, {"p99_ratio", ratio("p99_ms")}});
+  fmt::print("{}\n", dump_json(line));
   return 0;
 }
