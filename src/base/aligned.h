@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -22,9 +21,7 @@ class AlignedBuffer {
   T* grow(size_t n) {
     if (n > n_) {
       const size_t n_bytes = (n * sizeof(T) + 63) / 64 * 64;
-      void* memory = std::aligned_alloc(64, n_bytes);
-      if (memory == nullptr) throw std::bad_alloc();
-      memory_.reset(static_cast<T*>(memory));
+      memory_.reset(static_cast<T*>(::operator new(n_bytes, kAlignment)));
       n_ = n;
     }
     return memory_.get();
@@ -34,8 +31,9 @@ class AlignedBuffer {
   size_t n() const { return n_; }
 
  private:
+  static constexpr std::align_val_t kAlignment{64};
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    void operator()(T* p) const { ::operator delete(p, kAlignment); }
   };
   std::unique_ptr<T, Free> memory_;
   size_t n_ = 0;

@@ -46,6 +46,12 @@ struct Mat {
 
   Mat() = default;
   Mat(int64_t rows_, int64_t cols_) : rows(rows_), cols(cols_), data(static_cast<size_t>(rows_ * cols_)) {}
+  /// Another shape in the same memory where that is enough; the content is then undefined.
+  void resize(int64_t rows_, int64_t cols_) {
+    rows = rows_;
+    cols = cols_;
+    data.resize(static_cast<size_t>(rows * cols));
+  }
   T* row(int64_t r) { return data.data() + r * cols; }
   const T* row(int64_t r) const { return data.data() + r * cols; }
   T& operator()(int64_t r, int64_t c) { return row(r)[c]; }

@@ -317,12 +317,11 @@ int32_t BlockPool::n_references(BlockId block) const {
   return state_->slot(block).n_references;
 }
 
-std::vector<bool> BlockPool::are_shared(std::span<const BlockId> blocks) const {
-  std::vector<bool> result;
+void BlockPool::are_shared(std::span<const BlockId> blocks, std::vector<bool>& result) const {
+  result.clear();
   result.reserve(blocks.size());
   for_locked(state_->mutex, blocks,
              [&](BlockId block) { result.push_back(state_->slot(block).n_references > 1); });
-  return result;
 }
 
 std::byte* BlockPool::keys(BlockId block) {

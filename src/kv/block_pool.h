@@ -90,7 +90,8 @@ class BlockPool {
   void release(std::span<const BlockId> blocks);
   int32_t n_references(BlockId block) const;
   /// Whether each has more than one reference; one hold of the lock for what a decode step asks of all heads.
-  std::vector<bool> are_shared(std::span<const BlockId> blocks) const;
+  /// Replaces result.
+  void are_shared(std::span<const BlockId> blocks, std::vector<bool>& result) const;
   /// What the budget has left beside claims.
   int64_t bytes_available() const;
   /// How many more blocks of the arena the budget allows.

@@ -68,22 +68,6 @@ SequenceCache& SequenceCache::operator=(SequenceCache&& other) noexcept {
 
 // --- A step: reserve, append, commit or rollback ---
 
-std::vector<bool> SequenceCache::shared_tails() const {
-  std::vector<BlockId> tails;
-  for (const std::vector<HeadCache>& layer : heads_) {
-    for (const HeadCache& cache : layer) {
-      if (!cache.blocks.empty()) tails.push_back(cache.blocks.back().block);
-    }
-  }
-  const std::vector<bool> of_tails = pool_->are_shared(tails);
-  std::vector<bool> result;
-  auto next = of_tails.begin();
-  for (const std::vector<HeadCache>& layer : heads_) {
-    for (const HeadCache& cache : layer) result.push_back(!cache.blocks.empty() && *next++);
-  }
-  return result;
-}
-
 SequenceCache::Growth SequenceCache::growth(int32_t arena, const HeadCache& cache, int64_t n_tokens,
                                             bool tail_is_shared) const {
   Growth result;
@@ -130,17 +114,24 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
                  fmt::format("KV cache: {} tokens after {} are more positions than can be numbered", n_tokens,
                              identity_.next_pos.value)};
   if (n_tokens == 0) return {};
+  auto& [tails, tail_is_shared, growths, new_blocks, n_taken] = plan_;
+  tails.clear();
+  for (const std::vector<HeadCache>& layer : heads_) {
+    for (const HeadCache& cache : layer) {
+      if (!cache.blocks.empty()) tails.push_back(cache.blocks.back().block);
+    }
+  }
   // A tail that is shared now may be alone when it is copied; the copy is then needless, not wrong.
-  const std::vector<bool> tail_is_shared = shared_tails();
-  std::vector<Growth> growths;
-  growths.reserve(tail_is_shared.size());
-  std::vector<std::vector<BlockId>> new_blocks;  // [arenas] without copies of tails
+  pool_->are_shared(tails, tail_is_shared);
+  auto next_tail = tail_is_shared.begin();
+  growths.clear();
+  for (std::vector<BlockId>& of_arena : new_blocks) of_arena.clear();
   int64_t n_blocks = 0, n_bytes = 0;
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
     const int32_t arena = pool_->arena_of_layer(static_cast<int32_t>(layer));
     if (arena >= std::ssize(new_blocks)) new_blocks.resize(static_cast<size_t>(arena) + 1);
     for (const HeadCache& cache : heads_[layer]) {
-      const Growth need = growth(arena, cache, n_tokens, tail_is_shared[growths.size()]);
+      const Growth need = growth(arena, cache, n_tokens, !cache.blocks.empty() && *next_tail++);
       std::vector<BlockId>& of_arena = new_blocks[static_cast<size_t>(arena)];
       of_arena.resize(of_arena.size() + static_cast<size_t>(need.n_blocks));
       growths.push_back(need);
@@ -159,7 +150,7 @@ Result<void> SequenceCache::reserve(int64_t n_tokens) {
             pool_->stats().bytes_budget)};
   for (size_t arena = 0; arena < new_blocks.size(); ++arena)
     pool_->allocate(static_cast<int32_t>(arena), new_blocks[arena], *claim);
-  std::vector<size_t> n_taken(new_blocks.size(), 0);  // [arenas]
+  n_taken.assign(new_blocks.size(), 0);
   auto next = growths.begin();
   for (size_t layer = 0; layer < heads_.size(); ++layer) {
     if (heads_[layer].empty()) continue;
@@ -432,9 +423,7 @@ void for_runs(const HeadCache& cache, std::span<const int32_t> rows, Fn&& fn) {
 template <typename Encoded>
 void decode_runs(const kernels::KernelSet& kernels, const HeadCache& cache, std::span<const int32_t> rows,
                  DType type, int64_t width, Mat<float>& out, Encoded&& encoded) {
-  out.rows = std::ssize(rows);
-  out.cols = width;
-  out.data.resize(static_cast<size_t>(out.rows * width));
+  out.resize(std::ssize(rows), width);
   const int64_t n_bytes = row_bytes(type, width);
   for_runs(cache, rows, [&](const BlockEntry& entry, int64_t row, int64_t n, size_t next) {
     kernels.decode_row(type, encoded(entry.block) + row * n_bytes, n * width, out.row(static_cast<int64_t>(next)));

@@ -186,8 +186,14 @@ class SequenceCache {
     int64_t n_bytes = 0;
   };
   Growth growth(int32_t arena, const HeadCache& cache, int64_t n_tokens, bool tail_is_shared) const;
-  /// Whether the last block of each head is shared, head by head in the order of layers.
-  std::vector<bool> shared_tails() const;
+  /// What reserve() works with, kept from step to step so that decoding a token allocates nothing.
+  struct StepPlan {
+    std::vector<BlockId> tails;        // last blocks of the heads that have any, in the order of layers
+    std::vector<bool> tail_is_shared;  // [tails]
+    std::vector<Growth> growths;       // [heads of all layers]
+    std::vector<std::vector<BlockId>> new_blocks;  // [arenas] without copies of tails
+    std::vector<size_t> n_taken;                   // [arenas] of new_blocks
+  };
   /// `blocks`: the growth's n_blocks.
   void grow(HeadCache& cache, const Growth& growth, std::span<const BlockId> blocks, BlockPool::Claim& claim);
   Pos last_pos(const BlockEntry& entry) const;
@@ -231,6 +237,7 @@ class SequenceCache {
   std::vector<std::vector<HeadCache>> heads_;  // [layer][head]
   Identity identity_;
   int64_t n_reserved_ = 0;  // tokens of the open step
+  StepPlan plan_;
 };
 
 }  // namespace sh::kv

@@ -103,8 +103,7 @@ void Candidates::keep_min_p(float min_p, size_t min_keep) {
     return;
   }
   // The sorted prefix keeps its order: what stays of it is its front.
-  const auto end = std::stable_partition(items_.begin(), items_.end(), stays);
-  items_.erase(end, items_.end());
+  std::erase_if(items_, [&](const Candidate& c) { return !stays(c); });
   n_sorted_ = std::min(n_sorted_, n_stay);
 }
 
