@@ -9,7 +9,6 @@
 #include "base/log.h"
 #include "engine/rebase.h"
 #include "engine/region_plan.h"
-#include "engine/token_batch.h"
 
 namespace sh::engine {
 
@@ -36,39 +35,53 @@ double least_gain(const Engine& engine) {
   return std::max(static_cast<double>(kv::kBlockRows), static_cast<double>(engine.n_ctx_slot()) / kLeastGainPart);
 }
 
+}  // namespace
+
 /// Hands each conversation's rows of a batch to its own capture.
-class CaptureTap : public ops::AttentionTap {
+class Conversation::CaptureTap : public ops::AttentionTap {
  public:
-  void add(QueryCapture* capture, int64_t first_row, int64_t n_rows) {
-    parts_.push_back({capture, first_row, n_rows});
+  explicit CaptureTap(std::span<const Piece> pieces) : pieces_(pieces) {}
+  bool is_empty() const {
+    return std::none_of(pieces_.begin(), pieces_.end(),
+                        [](const Piece& piece) { return piece.conversation->capture_ != nullptr; });
   }
-  bool is_empty() const { return parts_.empty(); }
+  void begin_batch(std::span<const Pos> pos) {
+    for_captures([&](QueryCapture& capture, int64_t first_row, int64_t n_rows) {
+      capture.begin_batch(pos.subspan(static_cast<size_t>(first_row), static_cast<size_t>(n_rows)));
+    });
+  }
   void abort_batch() {
-    for (const Part& part : parts_) part.capture->abort_batch();
+    for_captures([](QueryCapture& capture, int64_t, int64_t) { capture.abort_batch(); });
   }
 
   bool on_attention(int32_t layer, MatView<const float> queries, MatView<const float> lse,
                     MatView<const float> out) override {
-    for (const Part& part : parts_)
-      if (part.capture->wants_layer(layer))
-        part.capture->on_attention(layer, queries.slice(part.first_row, part.n_rows),
-                                   lse.slice(part.first_row, part.n_rows), out.slice(part.first_row, part.n_rows));
+    for_captures([&](QueryCapture& capture, int64_t first_row, int64_t n_rows) {
+      if (capture.wants_layer(layer))
+        capture.on_attention(layer, queries.slice(first_row, n_rows), lse.slice(first_row, n_rows),
+                             out.slice(first_row, n_rows));
+    });
     return false;
   }
   bool wants_layer(int32_t layer) const override {
-    return std::any_of(parts_.begin(), parts_.end(),
-                       [&](const Part& part) { return part.capture->wants_layer(layer); });
+    bool is_wanted = false;
+    for_captures(
+        [&](QueryCapture& capture, int64_t, int64_t) { is_wanted = is_wanted || capture.wants_layer(layer); });
+    return is_wanted;
   }
 
  private:
-  struct Part {
-    QueryCapture* capture;
-    int64_t first_row, n_rows;
-  };
-  std::vector<Part> parts_;
+  /// fn(capture, first_row, n_rows)
+  template <typename Fn>
+  void for_captures(Fn&& fn) const {
+    int64_t first_row = 0;
+    for (const Piece& piece : pieces_) {
+      if (piece.conversation->capture_) fn(*piece.conversation->capture_, first_row, std::ssize(piece.ids));
+      first_row += std::ssize(piece.ids);
+    }
+  }
+  std::span<const Piece> pieces_;
 };
-
-}  // namespace
 
 Conversation::Conversation(Engine& engine, bool captures_queries) : engine_(engine), cache_(engine.block_pool()) {
   if (captures_queries && engine.options().capture_bytes > 0)
@@ -77,17 +90,10 @@ Conversation::Conversation(Engine& engine, bool captures_queries) : engine_(engi
 }
 
 Result<void> Conversation::append_all(Engine& engine, std::span<const Piece> pieces, MatView<float> logits) {
-  TokenBatch batch;
-  CaptureTap tap;
-  for (const Piece& piece : pieces) {
-    Conversation& c = *piece.conversation;
-    const size_t first = batch.ids.size();
-    batch.add(c.cache_, piece.ids, piece.wants_logits);
-    if (c.capture_) {
-      c.capture_->begin_batch(std::span(batch.pos).subspan(first));
-      tap.add(c.capture_.get(), static_cast<int64_t>(first), static_cast<int64_t>(piece.ids.size()));
-    }
-  }
+  TokenBatch& batch = engine.executor().new_batch();
+  for (const Piece& piece : pieces) batch.add(piece.conversation->cache_, piece.ids, piece.wants_logits);
+  CaptureTap tap(pieces);
+  tap.begin_batch(batch.pos);
   const auto done = engine.forward(batch.view(), logits, tap.is_empty() ? nullptr : &tap);
   if (!done.ok()) {
     tap.abort_batch();

@@ -117,6 +117,7 @@ class Conversation {
   int64_t n_compactions() const { return cache_.n_compactions(); }
 
  private:
+  class CaptureTap;
   int64_t n_kept(int64_t n_keep) const;  // tokens at the start, of a number that may be negative: the first prompt
   /// After the cache's rows changed other than by appending.
   void recount();

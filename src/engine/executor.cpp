@@ -9,13 +9,18 @@
 namespace sh::engine {
 
 Executor::Executor(Engine& engine, int n_threads, ThreadPriority priority)
-    : engine_(engine), thread_pool_(n_threads, priority) {
-  ops_.pool = &thread_pool_;
-  ops_.kernels = &engine.kernels();
-}
+    : engine_(engine),
+      thread_pool_(n_threads, priority),
+      ops_{.pool = &thread_pool_, .kernels = &engine.kernels()} {}
 
 Result<void> Executor::forward(const models::Batch& batch, MatView<float> logits, ops::AttentionTap* tap) {
-  return models::run_batch(engine_.model(), ops_, batch, logits, tap);
+  const auto done = models::run_batch(engine_.model(), ops_, workspace_, batch, logits, tap);
+  if (std::ssize(batch.ids) > engine_.options().n_ubatch) {
+    // A compaction's one pass over thousands of tokens; what it grew would be held for good.
+    ops_ = {.pool = ops_.pool, .kernels = ops_.kernels};
+    workspace_ = {};
+  }
+  return done;
 }
 
 Result<Mat<float>> Executor::prefill(kv::SequenceCache& sequence, std::span<const int32_t> ids,

@@ -8,9 +8,11 @@
 #include "base/mat_view.h"
 #include "base/result.h"
 #include "base/thread_pool.h"
+#include "engine/token_batch.h"
 #include "kernels/kernel_set.h"
 #include "kv/sequence_cache.h"
 #include "models/model.h"
+#include "models/workspace.h"
 #include "ops/ops.h"
 
 namespace sh::engine {
@@ -32,6 +34,11 @@ class Executor {
   const kernels::KernelSet& kernels() const { return *ops_.kernels; }
   ops::OpContext& ops() { return ops_; }
 
+  /// An empty batch to fill for the next forward; its memory is used again for the one after.
+  TokenBatch& new_batch() {
+    batch_.clear();
+    return batch_;
+  }
   /// One forward for any mix of sequences (reserve, run, commit). Shapes: logits [logit_rows, n_vocab].
   /// Errors: out_of_memory; nothing has changed then.
   Result<void> forward(const models::Batch& batch, MatView<float> logits, ops::AttentionTap* tap = nullptr);
@@ -55,6 +62,8 @@ class Executor {
   Engine& engine_;
   ThreadPool thread_pool_;
   ops::OpContext ops_;
+  models::Workspace workspace_;
+  TokenBatch batch_;
 };
 
 }  // namespace sh::engine

@@ -15,6 +15,12 @@ struct TokenBatch {
   std::vector<kv::Pos> pos;
   std::vector<kv::SequenceCache*> sequences;
 
+  void clear() {
+    ids.clear();
+    logit_rows.clear();
+    pos.clear();
+    sequences.clear();
+  }
   void add(kv::SequenceCache& sequence, std::span<const int32_t> tokens, bool wants_last_logits) {
     for (size_t i = 0; i < tokens.size(); ++i) pos.push_back(sequence.next_pos() + static_cast<int64_t>(i));
     ids.insert(ids.end(), tokens.begin(), tokens.end());

@@ -115,8 +115,10 @@ struct KernelSet {
   WeightKernel (*weight_kernel)(DType dtype);
   /// Bytes of a row of n activations in q8 form, a multiple of 64. Needs: n a multiple of 32.
   int64_t (*q8_row_bytes)(int64_t n);
-  /// Needs: out aligned to 4 bytes.
-  void (*quantize_q8)(const float* x, int64_t n, std::byte* out);
+  /// Elements [begin, end), which begin at x, of a row of n in q8 form, which begins at out.
+  /// Needs: begin and end multiples of 32; out aligned to 4 bytes.
+  void (*quantize_q8_part)(const float* x, int64_t begin, int64_t end, int64_t n, std::byte* out);
+  void quantize_q8(const float* x, int64_t n, std::byte* out) const { quantize_q8_part(x, 0, n, n, out); }
 
   float (*dot)(const float* a, const float* b, int64_t n);
   void (*add)(const float* a, const float* b, float* out, int64_t n);

@@ -7,44 +7,8 @@
 
 namespace sh::models {
 
-namespace {
-
-int32_t largest(const std::vector<int32_t>& values) {
-  return *std::max_element(values.begin(), values.end());
-}
-
-/// Calls fn(first, n) for every run of neighbouring tokens of one sequence.
-template <typename Fn>
-void for_sequences(const Batch& batch, Fn&& fn) {
-  const size_t n = batch.sequences.size();
-  for (size_t first = 0, end; first < n; first = end) {
-    for (end = first + 1; end < n && batch.sequences[end] == batch.sequences[first];) ++end;
-    fn(static_cast<int64_t>(first), static_cast<int64_t>(end - first));
-  }
-}
-
-}  // namespace
-
 std::string block_name(int32_t layer, const char* name) {
   return fmt::format("blk.{}.{}", layer, name);
-}
-
-Workspace::Workspace(const DecoderConfig& config, int64_t n_tokens_)
-    : n_tokens(n_tokens_), x(n_tokens_, config.n_embd), h(n_tokens_, config.n_embd) {
-  const auto sized = [&](int64_t width) { return std::vector<float>(static_cast<size_t>(n_tokens * width)); };
-  const int64_t n_heads = largest(config.n_heads), n_kv_heads = largest(config.n_kv_heads);
-  q = sized(n_heads * config.key_width);
-  k = sized(n_kv_heads * config.key_width);
-  v = sized(n_kv_heads * config.value_width);
-  attn = sized(n_heads * config.value_width);
-  lse = sized(n_heads);
-  gate = sized(largest(config.n_ff));
-  up = sized(largest(config.n_ff));
-}
-
-MatView<float> Workspace::rows(std::vector<float>& buffer, int64_t width) {
-  SH_CHECK(static_cast<int64_t>(buffer.size()) >= n_tokens * width, "workspace: a layer is wider than the widest");
-  return {buffer.data(), n_tokens, width};
 }
 
 Result<AttentionWeights> bind_attention(TensorBinder& binder, const DecoderConfig& config, int32_t layer) {
@@ -54,6 +18,7 @@ Result<AttentionWeights> bind_attention(TensorBinder& binder, const DecoderConfi
   w.key_width = config.key_width;
   w.value_width = config.value_width;
   w.scale = config.attention_scale();
+  w.rms_eps = config.rms_eps;
   const int64_t n_q = int64_t{w.n_heads} * w.key_width, n_k = int64_t{w.n_kv_heads} * w.key_width;
   const int64_t n_v = int64_t{w.n_kv_heads} * w.value_width, n_out = int64_t{w.n_heads} * w.value_width;
   SH_ASSIGN(w.q, binder.matrix(block_name(layer, "attn_q.weight"), config.n_embd, n_q));
@@ -111,16 +76,16 @@ Result<EmbeddingWeights> bind_embeddings(TensorBinder& binder, const DecoderConf
 }
 
 void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, const AttentionWeights& w,
-                     float rms_eps, const ops::RopeConfig& rope, const ops::RopeTable& angles, Workspace& ws,
+                     const ops::Normed& input, const ops::RopeConfig& rope, Workspace& ws,
                      ops::AttentionTap* tap) {
   const MatView<float> q = ws.rows(ws.q, w.q.n_out), k = ws.rows(ws.k, w.k.n_out), v = ws.rows(ws.v, w.v.n_out);
   const ops::LinearOut projections[] = {
       {&w.q, q, data_or_null(w.q_bias)}, {&w.k, k, data_or_null(w.k_bias)}, {&w.v, v, data_or_null(w.v_bias)}};
-  ops::linear_many(ctx, ws.h.view(), projections);
-  if (!w.q_norm.empty()) ops::rms_norm_heads(ctx, q, w.key_width, w.q_norm.data(), rms_eps);
-  if (!w.k_norm.empty()) ops::rms_norm_heads(ctx, k, w.key_width, w.k_norm.data(), rms_eps);
-  ops::rope(ctx, rope, angles, w.key_width, q);
-  ops::rope(ctx, rope, angles, w.key_width, k);
+  ops::linear_many(ctx, ops::activations_of(ctx, input, {&w.q, &w.k, &w.v}), projections);
+  if (!w.q_norm.empty()) ops::rms_norm_heads(ctx, q, w.key_width, w.q_norm.data(), w.rms_eps);
+  if (!w.k_norm.empty()) ops::rms_norm_heads(ctx, k, w.key_width, w.k_norm.data(), w.rms_eps);
+  ops::rope(ctx, rope, ws.angles, w.key_width, q);
+  ops::rope(ctx, rope, ws.angles, w.key_width, k);
 
   for_sequences(batch, [&](int64_t first, int64_t n) {
     kv::SequenceCache& cache = *batch.sequences[static_cast<size_t>(first)];
@@ -140,41 +105,39 @@ void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, con
                              .lse = lse};
   ops::attend(ctx, args);
   if (is_tapped && tap->on_attention(layer, q, lse, attn)) ops::attend(ctx, args);
-  ops::linear(ctx, w.o, attn, ws.h.view(), data_or_null(w.o_bias));
+  ops::linear(ctx, w.o, attn, ws.h, data_or_null(w.o_bias));
 }
 
-void gated_ffn(ops::OpContext& ctx, const GatedFfnWeights& w, Workspace& ws) {
-  const MatView<float> gate = ws.rows(ws.gate, w.gate.n_out), up = ws.rows(ws.up, w.up.n_out);
-  const ops::LinearOut projections[] = {{&w.gate, gate, data_or_null(w.gate_bias)},
-                                        {&w.up, up, data_or_null(w.up_bias)}};
-  ops::linear_many(ctx, ws.h.view(), projections);
-  ops::swiglu(ctx, gate, up, gate);
-  ops::linear(ctx, w.down, gate, ws.h.view(), data_or_null(w.down_bias));
+void gated_ffn(ops::OpContext& ctx, const GatedFfnWeights& w, const ops::Normed& input, Workspace& ws) {
+  const ops::GatedWeights gated{&w.gate, &w.up, data_or_null(w.gate_bias), data_or_null(w.up_bias)};
+  const ops::Activations x = ops::activations_of(ctx, input, {&w.gate, &w.up});
+  const ops::Activations hidden = ops::gated_linear(ctx, x, gated, {&w.down});
+  ops::linear(ctx, w.down, hidden, ws.h, data_or_null(w.down_bias));
 }
 
-void moe_ffn(ops::OpContext& ctx, const MoeWeights& w, Workspace& ws) {
-  Mat<float> router_logits(ws.n_tokens, w.router.n_out), weights(ws.n_tokens, w.n_used);
-  Mat<int32_t> ids(ws.n_tokens, w.n_used);
-  ops::linear(ctx, w.router, ws.h.view(), router_logits.view());
-  ops::route_softmax(router_logits.view(), w.renormalise, ids.view(), weights.view());
+void moe_ffn(ops::OpContext& ctx, const MoeWeights& w, const ops::Normed& input, Workspace& ws) {
+  const MatView<float> router_logits = ws.rows(ws.router_logits, w.router.n_out);
+  const MatView<float> weights = ws.rows(ws.expert_weights, w.n_used);
+  const MatView<int32_t> ids = ws.rows(ws.expert_ids, w.n_used);
+  const ops::Activations x = ops::activations_of(ctx, input, {&w.router, &w.gate, &w.up});
+  ops::linear(ctx, w.router, x, router_logits);
+  ops::route_softmax(router_logits, w.renormalise, ids, weights);
   ops::moe(ctx, {.gate = &w.gate,
                  .up = &w.up,
                  .down = &w.down,
-                 .x = ws.h.view(),
-                 .expert_ids = ids.view(),
-                 .expert_weights = weights.view(),
-                 .y = ws.h.view()});
+                 .x = x,
+                 .expert_ids = ids,
+                 .expert_weights = weights,
+                 .y = ws.h});
 }
 
-void output_logits(ops::OpContext& ctx, const Batch& batch, const Mat<float>& x, const Vector& norm, float rms_eps,
-                   const ops::Weight& output, MatView<float> logits) {
-  Mat<float> rows(static_cast<int64_t>(batch.logit_rows.size()), x.cols);
-  for (int64_t i = 0; i < rows.rows; ++i) {
-    const float* row = x.row(batch.logit_rows[static_cast<size_t>(i)]);
-    std::copy(row, row + x.cols, rows.row(i));
-  }
-  ops::rms_norm(ctx, rows.view(), norm.data(), rms_eps, rows.view());
-  ops::linear(ctx, output, rows.view(), logits);
+void output_logits(ops::OpContext& ctx, const Batch& batch, const ops::Normed& input, const ops::Weight& output,
+                   Workspace& ws, MatView<float> logits) {
+  const MatView<float> rows = ws.h.slice(0, std::ssize(batch.logit_rows));
+  for (int64_t i = 0; i < rows.rows; ++i)
+    std::copy_n(input.x.row(batch.logit_rows[static_cast<size_t>(i)]), rows.cols, rows.row(i));
+  ops::linear(ctx, output, ops::activations_of(ctx, ops::Normed{rows, input.weight, input.eps}, {&output}),
+              logits);
 }
 
 }  // namespace sh::models

@@ -9,24 +9,14 @@
 #include "models/config.h"
 #include "models/model.h"
 #include "models/weights.h"
+#include "models/workspace.h"
 
 namespace sh::models {
-
-/// Buffers of one forward pass, as wide as the widest layer.
-struct Workspace {
-  Workspace(const DecoderConfig& config, int64_t n_tokens);
-  int64_t n_tokens;
-  Mat<float> x;                           // [n, n_embd] residual stream
-  Mat<float> h;                           // [n, n_embd] input or output of a block
-  std::vector<float> q, k, v, attn, lse;  // [n, width of the layer]
-  std::vector<float> gate, up;            // [n, n_ff of the layer]
-  MatView<float> rows(std::vector<float>& buffer, int64_t width);
-};
 
 /// Projections of one attention block, and norms of every query and key head where the architecture has them.
 struct AttentionWeights {
   int32_t n_heads = 0, n_kv_heads = 0, key_width = 0, value_width = 0;
-  float scale = 0.0f;
+  float scale = 0.0f, rms_eps = 0.0f;
   ops::Weight q, k, v, o;
   Vector q_bias, k_bias, v_bias, o_bias;  // empty: none
   Vector q_norm, k_norm;                  // [key_width], empty: none
@@ -62,19 +52,18 @@ Result<EmbeddingWeights> bind_embeddings(TensorBinder& binder, const DecoderConf
 /// "blk.<layer>.<name>"
 std::string block_name(int32_t layer, const char* name);
 
-// Steps of a forward pass. h is read and overwritten where a step maps the block's input to its output.
+// Steps of a forward pass: each reads the norm of the residual stream and leaves its output in ws.h.
 
-/// h -> q, k, v with biases and head norms, rotated. Keys and values go into the caches, then attention runs over
-/// them: h = W_o attend(q) + bias. The tap sees queries and attention outputs of the layers it wants; where it has
-/// changed the layer's rows, attention runs again.
+/// input -> q, k, v with biases and head norms, rotated. Keys and values go into the caches, then attention runs
+/// over them: h = W_o attend(q) + bias. The tap sees queries and attention outputs of the layers it wants; where
+/// it has changed the layer's rows, attention runs again.
 void attention_block(ops::OpContext& ctx, const Batch& batch, int32_t layer, const AttentionWeights& w,
-                     float rms_eps, const ops::RopeConfig& rope, const ops::RopeTable& angles, Workspace& ws,
-                     ops::AttentionTap* tap);
-void gated_ffn(ops::OpContext& ctx, const GatedFfnWeights& w, Workspace& ws);
-void moe_ffn(ops::OpContext& ctx, const MoeWeights& w, Workspace& ws);
-/// Output norm and head for the rows whose logits are wanted.
-void output_logits(ops::OpContext& ctx, const Batch& batch, const Mat<float>& x, const Vector& norm, float rms_eps,
-                   const ops::Weight& output, MatView<float> logits);
+                     const ops::Normed& input, const ops::RopeConfig& rope, Workspace& ws, ops::AttentionTap* tap);
+void gated_ffn(ops::OpContext& ctx, const GatedFfnWeights& w, const ops::Normed& input, Workspace& ws);
+void moe_ffn(ops::OpContext& ctx, const MoeWeights& w, const ops::Normed& input, Workspace& ws);
+/// Output norm and head for the rows whose logits are wanted; ws.h is lost.
+void output_logits(ops::OpContext& ctx, const Batch& batch, const ops::Normed& input, const ops::Weight& output,
+                   Workspace& ws, MatView<float> logits);
 
 /// Facts for ModelInfo that every architecture takes from the same places.
 ModelInfo describe_model(const gguf::File& file, const DecoderConfig& config);

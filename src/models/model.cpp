@@ -3,7 +3,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <optional>
 
 namespace sh::models {
 
@@ -39,35 +39,8 @@ Result<std::unique_ptr<Model>> load_model(const gguf::File& file, const Repackin
                            arch.substr(0, 64), known)};
 }
 
-namespace {
-
-struct Part {
-  kv::SequenceCache* sequence;
-  int64_t n_tokens;
-};
-
-/// The sequences of a batch with their number of tokens.
-std::vector<Part> parts_of(const Batch& batch) {
-  std::vector<Part> parts;
-  for (size_t t = 0; t < batch.sequences.size(); ++t) {
-    const bool is_new = parts.empty() || parts.back().sequence != batch.sequences[t];
-    if (is_new) parts.push_back({batch.sequences[t], 0});
-    SH_CHECK(batch.pos[t] == parts.back().sequence->next_pos() + parts.back().n_tokens,
-             "batch: positions continue their sequence");
-    ++parts.back().n_tokens;
-  }
-  std::vector<const kv::SequenceCache*> seen;
-  for (const Part& part : parts) seen.push_back(part.sequence);
-  std::sort(seen.begin(), seen.end());
-  SH_CHECK(std::adjacent_find(seen.begin(), seen.end()) == seen.end(),
-           "batch: tokens of one sequence are neighbours");
-  return parts;
-}
-
-}  // namespace
-
-Result<void> run_batch(const Model& model, ops::OpContext& ctx, const Batch& batch, MatView<float> logits,
-                       ops::AttentionTap* tap) {
+Result<void> run_batch(const Model& model, ops::OpContext& ctx, Workspace& ws, const Batch& batch,
+                       MatView<float> logits, ops::AttentionTap* tap) {
   const size_t n = batch.ids.size();
   SH_CHECK(batch.pos.size() == n && batch.sequences.size() == n,
            "batch: ids, positions and sequences differ in number");
@@ -82,15 +55,31 @@ Result<void> run_batch(const Model& model, ops::OpContext& ctx, const Batch& bat
                    fmt::format("token id {} is outside the vocabulary of {}", id, model.info().n_vocab)};
   if (n == 0) return {};
 
-  const std::vector<Part> parts = parts_of(batch);
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const Result<void> reserved = parts[i].sequence->reserve(parts[i].n_tokens);
-    if (reserved.ok()) continue;
-    for (size_t undo = 0; undo < i; ++undo) parts[undo].sequence->rollback();
-    return reserved.error();
+  const auto sequence_at = [&](int64_t token) -> kv::SequenceCache& {
+    return *batch.sequences[static_cast<size_t>(token)];
+  };
+  int64_t n_reserved = 0;  // tokens
+  std::optional<Error> failure;
+  for_sequences(batch, [&](int64_t first, int64_t n_tokens) {
+    if (failure) return;
+    kv::SequenceCache& sequence = sequence_at(first);
+    for (int64_t i = 0; i < n_tokens; ++i)
+      SH_CHECK(batch.pos[static_cast<size_t>(first + i)] == sequence.next_pos() + i,
+               "batch: positions continue their sequence, whose tokens are neighbours");
+    const Result<void> reserved = sequence.reserve(n_tokens);
+    if (reserved.ok())
+      n_reserved = first + n_tokens;
+    else
+      failure = reserved.error();
+  });
+  if (failure) {
+    for_sequences(batch, [&](int64_t first, int64_t) {
+      if (first < n_reserved) sequence_at(first).rollback();
+    });
+    return *failure;
   }
-  model.forward(ctx, batch, logits, tap);
-  for (const Part& part : parts) part.sequence->commit(part.n_tokens);
+  model.forward(ctx, ws, batch, logits, tap);
+  for_sequences(batch, [&](int64_t first, int64_t n_tokens) { sequence_at(first).commit(n_tokens); });
   return {};
 }
 

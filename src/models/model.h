@@ -34,8 +34,20 @@ struct Batch {
   std::span<const int32_t> logit_rows;            // indices of tokens whose logits are wanted, increasing
 };
 
+/// Calls fn(first, n) for every run of neighbouring tokens of one sequence.
+template <typename Fn>
+void for_sequences(const Batch& batch, Fn&& fn) {
+  const size_t n = batch.sequences.size();
+  for (size_t first = 0, end; first < n; first = end) {
+    for (end = first + 1; end < n && batch.sequences[end] == batch.sequences[first];) ++end;
+    fn(static_cast<int64_t>(first), static_cast<int64_t>(end - first));
+  }
+}
+
+struct Workspace;
+
 /// A model ready to run: weights bound, forward pass written out in its architecture's file.
-/// Threads: const; one forward at a time per OpContext.
+/// Threads: const; one forward at a time per OpContext and Workspace.
 class Model {
  public:
   virtual ~Model() = default;
@@ -52,7 +64,8 @@ class Model {
   /// Runs the batch: appends its rows to the caches (reserved by the caller, committed by the caller) and fills
   /// logits [logit_rows.size(), n_vocab].
   /// Needs: ids inside the vocabulary; reserve() done for every sequence.
-  virtual void forward(ops::OpContext& ctx, const Batch& batch, MatView<float> logits, ops::AttentionTap* tap) const = 0;
+  virtual void forward(ops::OpContext& ctx, Workspace& ws, const Batch& batch, MatView<float> logits,
+                       ops::AttentionTap* tap) const = 0;
 };
 
 /// An architecture. One file each in models/arch/.
@@ -79,6 +92,7 @@ Result<std::unique_ptr<Model>> load_model(const gguf::File& file, const Repackin
 
 /// Reserves, runs and commits a batch; on error no sequence has changed.
 /// Errors: out_of_memory from the pool.
-Result<void> run_batch(const Model& model, ops::OpContext& ctx, const Batch& batch, MatView<float> logits, ops::AttentionTap* tap = nullptr);
+Result<void> run_batch(const Model& model, ops::OpContext& ctx, Workspace& ws, const Batch& batch,
+                       MatView<float> logits, ops::AttentionTap* tap = nullptr);
 
 }  // namespace sh::models

@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "ops/ops.h"
+#include "ops/rows.h"
 
 namespace sh::ops {
 
@@ -321,9 +322,7 @@ void attend_split(OpContext& ctx, const AttendArgs& args, const Plan& plan) {
   const int64_t partial_floats = plan.tile_rows * (width + 1);
   const int64_t n_tile_tasks = plan.shape.n_heads * plan.n_tiles;
   float* partial = ctx.partial.grow(static_cast<size_t>(n_tile_tasks * plan.n_segments * partial_floats));
-  const auto scratch_of = [&](int worker) {
-    return cut_scratch(plan, ctx.worker_scratch[static_cast<size_t>(worker)].data());
-  };
+  const auto scratch_of = [&](int worker) { return cut_scratch(plan, worker_scratch(ctx, worker)); };
   ctx.pool->run(n_tile_tasks * plan.n_segments, [&](int64_t task, int worker) {
     const int64_t tile_task = task / plan.n_segments;
     Tile tile(ctx, args, plan, tile_task / plan.n_tiles, tile_task % plan.n_tiles, scratch_of(worker));
@@ -345,7 +344,7 @@ void attend_split(OpContext& ctx, const AttendArgs& args, const Plan& plan) {
 
 void attend_in_order(OpContext& ctx, const AttendArgs& args, const Plan& plan) {
   ctx.pool->run(plan.shape.n_heads * plan.n_tiles, [&](int64_t task, int worker) {
-    const TileScratch scratch = cut_scratch(plan, ctx.worker_scratch[static_cast<size_t>(worker)].data());
+    const TileScratch scratch = cut_scratch(plan, worker_scratch(ctx, worker));
     Tile tile(ctx, args, plan, task / plan.n_tiles, task % plan.n_tiles, scratch);
     tile.gather_queries();
     tile.begin_merge();
@@ -367,10 +366,8 @@ void attend(OpContext& ctx, const AttendArgs& args) {
   if (args.queries.rows == 0) return;
   const Plan plan = make_plan(ctx, args);
   const size_t n_workers = static_cast<size_t>(ctx.pool->n_threads());
-  if (ctx.worker_scratch.size() < n_workers) ctx.worker_scratch.resize(n_workers);
   if (ctx.worker_blocks.size() < n_workers) ctx.worker_blocks.resize(n_workers);
-  for (size_t worker = 0; worker < n_workers; ++worker)
-    ctx.worker_scratch[worker].grow(static_cast<size_t>(scratch_floats(plan)));
+  grow_worker_scratch(ctx, scratch_floats(plan));
   if (plan.splits_segments)
     attend_split(ctx, args, plan);
   else

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Operations on single rows: embedding, norms, sums, activations.
+// Operations on single rows: embedding, norms of heads, sums.
 #include <algorithm>
 
 #include "kernels/scratch.h"
@@ -12,7 +12,7 @@ void embed(OpContext& ctx, const Weight& table, std::span<const int32_t> ids, Ma
   SH_CHECK(table.n_in == y.cols && static_cast<int64_t>(ids.size()) == y.rows, "embed: shapes do not fit");
   const TensorFormat& format = tensor_format(table.dtype);
   const int64_t n_bytes = table.row_bytes();
-  for_rows(ctx, y.rows, y.cols, [&](int64_t t) {
+  for_rows(ctx, y.rows, y.cols, [&](int64_t t, int) {
     const int32_t id = ids[static_cast<size_t>(t)];
     SH_CHECK(id >= 0 && id < table.n_out, "embed: token id outside the vocabulary");
     if (table.is_packed) {
@@ -25,15 +25,9 @@ void embed(OpContext& ctx, const Weight& table, std::span<const int32_t> ids, Ma
   });
 }
 
-void rms_norm(OpContext& ctx, MatView<const float> x, const float* weight, float eps, MatView<float> y) {
-  SH_CHECK(x.rows == y.rows && x.cols == y.cols, "rms_norm: shapes do not fit");
-  for_rows(ctx, x.rows, x.cols,
-           [&](int64_t t) { ctx.kernels->rms_norm(x.row(t), weight, eps, y.row(t), x.cols); });
-}
-
 void rms_norm_heads(OpContext& ctx, MatView<float> x, int64_t width, const float* weight, float eps) {
   SH_CHECK(width > 0 && x.cols % width == 0, "rms_norm_heads: rows are not whole heads");
-  for_rows(ctx, x.rows, x.cols, [&](int64_t t) {
+  for_rows(ctx, x.rows, x.cols, [&](int64_t t, int) {
     for (float *head = x.row(t), *end = head + x.cols; head != end; head += width)
       ctx.kernels->rms_norm(head, weight, eps, head, width);
   });
@@ -41,13 +35,7 @@ void rms_norm_heads(OpContext& ctx, MatView<float> x, int64_t width, const float
 
 void add(OpContext& ctx, MatView<const float> a, MatView<float> b) {
   SH_CHECK(a.rows == b.rows && a.cols == b.cols, "add: shapes do not fit");
-  for_rows(ctx, a.rows, a.cols, [&](int64_t t) { ctx.kernels->add(a.row(t), b.row(t), b.row(t), a.cols); });
-}
-
-void swiglu(OpContext& ctx, MatView<const float> gate, MatView<const float> up, MatView<float> y) {
-  SH_CHECK(gate.rows == up.rows && gate.cols == up.cols && y.rows == up.rows && y.cols == up.cols,
-           "swiglu: shapes do not fit");
-  for_rows(ctx, y.rows, y.cols, [&](int64_t t) { ctx.kernels->swiglu(gate.row(t), up.row(t), y.row(t), y.cols); });
+  for_rows(ctx, a.rows, a.cols, [&](int64_t t, int) { ctx.kernels->add(a.row(t), b.row(t), b.row(t), a.cols); });
 }
 
 }  // namespace sh::ops

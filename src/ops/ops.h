@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <vector>
 
@@ -33,34 +34,90 @@ struct Weight {
   explicit operator bool() const { return data != nullptr; }
 };
 
-/// Scratch and tools of one forward pass; one per engine.
+/// Rows that products read, in the forms that their weights want: floats, 8-bit codes, or both.
+struct Activations {
+  int64_t n = 0, n_in = 0;
+  const float* x = nullptr;  // [n, n_in], `stride` floats apart; null: not wanted
+  int64_t stride = 0;
+  const std::byte* q8 = nullptr;  // [n] rows of `q8_row_bytes` in ActivationForm::q8; null: not wanted
+  int64_t q8_row_bytes = 0;
+};
+/// Memory for them.
+struct ActivationBuffer {
+  AlignedBuffer<float> x;
+  AlignedBuffer<std::byte> q8;
+};
+
+/// Weight rows [row_begin, row_end) of one expert (0 where there is no stack) and n tokens from `first` on: what
+/// one task multiplies.
+struct ProductPart {
+  const Weight* weight;
+  int64_t expert, first, n, row_begin, row_end;
+};
+/// Scratch of moe().
+struct ExpertScratch {
+  // The (token, slot) pairs of a batch ordered by expert, so that every expert's weights are read once.
+  std::vector<int64_t> first;    // [n_expert + 1] pairs of expert e: [first[e], first[e + 1])
+  std::vector<int64_t> token;    // [n_pairs] by pair
+  std::vector<int64_t> pair_of;  // [n, n_used]
+  std::vector<int64_t> next;     // [n_expert] while pairs are ordered
+  std::vector<ProductPart> tasks;
+  ActivationBuffer inputs;        // [n_pairs, n_embd]
+  AlignedBuffer<float> products;  // [n_pairs, n_embd] of down
+};
+
+/// Tools of a forward pass, and its scratch, which is kept from pass to pass so that decoding a token allocates
+/// nothing; one per executor.
 struct OpContext {
   ThreadPool* pool = nullptr;
   const kernels::KernelSet* kernels = nullptr;
-  AlignedBuffer<std::byte> activations;             // quantised activations of linear()
+  ActivationBuffer input;                           // of activations_of()
+  ActivationBuffer hidden;                          // of gated_linear() and moe()
   std::vector<AlignedBuffer<float>> worker_scratch; // one a worker
   AlignedBuffer<float> partial;                     // attend(): partial outputs of row splits
   std::vector<std::vector<kernels::KvBlockView>> worker_blocks;  // attend(): block list of a tile, one a worker
-  AlignedBuffer<float> experts;                     // moe(): inputs, hidden rows and products of the (token, expert) pairs
+  ExpertScratch experts;
 };
 
+/// The RMS norm of rows, y = x / sqrt(mean(x²) + eps) · weight, as an input of products: activations_of() computes
+/// it.
+struct Normed {
+  MatView<const float> x;
+  const float* weight;  // [x.cols]
+  float eps;
+};
+/// Rows in every form that the `readers` want, made once for all of them: a row is normed and coded in one go.
+/// Valid until the next call, which linear() of a matrix makes too.
+Activations activations_of(OpContext& ctx, MatView<const float> x, std::initializer_list<const Weight*> readers);
+Activations activations_of(OpContext& ctx, const Normed& input, std::initializer_list<const Weight*> readers);
+
 /// y[t, :] = W x[t, :] (+ bias). Shapes: x [n, n_in], y [n, n_out], bias [n_out] or null.
+/// Needs: w among the readers that x was made for.
+void linear(OpContext& ctx, const Weight& w, const Activations& x, MatView<float> y, const float* bias = nullptr);
 void linear(OpContext& ctx, const Weight& w, MatView<const float> x, MatView<float> y, const float* bias = nullptr);
-/// Several products of the same input (q, k, v; gate, up): the input is quantised once.
+/// Several products of the same input (q, k, v).
 struct LinearOut {
   const Weight* weight;
   MatView<float> out;
   const float* bias;  // or null
 };
-void linear_many(OpContext& ctx, MatView<const float> x, std::span<const LinearOut> outs);
+void linear_many(OpContext& ctx, const Activations& x, std::span<const LinearOut> outs);
+
+/// The two products of a gated feed-forward layer.
+struct GatedWeights {
+  const Weight *gate, *up;
+  const float *gate_bias = nullptr, *up_bias = nullptr;  // [n_out] or null
+};
+/// silu(gate x) · up x in the forms that the `readers` want. The task that has multiplied some rows of both
+/// matrices also activates and codes them. Valid until the next call, or moe().
+Activations gated_linear(OpContext& ctx, const Activations& x, const GatedWeights& w,
+                         std::initializer_list<const Weight*> readers);
 
 /// Rows of an embedding table: y[t, :] = W[ids[t], :]. Needs: ids inside the table.
 void embed(OpContext& ctx, const Weight& table, std::span<const int32_t> ids, MatView<float> y);
-void rms_norm(OpContext& ctx, MatView<const float> x, const float* weight, float eps, MatView<float> y);
 /// RMS norm of every head on its own: x [n, n_heads * width], weight [width].
 void rms_norm_heads(OpContext& ctx, MatView<float> x, int64_t width, const float* weight, float eps);
 void add(OpContext& ctx, MatView<const float> a, MatView<float> b);  // b += a
-void swiglu(OpContext& ctx, MatView<const float> gate, MatView<const float> up, MatView<float> y);
 
 /// How positions become angles.
 struct RopeConfig {
@@ -79,8 +136,10 @@ struct RopeConfig {
 /// cos and sin of every token's angles. Shapes: [n, n_dims / 2] each. Angles in double, so that long positions keep their phase.
 struct RopeTable {
   Mat<float> cos, sin;
+  std::vector<double> frequencies;  // [n_dims / 2] radians per position
 };
-RopeTable rope_table(const RopeConfig& config, std::span<const kv::Pos> pos);
+/// Replaces table.
+void rope_table(const RopeConfig& config, std::span<const kv::Pos> pos, RopeTable& table);
 /// x [n, n_heads * width], in place.
 void rope(OpContext& ctx, const RopeConfig& config, const RopeTable& table, int64_t width, MatView<float> x);
 
@@ -128,10 +187,10 @@ struct MoeArgs {
   const Weight* gate;   // stacks [n_expert]
   const Weight* up;
   const Weight* down;
-  MatView<const float> x;                 // [n, n_embd]
+  Activations x;                          // [n, n_embd] for gate and up
   MatView<const int32_t> expert_ids;      // [n, n_used]
   MatView<const float> expert_weights;    // [n, n_used]
-  MatView<float> y;                       // [n, n_embd], overwritten; may be x
+  MatView<float> y;                       // [n, n_embd], overwritten; may be the rows that x was made of
 };
 void moe(OpContext& ctx, const MoeArgs& args);
 /// Softmax over all experts, the n_used largest (ties: lowest index), weights renormalised to sum 1 if asked.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-// Inside of the room: activations in the form that a weight format wants, and one tile of W x. linear() and moe()
-// are made of it.
+// Inside of the room: activations in the forms that weights want, and what one task multiplies. linear(),
+// gated_linear() and moe() are made of it.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/q8_row.h"
 #include "ops/ops.h"
 
 namespace sh::ops {
@@ -13,7 +14,7 @@ namespace sh::ops {
 /// Weight rows of one task: the rows that a kernel unpacks before the tokens pass, where there are enough of them
 /// for all threads, so that the activations are fetched less often; else one panel.
 inline constexpr int64_t kRowsPerTask = 128;
-static_assert(kRowsPerTask % kPackedRows == 0);
+static_assert(kRowsPerTask % kPackedRows == 0 && kPackedRows % kernels::kQ8Group == 0);
 /// Tokens multiplied before the next ones. Of 8-bit rows a kernel works on 512 elements at a time, which are some
 /// 350 KB of 512 tokens, a part of a second cache; 32 rows of 4096 floats are 512 KB.
 inline constexpr int64_t kQ8TokensPerTile = 512, kFloatTokensPerTile = 32;
@@ -21,17 +22,14 @@ inline constexpr int64_t kQ8TokensPerTile = 512, kFloatTokensPerTile = 32;
 /// worker.
 inline constexpr int64_t kMinTaskProducts = 1 << 17;
 
-/// Input rows of a product: as they are, and rounded to 8 bits if some weight wants that.
-struct Activations {
-  const float* x = nullptr;  // [n, n_in], `stride` floats apart
-  int64_t stride = 0;
-  const std::byte* q8 = nullptr;  // [n] rows of `q8_row_bytes`
-  int64_t q8_row_bytes = 0;
+/// Forms in which the readers of some activations want them.
+struct Forms {
+  bool f32 = false, q8 = false;
 };
+Forms forms_of(const OpContext& ctx, std::initializer_list<const Weight*> readers);
 
-inline bool wants_q8(const OpContext& ctx, const Weight& w) {
-  return ctx.kernels->weight_kernel(w.dtype).form == kernels::ActivationForm::q8;
-}
+/// n rows in the buffer, to be filled by whoever has it, as products get them.
+Activations make_rows(const OpContext& ctx, ActivationBuffer& buffer, int64_t n, int64_t n_in, Forms forms);
 
 /// Weight rows that one task of a product with n tokens takes, whole panels. Results do not depend on it: kernels
 /// sum over the inner dimension only.
@@ -42,35 +40,17 @@ inline int64_t rows_per_task(const OpContext& ctx, const Weight& w, int64_t n) {
   return std::max(has_many ? kRowsPerTask : kPackedRows, (fewest + kPackedRows - 1) / kPackedRows * kPackedRows);
 }
 
-/// Rows [row_begin, row_end) of expert `stack_index` times n tokens starting at token `first`, plus the bias.
-inline void multiply_rows(const OpContext& ctx, const Weight& w, int64_t stack_index, const Activations& a,
-                          int64_t first, int64_t n, int64_t row_begin, int64_t row_end, float* out,
-                          int64_t out_stride, const float* bias) {
-  const kernels::WeightKernel kernel = ctx.kernels->weight_kernel(w.dtype);
-  const bool is_q8 = kernel.form == kernels::ActivationForm::q8;
-  const int64_t activation_bytes = is_q8 ? a.q8_row_bytes : a.stride * static_cast<int64_t>(sizeof(float));
-  const std::byte* activations = is_q8 ? a.q8 : reinterpret_cast<const std::byte*>(a.x);
-  const int64_t step = is_q8 ? kQ8TokensPerTile : kFloatTokensPerTile;
-  const auto product = w.is_packed ? kernel.matmul_packed : kernel.matmul;
-  SH_CHECK(product != nullptr, "packed weights for a kernel set that does not read them");
-  for (int64_t tile = 0; tile < n; tile += step) {
-    const int64_t n_cols = std::min(step, n - tile);
-    product({.weights = w.expert(stack_index),
-             .weight_row_bytes = w.row_bytes(),
-             .n_inner = w.n_in,
-             .row_begin = row_begin,
-             .row_end = row_end,
-             .activations = activations + (first + tile) * activation_bytes,
-             .activation_row_bytes = activation_bytes,
-             .n_cols = n_cols,
-             .out = out + (first + tile) * out_stride,
-             .out_stride = out_stride});
-    if (bias == nullptr) continue;
-    for (int64_t c = 0; c < n_cols; ++c) {
-      float* y = out + (first + tile + c) * out_stride + row_begin;
-      ctx.kernels->add(y, bias + row_begin, y, row_end - row_begin);
-    }
-  }
-}
+/// The part's rows of its weight times its tokens, plus the bias [n_out], if any. `out`: where the part's first
+/// row of its first token goes, tokens `out_stride` floats apart.
+void multiply_part(const OpContext& ctx, const ProductPart& part, const Activations& x, float* out,
+                   int64_t out_stride, const float* bias);
+
+/// Floats that gated_part() needs for a part of so many rows and tokens.
+int64_t gated_scratch_floats(int64_t n_rows, int64_t n);
+/// silu(gate x) · up x of one part, whose weight is the gate: its elements of `rows` ([tokens, n_out], in
+/// `buffer`), in the forms that they have. Needs: whole panels of rows, so that a group of codes has all of its
+/// elements.
+void gated_part(const OpContext& ctx, const ProductPart& part, const GatedWeights& w, const Activations& x,
+                ActivationBuffer& buffer, const Activations& rows, float* scratch);
 
 }  // namespace sh::ops

@@ -16,47 +16,50 @@ double pair_of_turns(const RopeConfig& c, double n_turns) {
   return c.n_dims * std::log(original / (n_turns * 2.0 * std::numbers::pi)) / (2.0 * std::log(double{c.base}));
 }
 
-/// Share of interpolation for every pair: 0 keeps its angle, 1 divides it by the factor; a linear ramp between the
+/// Share of interpolation of a pair: 0 keeps its angle, 1 divides it by the factor; a linear ramp between the
 /// pairs that turn beta_fast and beta_slow times.
-std::vector<double> interpolation_shares(const RopeConfig& c) {
-  const double low = std::max(0.0, std::floor(pair_of_turns(c, c.yarn_beta_fast)));
-  const double high = std::min(c.n_dims - 1.0, std::ceil(pair_of_turns(c, c.yarn_beta_slow)));
-  std::vector<double> shares(static_cast<size_t>(c.n_dims / 2));
-  for (size_t i = 0; i < shares.size(); ++i) {
+class InterpolationRamp {
+ public:
+  explicit InterpolationRamp(const RopeConfig& c)
+      : low_(std::max(0.0, std::floor(pair_of_turns(c, c.yarn_beta_fast)))),
+        high_(std::min(c.n_dims - 1.0, std::ceil(pair_of_turns(c, c.yarn_beta_slow)))),
+        ext_factor_(c.yarn_ext_factor) {}
+  double share(size_t pair) const {
     // The ramp of no width (high == low) becomes a step; the bound is the one GGUF files are made for.
-    const double ramp = std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
-    shares[i] = 1.0 - (1.0 - ramp) * c.yarn_ext_factor;
+    const double ramp = std::clamp((static_cast<double>(pair) - low_) / std::max(0.001, high_ - low_), 0.0, 1.0);
+    return 1.0 - (1.0 - ramp) * ext_factor_;
   }
-  return shares;
-}
 
-/// Radians per position of every pair.
-std::vector<double> pair_frequencies(const RopeConfig& c) {
+ private:
+  double low_, high_, ext_factor_;
+};
+
+/// Radians per position of every pair. Replaces frequencies.
+void pair_frequencies(const RopeConfig& c, std::vector<double>& frequencies) {
   SH_CHECK(c.n_dims > 0 && c.n_dims % 2 == 0, "rope: an even number of elements is rotated");
   const size_t n_pairs = static_cast<size_t>(c.n_dims / 2);
   SH_CHECK(c.divisors.empty() || c.divisors.size() == n_pairs, "rope: one divisor a pair");
-  std::vector<double> frequencies(n_pairs);
+  frequencies.resize(n_pairs);
   for (size_t i = 0; i < n_pairs; ++i) {
     frequencies[i] = std::pow(double{c.base}, -2.0 * static_cast<double>(i) / c.n_dims);
     if (!c.divisors.empty()) frequencies[i] /= c.divisors[i];
   }
   if (c.yarn_factor == 0.0f) {
     for (double& f : frequencies) f *= c.position_scale;
-    return frequencies;
+    return;
   }
-  const std::vector<double> shares = interpolation_shares(c);
+  const InterpolationRamp ramp(c);
   for (size_t i = 0; i < n_pairs; ++i)
-    frequencies[i] = frequencies[i] / c.yarn_factor * shares[i] + frequencies[i] * (1.0 - shares[i]);
-  return frequencies;
+    frequencies[i] = frequencies[i] / c.yarn_factor * ramp.share(i) + frequencies[i] * (1.0 - ramp.share(i));
 }
 
 }  // namespace
 
-RopeTable rope_table(const RopeConfig& config, std::span<const kv::Pos> pos) {
-  const int64_t n_pairs = config.n_dims / 2;
-  const std::vector<double> frequencies = pair_frequencies(config);
-  RopeTable table{Mat<float>(static_cast<int64_t>(pos.size()), n_pairs),
-                  Mat<float>(static_cast<int64_t>(pos.size()), n_pairs)};
+void rope_table(const RopeConfig& config, std::span<const kv::Pos> pos, RopeTable& table) {
+  pair_frequencies(config, table.frequencies);
+  const std::vector<double>& frequencies = table.frequencies;
+  table.cos.resize(std::ssize(pos), std::ssize(frequencies));
+  table.sin.resize(std::ssize(pos), std::ssize(frequencies));
   for (size_t t = 0; t < pos.size(); ++t) {
     float* cos = table.cos.row(static_cast<int64_t>(t));
     float* sin = table.sin.row(static_cast<int64_t>(t));
@@ -66,7 +69,6 @@ RopeTable rope_table(const RopeConfig& config, std::span<const kv::Pos> pos) {
       sin[i] = static_cast<float>(std::sin(angle) * config.attention_factor);
     }
   }
-  return table;
 }
 
 void rope(OpContext& ctx, const RopeConfig& config, const RopeTable& table, int64_t width, MatView<float> x) {
@@ -74,7 +76,7 @@ void rope(OpContext& ctx, const RopeConfig& config, const RopeTable& table, int6
   SH_CHECK(table.cos.rows == x.rows && table.cos.cols == config.n_dims / 2, "rope: the table is of another batch");
   const bool is_adjacent = config.pairs == RopeConfig::Pairs::adjacent;
   const auto rotate = is_adjacent ? ctx.kernels->rope_adjacent : ctx.kernels->rope_halves;
-  for_rows(ctx, x.rows, x.cols, [&](int64_t t) {
+  for_rows(ctx, x.rows, x.cols, [&](int64_t t, int) {
     for (float *head = x.row(t), *end = head + x.cols; head != end; head += width)
       rotate(head, table.cos.row(t), table.sin.row(t), table.cos.cols);
   });
@@ -83,7 +85,8 @@ void rope(OpContext& ctx, const RopeConfig& config, const RopeTable& table, int6
 void shift_rope(const RopeConfig& config, std::span<const int32_t> deltas, MatView<float> keys) {
   SH_CHECK(keys.rows == static_cast<int64_t>(deltas.size()), "rope: every key needs a delta");
   SH_CHECK(keys.cols >= config.n_dims, "rope: keys are narrower than what is rotated");
-  const std::vector<double> frequencies = pair_frequencies(config);
+  std::vector<double> frequencies;
+  pair_frequencies(config, frequencies);
   const size_t n_pairs = frequencies.size();
   const bool is_adjacent = config.pairs == RopeConfig::Pairs::adjacent;
   const size_t step = is_adjacent ? 2 : 1, to_second = is_adjacent ? 1 : n_pairs;

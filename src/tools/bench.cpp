@@ -17,7 +17,6 @@
 #include "base/rng.h"
 #include "engine/conversation.h"
 #include "engine/cost.h"
-#include "engine/token_batch.h"
 #include "tools/bandwidth.h"
 #include "tools/eval_methods.h"
 
@@ -125,7 +124,7 @@ Result<Timed> time_once(engine::Engine& engine, std::span<const kv::SequenceCach
   if (!prompt.empty())
     for (kv::SequenceCache& cache : caches) SH_RETURN_IF_ERROR(engine.prefill(cache, prompt));
   for (auto next = answer.begin(); next != answer.end();) {
-    engine::TokenBatch batch;
+    engine::TokenBatch& batch = engine.executor().new_batch();
     for (kv::SequenceCache& cache : caches) batch.add(cache, std::span(&*next++, 1), true);
     SH_RETURN_IF_ERROR(engine.executor().forward(batch.view(), logits.view()));
     timed.bytes_per_token += static_cast<double>(weight_bytes);

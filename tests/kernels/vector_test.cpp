@@ -177,6 +177,11 @@ TEST_P(VectorKernels, QuantizeQ8HasTheBitsOfTheGenericSet) {
     set().quantize_q8(x.data(), n, ours.data());
     generic_set().quantize_q8(x.data(), n, theirs.data());
     EXPECT_EQ(ours, theirs) << n;
+    std::vector<std::byte> parts(ours.size());
+    const int64_t middle = n / 2 / kQ8Group * kQ8Group;
+    set().quantize_q8_part(x.data() + middle, middle, n, n, parts.data());
+    set().quantize_q8_part(x.data(), 0, middle, n, parts.data());
+    EXPECT_EQ(ours, parts) << n;
     const Q8Row row = Q8Row::at(ours.data(), n);
     for (int64_t i = 0; i < n; ++i) {
       const double step = row.scale[i / kQ8Group];

@@ -15,6 +15,7 @@
 #include "base/npy.h"
 #include "base/rng.h"
 #include "models/model.h"
+#include "models/workspace.h"
 
 namespace sh::models {
 
@@ -85,7 +86,7 @@ struct Runner {
       }
     Mat<float> logits(static_cast<int64_t>(ids.size()), model->info().n_vocab);
     const Batch batch{.ids = ids, .pos = pos, .sequences = owners, .logit_rows = rows};
-    const Result<void> done = run_batch(*model, ctx, batch, logits.view(), tap);
+    const Result<void> done = run_batch(*model, ctx, workspace, batch, logits.view(), tap);
     EXPECT_TRUE(done.ok()) << (done.ok() ? "" : done.error().message);
     return logits;
   }
@@ -94,6 +95,7 @@ struct Runner {
   std::unique_ptr<Model> model;
   std::unique_ptr<kv::BlockPool> pool;
   ops::OpContext ctx;
+  Workspace workspace;
 };
 
 inline int32_t argmax(const float* row, int64_t n) {

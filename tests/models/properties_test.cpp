@@ -171,7 +171,7 @@ TEST_P(EveryArchitecture, OnlyWantedRowsGetLogits) {
   for (int64_t t = 0; t < 12; ++t) pos.push_back(kv::Pos(t));
   const std::vector<kv::SequenceCache*> owners(12, &some);
   Mat<float> logits(3, runner.model->info().n_vocab);
-  ASSERT_TRUE(run_batch(*runner.model, runner.ctx,
+  ASSERT_TRUE(run_batch(*runner.model, runner.ctx, runner.workspace,
                         {.ids = ids, .pos = pos, .sequences = owners, .logit_rows = rows}, logits.view())
                   .ok());
   for (int64_t i = 0; i < 3; ++i)
@@ -198,7 +198,7 @@ TEST_P(EveryArchitecture, FullPoolChangesNoSequence) {
   }
   const kv::CacheUsage before = small.usage();
   const Result<void> done =
-      run_batch(*runner.model, runner.ctx, {.ids = ids, .pos = pos, .sequences = owners}, {});
+      run_batch(*runner.model, runner.ctx, runner.workspace, {.ids = ids, .pos = pos, .sequences = owners}, {});
   ASSERT_FALSE(done.ok());
   EXPECT_EQ(done.error().kind, ErrorKind::out_of_memory);
   EXPECT_EQ(small.next_pos(), kv::Pos(4));
@@ -216,7 +216,7 @@ TEST_P(EveryArchitecture, TokenOutsideTheVocabularyIsAnError) {
     const std::vector<kv::Pos> pos = {kv::Pos(0)};
     const std::vector<kv::SequenceCache*> owners = {&sequence};
     const Result<void> done =
-        run_batch(*runner.model, runner.ctx, {.ids = ids, .pos = pos, .sequences = owners}, {});
+        run_batch(*runner.model, runner.ctx, runner.workspace, {.ids = ids, .pos = pos, .sequences = owners}, {});
     ASSERT_FALSE(done.ok());
     EXPECT_EQ(done.error().kind, ErrorKind::invalid_argument);
     EXPECT_EQ(sequence.next_pos(), kv::Pos(0));

@@ -63,12 +63,80 @@ TEST(Linear, ManyProductsOfMixedFormatsEqualSingles) {
     const LinearOut outs[] = {{&q.weight, many[0].view(), nullptr},
                               {&k.weight, many[1].view(), bias.row(0)},
                               {&v.weight, many[2].view(), nullptr}};
-    linear_many(c.ctx, x.view(), outs);
+    linear_many(c.ctx, activations_of(c.ctx, x.view(), {&q.weight, &k.weight, &v.weight}), outs);
     linear(c.ctx, q.weight, x.view(), single[0].view());
     linear(c.ctx, k.weight, x.view(), single[1].view(), bias.row(0));
     linear(c.ctx, v.weight, x.view(), single[2].view());
     for (int i = 0; i < 3; ++i) EXPECT_EQ(many[i].data, single[i].data) << set->name << " " << i;
   }
+}
+
+/// What a row is by the kernels alone, one step after the other.
+struct Row {
+  std::vector<float> x;
+  std::vector<std::byte> q8;
+};
+Row coded(const kernels::KernelSet& set, std::vector<float> x) {
+  const auto n = std::ssize(x);
+  Row row{std::move(x), std::vector<std::byte>(static_cast<size_t>(set.q8_row_bytes(n)))};
+  set.quantize_q8(row.x.data(), n, row.q8.data());
+  return row;
+}
+void expect_row(const Activations& rows, int64_t t, const Row& expected, const std::string& what) {
+  if (rows.x != nullptr) {
+    EXPECT_TRUE(std::equal(expected.x.begin(), expected.x.end(), rows.x + t * rows.stride)) << what;
+  }
+  // A row ends before its bytes do: what is behind the last sum is never read.
+  const auto n_bytes = static_cast<size_t>(rows.n_in + 3 * (rows.n_in / 8) + 2 * (rows.n_in / 4));
+  if (rows.q8 != nullptr) {
+    EXPECT_EQ(std::memcmp(expected.q8.data(), rows.q8 + t * rows.q8_row_bytes, n_bytes), 0) << what;
+  }
+}
+
+TEST(Activations, NormedAndGatedRowsHaveTheBitsOfSingleSteps) {
+  // 416 hidden elements: the last task is not full. 600 tokens: more than one tile.
+  constexpr int64_t kIn = 64, kHidden = 416;
+  const OwnedWeight reads_floats(DType::f32, kIn, 32, 31), reads_codes(DType::q8_0, kIn, 32, 32);
+  const OwnedWeight down_floats(DType::f16, kHidden, 32, 33), down_codes(DType::q4_0, kHidden, 32, 34);
+  const Mat<float> norm = random_mat(1, kIn, 35), bias = random_mat(2, kHidden, 36);
+  for (const kernels::KernelSet* set : supported_kernels())
+    for (const DType dtype : {DType::f16, DType::q8_0})
+      for (const int64_t n : {1, 3, 600}) {
+        const std::string what =
+            std::string(set->name) + " " + tensor_format(dtype).name + " " + std::to_string(n);
+        const OwnedWeight gate(dtype, kIn, kHidden, 37), up(DType::q8_0, kIn, kHidden, 38);
+        const Mat<float> x = random_mat(n, kIn, 39);
+        const Normed input{x.view(), norm.row(0), 1e-5f};
+        Context c(set, 3), steps(set, 1);
+
+        Mat<float> normed(n, kIn), gated(n, kHidden), upped(n, kHidden);
+        for (int64_t t = 0; t < n; ++t) set->rms_norm(x.row(t), norm.row(0), 1e-5f, normed.row(t), kIn);
+        linear(steps.ctx, gate.weight, normed.view(), gated.view(), bias.row(0));
+        linear(steps.ctx, up.weight, normed.view(), upped.view(), bias.row(1));
+
+        for (const auto& [floats, codes] :
+             {std::pair{true, false}, std::pair{false, true}, std::pair{true, true}}) {
+          const Activations both = activations_of(c.ctx, input,
+                                                  {floats ? &reads_floats.weight : &reads_codes.weight,
+                                                   codes ? &reads_codes.weight : &reads_floats.weight});
+          EXPECT_EQ(both.x != nullptr, floats);
+          EXPECT_EQ(both.q8 != nullptr, codes);
+          for (int64_t t = 0; t < n; ++t)
+            expect_row(both, t, coded(*set, {normed.row(t), normed.row(t) + kIn}), what);
+
+          const Activations in = activations_of(c.ctx, input, {&gate.weight, &up.weight});
+          const Activations hidden = gated_linear(c.ctx, in, {&gate.weight, &up.weight, bias.row(0), bias.row(1)},
+                                                  {floats ? &down_floats.weight : &down_codes.weight,
+                                                   codes ? &down_codes.weight : &down_floats.weight});
+          EXPECT_EQ(hidden.x != nullptr, floats);
+          EXPECT_EQ(hidden.q8 != nullptr, codes);
+          for (int64_t t = 0; t < n; ++t) {
+            std::vector<float> y(kHidden);
+            set->swiglu(gated.row(t), upped.row(t), y.data(), kHidden);
+            expect_row(hidden, t, coded(*set, std::move(y)), what);
+          }
+        }
+      }
 }
 
 TEST(Linear, PackedWeightsGiveTheSameBits) {

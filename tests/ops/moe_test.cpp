@@ -32,7 +32,7 @@ Mat<float> run(const kernels::KernelSet* set, int n_threads, const Experts& e, c
   moe(c.ctx, {.gate = &e.gate.weight,
               .up = &e.up.weight,
               .down = &e.down.weight,
-              .x = x.view(),
+              .x = activations_of(c.ctx, x.view(), {&e.gate.weight, &e.up.weight}),
               .expert_ids = routing.ids.view(),
               .expert_weights = routing.weights.view(),
               .y = y.view()});
@@ -113,7 +113,7 @@ TEST(Moe, PackedStacksGiveTheSameBits) {
     MoeArgs args{.gate = &gate.weight,
                  .up = &up.weight,
                  .down = &down.weight,
-                 .x = x.view(),
+                 .x = activations_of(c.ctx, x.view(), {&gate.weight, &up.weight}),
                  .expert_ids = routing.ids.view(),
                  .expert_weights = routing.weights.view(),
                  .y = expected.view()};
@@ -136,7 +136,7 @@ TEST(Moe, OutputMayBeTheInput) {
   moe(c.ctx, {.gate = &e.gate.weight,
               .up = &e.up.weight,
               .down = &e.down.weight,
-              .x = both.view(),
+              .x = activations_of(c.ctx, both.view(), {&e.gate.weight, &e.up.weight}),
               .expert_ids = routing.ids.view(),
               .expert_weights = routing.weights.view(),
               .y = both.view()});

@@ -18,13 +18,19 @@ std::vector<kv::Pos> positions(std::initializer_list<int64_t> values) {
   return pos;
 }
 
+RopeTable table_of(const RopeConfig& config, const std::vector<kv::Pos>& pos) {
+  RopeTable table;
+  rope_table(config, pos, table);
+  return table;
+}
+
 /// Angle of a pair at a position, from its cosine and sine.
 double angle(const RopeTable& table, int64_t t, int64_t pair) {
   return std::atan2(table.sin(t, pair), table.cos(t, pair));
 }
 
 TEST(RopeTable, AnglesFallGeometrically) {
-  const RopeTable table = rope_table(plain(8), positions({0, 1, 100000}));
+  const RopeTable table = table_of(plain(8), positions({0, 1, 100000}));
   for (int64_t pair = 0; pair < 4; ++pair) {
     EXPECT_EQ(table.cos(0, pair), 1.0f);
     EXPECT_EQ(table.sin(0, pair), 0.0f);
@@ -38,7 +44,7 @@ TEST(RopeTable, LinearScalingAndDivisors) {
   RopeConfig config = plain(4);
   config.position_scale = 0.25f;
   config.divisors = {1.0f, 8.0f};
-  const RopeTable table = rope_table(config, positions({2}));
+  const RopeTable table = table_of(config, positions({2}));
   EXPECT_NEAR(angle(table, 0, 0), 0.5, 1e-6);
   EXPECT_NEAR(angle(table, 0, 1), 0.5 / 100.0 / 8.0, 1e-8);
 }
@@ -48,7 +54,7 @@ TEST(RopeTable, YarnKeepsFastPairsAndDividesSlowOnes) {
   config.yarn_factor = 4.0f;
   config.yarn_original_context = 4096;
   config.attention_factor = 1.25f;
-  const RopeTable table = rope_table(config, positions({1}));
+  const RopeTable table = table_of(config, positions({1}));
   // By arXiv 2309.00071 §3.2 a pair that turns more than 32 times over the original context is left, one below 1
   // turn is divided.
   for (int64_t pair = 0; pair < 32; ++pair) {
@@ -72,7 +78,7 @@ TEST(Rope, RotatesPairsInPlaceAndLeavesTheRest) {
       RopeConfig config = plain(12);  // of heads of 20
       config.pairs = pairs;
       const std::vector<kv::Pos> pos = positions({3, 4, 900});
-      const RopeTable table = rope_table(config, pos);
+      const RopeTable table = table_of(config, pos);
       const Mat<float> before = random_mat(3, 60, 5);
       Mat<float> x = before;
       rope(c.ctx, config, table, 20, x.view());
@@ -98,8 +104,8 @@ TEST(Rope, ScoresDependOnDistanceOnly) {
   std::vector<double> scores;
   for (const int64_t start : {0, 17, 4000}) {
     Mat<float> rotated_q = q, rotated_k = k;
-    rope(c.ctx, config, rope_table(config, positions({start + 9})), 32, rotated_q.view());
-    rope(c.ctx, config, rope_table(config, positions({start})), 32, rotated_k.view());
+    rope(c.ctx, config, table_of(config, positions({start + 9})), 32, rotated_q.view());
+    rope(c.ctx, config, table_of(config, positions({start})), 32, rotated_k.view());
     double score = 0.0;
     for (int64_t i = 0; i < 32; ++i) score += double{rotated_q(0, i)} * rotated_k(0, i);
     scores.push_back(score);
@@ -137,8 +143,8 @@ TEST(ShiftRope, IsTheRotationOfTheOtherPosition) {
   for (const int32_t n_dims : {40, 28})  // all of a head, a part of it
     for (const RopeConfig& config : all_ways(n_dims)) {
       Mat<float> moved = keys, expected = keys;
-      rope(c.ctx, config, rope_table(config, from), 40, moved.view());
-      rope(c.ctx, config, rope_table(config, to), 40, expected.view());
+      rope(c.ctx, config, table_of(config, from), 40, moved.view());
+      rope(c.ctx, config, table_of(config, to), 40, expected.view());
       const Mat<float> before = moved;
       shift_rope(config, deltas, moved.view());
       EXPECT_LT(max_gap(moved, expected), 2e-6);  // values of size 4, three roundings of each

@@ -158,10 +158,10 @@ void rope_halves(float* x, const float* cos, const float* sin, int64_t n_pairs) 
 }
 
 /// Scale amax / 127, values rounded to nearest even; the bits of the generic set.
-void quantize_q8(const float* x, int64_t n, std::byte* out) {
+void quantize_q8_part(const float* x, int64_t begin, int64_t end, int64_t n, std::byte* out) {
   const Q8RowOut row = Q8RowOut::at(out, n);
-  for (int64_t g = 0; g < n / kQ8Group; ++g) {
-    const float* in = x + g * kQ8Group;
+  const float* in = x;
+  for (int64_t g = begin / kQ8Group; g < end / kQ8Group; ++g, in += kQ8Group) {
     F largest = zero();
     for (int64_t i = 0; i < kQ8Group; i += kLanes) largest = max(absolute(load(in + i)), largest);
     const float amax = max_lane(largest);

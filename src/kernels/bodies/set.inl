@@ -52,7 +52,7 @@ constexpr KernelSet shared_set(const char* name, int rank, const char* needs, bo
       .supported = supported,
       .weight_kernel = weight_kernel,
       .q8_row_bytes = Q8Row::n_bytes,
-      .quantize_q8 = quantize_q8,
+      .quantize_q8_part = quantize_q8_part,
       .dot = dot,
       .add = add_rows,
       .axpy = axpy,

@@ -98,10 +98,10 @@ WeightKernel weight_kernel(DType dtype) {
 
 /// Scale amax / 127, values rounded to nearest even. A group of zeros, or of numbers too small to divide by, gets
 /// scale 0.
-void quantize_q8(const float* x, int64_t n, std::byte* out) {
+void quantize_q8_part(const float* x, int64_t begin, int64_t end, int64_t n, std::byte* out) {
   const Q8RowOut row = Q8RowOut::at(out, n);
-  for (int64_t g = 0; g < n / kQ8Group; ++g) {
-    const float* in = x + g * kQ8Group;
+  const float* in = x;
+  for (int64_t g = begin / kQ8Group; g < end / kQ8Group; ++g, in += kQ8Group) {
     float amax = 0.0f;
     for (int64_t i = 0; i < kQ8Group; ++i) amax = std::max(amax, std::fabs(in[i]));
     const float inverse = amax > kQ8MinAmax ? 127.0f / amax : 0.0f;
@@ -267,7 +267,7 @@ const KernelSet targets_generic = {
     .supported = supported,
     .weight_kernel = weight_kernel,
     .q8_row_bytes = Q8Row::n_bytes,
-    .quantize_q8 = quantize_q8,
+    .quantize_q8_part = quantize_q8_part,
     .dot = dot,
     .add = add,
     .axpy = axpy,

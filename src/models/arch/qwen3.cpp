@@ -49,22 +49,20 @@ class Qwen3Model final : public Model {
     ops::shift_rope(config_.rope, deltas, keys);
   }
 
-  void forward(ops::OpContext& ctx, const Batch& batch, MatView<float> logits,
+  void forward(ops::OpContext& ctx, Workspace& ws, const Batch& batch, MatView<float> logits,
                ops::AttentionTap* tap) const override {
-    Workspace ws(config_, static_cast<int64_t>(batch.ids.size()));
-    const ops::RopeTable angles = ops::rope_table(config_.rope, batch.pos);
-    ops::embed(ctx, embeddings_.tokens, batch.ids, ws.x.view());
+    ws.begin(config_.n_embd, config_.rope, batch.pos);
+    const auto norm_of_x = [&](const Vector& weight) { return ops::Normed{ws.x, weight.data(), config_.rms_eps}; };
+    ops::embed(ctx, embeddings_.tokens, batch.ids, ws.x);
     for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
       const Qwen3Layer& l = layers_[static_cast<size_t>(layer)];
-      ops::rms_norm(ctx, ws.x.view(), l.attn_norm.data(), config_.rms_eps, ws.h.view());
-      attention_block(ctx, batch, layer, l.attn, config_.rms_eps, config_.rope, angles, ws, tap);
-      ops::add(ctx, ws.h.view(), ws.x.view());
+      attention_block(ctx, batch, layer, l.attn, norm_of_x(l.attn_norm), config_.rope, ws, tap);
+      ops::add(ctx, ws.h, ws.x);
 
-      ops::rms_norm(ctx, ws.x.view(), l.ffn_norm.data(), config_.rms_eps, ws.h.view());
-      gated_ffn(ctx, l.ffn, ws);
-      ops::add(ctx, ws.h.view(), ws.x.view());
+      gated_ffn(ctx, l.ffn, norm_of_x(l.ffn_norm), ws);
+      ops::add(ctx, ws.h, ws.x);
     }
-    output_logits(ctx, batch, ws.x, output_norm_, config_.rms_eps, embeddings_.output, logits);
+    output_logits(ctx, batch, norm_of_x(output_norm_), embeddings_.output, ws, logits);
   }
 
  private:
