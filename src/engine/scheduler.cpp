@@ -12,6 +12,7 @@
 #include <tuple>
 #include <utility>
 
+#include "base/aligned.h"
 #include "base/log.h"
 #include "engine/generate.h"
 #include "engine/prompt_allowance.h"
@@ -30,7 +31,7 @@ constexpr double kMinSimilarity = 0.1;
 // compaction uses on its way may become free without a word.
 constexpr auto kBlockedSleep = std::chrono::milliseconds(5);
 
-/// The tokens of one step.
+/// The tokens of one step. Its memory is used again for the next.
 struct StepBatch {
   struct Part {
     Slot* slot;
@@ -41,6 +42,12 @@ struct StepBatch {
   int64_t n_tokens = 0, n_prompt = 0;
   bool is_awaited = false;  // by conversations that decode
 
+  void clear() {
+    pieces.clear();
+    parts.clear();
+    n_tokens = n_prompt = 0;
+    is_awaited = false;
+  }
   void add(Slot& slot, std::span<const int32_t> ids, bool is_prompt, bool wants_logits) {
     pieces.push_back({&slot.conversation, ids, wants_logits});
     parts.push_back({&slot, is_prompt});
@@ -110,6 +117,10 @@ struct Scheduler::State {
   uint64_t clock = 0;
   std::function<int64_t()> clock_us;
   PromptAllowance allowance;
+  // Of one step; the next uses their memory again.
+  StepBatch batch;
+  std::vector<Slot*> decoding, reading, takers;
+  AlignedBuffer<float> logits_memory;
   bool has_read_last = false;  // the last forward that could not take all was given to prompts
   std::thread thread;
 
@@ -305,17 +316,18 @@ struct Scheduler::State {
         if (slot->run) compact_if_due(*slot);
       compactions->advance();
     }
-    StepBatch batch = plan_step();
+    plan_step();
     if (batch.pieces.empty()) return false;
     const int64_t begin_us = clock_us();
     const auto n_logits = std::count_if(batch.pieces.begin(), batch.pieces.end(),
                                         [](const Conversation::Piece& piece) { return piece.wants_logits; });
-    Mat<float> logits(n_logits, engine.model().info().n_vocab);
-    const auto done = Conversation::append_all(engine, batch.pieces, logits.view());
+    const int64_t n_vocab = engine.model().info().n_vocab;
+    const MatView<float> logits(logits_memory.grow(static_cast<size_t>(n_logits * n_vocab)), n_logits, n_vocab);
+    const auto done = Conversation::append_all(engine, batch.pieces, logits);
     if (!done.ok()) return make_room(done.error());
-    account(batch, static_cast<double>(clock_us() - begin_us) * 1e-6);
+    account(static_cast<double>(clock_us() - begin_us) * 1e-6);
     // Taking a token may end a request, which publishes all slots: first every slot is brought up to date.
-    std::vector<Slot*> takers;
+    takers.clear();
     for (size_t i = 0; i < batch.parts.size(); ++i) {
       Slot& slot = *batch.parts[i].slot;
       slot.run->last_step = totals.n_decode_calls;
@@ -335,32 +347,33 @@ struct Scheduler::State {
   /// One token of every conversation that decodes, then prompt tokens of the others, up to n_ubatch in all, and
   /// beside decodes as many as the allowance says. Where n_ubatch is too few for all, who waited longest comes
   /// first, and prompts have every second forward.
-  StepBatch plan_step() {
-    std::vector<Slot*> decoding, reading;
+  void plan_step() {
+    batch.clear();
+    decoding.clear();
+    reading.clear();
     for (auto& slot : slots) {
       if (!slot->run || slot->waits_for_compaction()) continue;
       if (slot->run->next) decoding.push_back(slot.get());
       if (!slot->run->is_prompt_done()) reading.push_back(slot.get());
     }
-    std::stable_sort(decoding.begin(), decoding.end(),
-                     [](const Slot* a, const Slot* b) { return a->run->last_step < b->run->last_step; });
+    std::sort(decoding.begin(), decoding.end(), [](const Slot* a, const Slot* b) {
+      return std::tuple(a->run->last_step, a->id()) < std::tuple(b->run->last_step, b->id());
+    });
     const int64_t n_max = engine.options().n_ubatch;
     const bool is_crowded = std::ssize(decoding) >= n_max && !reading.empty();
     has_read_last = is_crowded && !has_read_last;
 
-    StepBatch batch;
     batch.is_awaited = !decoding.empty();
     if (has_read_last) decoding.clear();
     for (Slot* slot : decoding)
       if (batch.n_tokens < n_max) batch.add(*slot, std::span(&*slot->run->next, 1), false, true);
     const int64_t room = n_max - batch.n_tokens;
-    add_prompts(batch, std::move(reading), batch.is_awaited ? std::min(room, allowance.n_tokens()) : room);
-    return batch;
+    add_prompts(batch.is_awaited ? std::min(room, allowance.n_tokens()) : room);
   }
 
   /// `room` tokens of prompts. Beside decodes they are shared evenly, so that a short prompt does not wait for the
   /// end of a long one; what one does not need goes to those with more to read. Alone the oldest is read first.
-  void add_prompts(StepBatch& batch, std::vector<Slot*> reading, int64_t room) {
+  void add_prompts(int64_t room) {
     const auto n_left = [](const Slot* slot) {
       return static_cast<int64_t>(slot->run->task.request.prompt.size()) - slot->run->n_prompt_done;
     };
@@ -368,9 +381,10 @@ struct Scheduler::State {
       return engine.compacts_automatically() ? std::min(n_left(slot), slot->conversation.rows_left())
                                              : n_left(slot);
     };
-    std::stable_sort(reading.begin(), reading.end(), [&](const Slot* a, const Slot* b) {
+    std::sort(reading.begin(), reading.end(), [&](const Slot* a, const Slot* b) {
       if (!batch.is_awaited) return a->run->task.id < b->run->task.id;
-      return std::tuple(a->run->last_step, n_wanted(a)) < std::tuple(b->run->last_step, n_wanted(b));
+      return std::tuple(a->run->last_step, n_wanted(a), a->id()) <
+             std::tuple(b->run->last_step, n_wanted(b), b->id());
     });
     int64_t n_readers = std::ssize(reading);
     for (Slot* slot : reading) {
@@ -385,7 +399,7 @@ struct Scheduler::State {
     }
   }
 
-  void account(const StepBatch& batch, double seconds) {
+  void account(double seconds) {
     ++totals.n_decode_calls;
     totals.n_busy_slots_sum += static_cast<int64_t>(batch.parts.size());
     totals.prompt_tokens += batch.n_prompt;

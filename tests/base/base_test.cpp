@@ -6,8 +6,11 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "base/json.h"
@@ -45,6 +48,18 @@ TEST(ThreadPool, ManyShortLoopsLoseAndRepeatNothing) {
     pool.run(n_tasks, [&](int64_t task, int) { sum += loop + task; });
     ASSERT_EQ(sum.load(), n_tasks * loop + n_tasks * (n_tasks - 1) / 2);
   }
+}
+
+TEST(ThreadPool, SleepsBetweenLoopsThatAreFarApart) {
+  ThreadPool pool(4);
+  pool.run(8, [](int64_t, int) {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const std::clock_t begin = std::clock();  // of all threads
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  EXPECT_LT(std::clock() - begin, CLOCKS_PER_SEC / 20) << "workers spin while nothing runs";
+  std::atomic<int> n_run{0};
+  pool.run(8, [&](int64_t, int) { ++n_run; });
+  EXPECT_EQ(n_run.load(), 8);
 }
 
 TEST(ThreadPool, ANestedLoopRunsInPlace) {
