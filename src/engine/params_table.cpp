@@ -397,8 +397,7 @@ std::vector<Flag> make_table() {
   t.push_back(number(
       g, {"--step-ms"}, "LLAMA_ARG_STEP_MS", "N", kServe,
       "goal in milliseconds for a forward pass that reads prompts while others are answered: it takes fewer of "
-      "the "
-      "prompts' tokens, 16 at least; 0: as many as -ub allows",
+      "the prompts' tokens, 16 at least; 0: as many as -ub allows",
       [](P & p) -> auto& { return p.engine.step_ms; }, 0, 60000));
   t.push_back(number(g, {"-t", "--threads"}, "LLAMA_ARG_THREADS", "N", kRuns, "threads; 0 or -1: one a core",
                      [](P& p) -> auto& { return p.engine.n_threads; }, -1, 1024));

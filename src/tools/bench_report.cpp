@@ -227,17 +227,20 @@ BenchWriter::BenchWriter(std::FILE* file, std::string format, const BenchOptions
 
 void BenchWriter::add(const BenchResult& result) {
   const bool is_first = results_.empty();
-  const Json row = bench_json(options_, result), flat = bench_flat_json(options_, result);
-  if (format_ == "json") fmt::print(file_, "{}{}", is_first ? "" : ",\n", dump_json(row, 2));
-  if (format_ == "jsonl") fmt::print(file_, "{}\n", dump_json(row));
-  if (format_ == "csv") fmt::print(file_, "{}{}", is_first ? bench_csv_header(flat) : "", bench_csv_row(flat));
-  if (format_ == "sql") {
-    BenchResult shape =
-        result;  // columns have the types that a compaction's figures have, also if this test has none
-    if (!shape.compacted) shape.compacted.emplace();
-    if (is_first) fmt::print(file_, "{}", bench_sql_table(bench_flat_json(options_, shape)));
-    fmt::print(file_, "{}", bench_sql_row(flat));
+  if (format_ == "json")
+    fmt::print(file_, "{}{}", is_first ? "" : ",\n", dump_json(bench_json(options_, result), 2));
+  if (format_ == "jsonl") fmt::print(file_, "{}\n", dump_json(bench_json(options_, result)));
+  if (format_ == "csv") {
+    const Json row = bench_flat_json(options_, result);
+    fmt::print(file_, "{}{}", is_first ? bench_csv_header(row) : "", bench_csv_row(row));
   }
+  if (format_ == "sql" && is_first) {
+    // Columns have the types that a compaction's figures have, also if this test has none.
+    BenchResult shape = result;
+    if (!shape.compacted) shape.compacted.emplace();
+    fmt::print(file_, "{}", bench_sql_table(bench_flat_json(options_, shape)));
+  }
+  if (format_ == "sql") fmt::print(file_, "{}", bench_sql_row(bench_flat_json(options_, result)));
   std::fflush(file_);
   results_.push_back(result);
 }
@@ -307,9 +310,8 @@ std::string bench_markdown(const BenchOptions& options, const std::vector<BenchR
   if (counted.empty()) return text;
   return text +
          "GB/s: weights, keys and values that each generated token reads; Gop/s: multiplications and additions of "
-         "a "
-         "prompt, of quantised weights as byte products, of the rest as floats; of peak: the time that they would "
-         "take at the speeds above, of the time that they took\n";
+         "a prompt, of quantised weights as byte products, of the rest as floats; of peak: the time that they "
+         "would take at the speeds above, of the time that they took\n";
 }
 
 }  // namespace sh::tools

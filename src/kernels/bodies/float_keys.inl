@@ -4,8 +4,8 @@
 // they multiply, many take them from a buffer, in the same order of sums. Against queries cut into bytes (coded_keys.inl),
 // for which AVX2 needs five instructions where others need one, GFLOP/s of attention over rows of 128 (Zen 3), floats and
 // bytes: q8_0 20.6 and 20.4 with one query, 66 and 46 with 64; q4_0 65 and 57 with 64. (Of the scores of one query over
-// q4_0 alone bytes give 22 and floats 19.) Included inside a target region and namespace, after
-// the rows of keys and before attention.
+// q4_0 alone bytes give 22 and floats 19.) Included inside a target region and namespace, after the rows of keys and
+// before attention.
 
 // Byte b of a word of codes is converted where it lies, as 256^b times its code, and the elements of a query have the
 // inverse factor: both exact. The highest byte is signed, so codes that are signed get an offset in the others only.
