@@ -42,12 +42,11 @@ inline constexpr uint32_t kCpuFma = 1u << 12, kCpuOsxsave = 1u << 27, kCpuF16c =
 inline constexpr uint32_t kCpuAvx2 = 1u << 5, kCpuAvx512f = 1u << 16, kCpuAvx512dq = 1u << 17;  // leaf 7, EBX
 inline constexpr uint32_t kCpuAvx512bw = 1u << 30, kCpuAvx512vl = 1u << 31;
 inline constexpr uint32_t kCpuAvx512vnni = 1u << 11;  // leaf 7, ECX
-inline constexpr uint32_t kCpuAvx512bf16 = 1u << 5;   // leaf 7.1, EAX
 // Register files in XCR0 that a context switch keeps.
 inline constexpr uint32_t kSavedAvx = 0x06, kSavedAvx512 = 0xE6;
 
 struct CpuidBits {
-  uint32_t ecx_1 = 0, ebx_7 = 0, ecx_7 = 0, eax_7_1 = 0;
+  uint32_t ecx_1 = 0, ebx_7 = 0, ecx_7 = 0;
 };
 
 /// Whether the CPU has all these features and the operating system saves their registers.
@@ -59,10 +58,7 @@ inline bool x86_has(const CpuidBits& needed, uint32_t saved) {
   asm("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
   if ((xcr0 & saved) != saved) return false;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
-  if ((ebx & needed.ebx_7) != needed.ebx_7 || (ecx & needed.ecx_7) != needed.ecx_7) return false;
-  if (needed.eax_7_1 == 0) return true;
-  if (eax < 1 || __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return false;
-  return (eax & needed.eax_7_1) == needed.eax_7_1;
+  return (ebx & needed.ebx_7) == needed.ebx_7 && (ecx & needed.ecx_7) == needed.ecx_7;
 }
 #elif defined(__aarch64__)
 /// Whether the CPU has all these features, HWCAP_...

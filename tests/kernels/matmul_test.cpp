@@ -132,10 +132,11 @@ TEST_P(Matmul, EveryFormatMatchesItsDecodedWeights) {
 
 TEST_P(Matmul, FloatWeightsOfAnyInnerLength) {
   for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    for (int64_t n_inner : edge_sizes()) {
-      const Product product(set(), tensor_format(dtype), 5, n_inner, 3);
-      product.expect_close(product.run(0, 5, 0, 3));
-    }
+    for (int64_t n_inner : edge_sizes())
+      for (const int64_t n_columns : {3, 41}) {
+        const Product product(set(), tensor_format(dtype), 5, n_inner, n_columns);
+        product.expect_close(product.run(0, 5, 0, n_columns));
+      }
 }
 
 TEST_P(Matmul, WritesOnlyTheRowsAsked) {
@@ -158,11 +159,11 @@ TEST_P(Matmul, AColumnHasTheSameBitsWhateverElseIsInTheCall) {
   for (const TensorFormat* format : tensor_formats()) {
     const int64_t n_inner =
         2304;  // 9 superblocks: more than one chunk of every kernel, and no whole number of them
-    const Product product(set(), *format, 35, n_inner, 14);
-    const auto all = product.run(0, 35, 0, 14);
+    const Product product(set(), *format, 35, n_inner, 44);
+    const auto all = product.run(0, 35, 0, 44);
     const int64_t stride = 38;
-    for (int64_t count : {1, 2, 3, 5, 8, 13})
-      for (int64_t first : {int64_t{0}, 14 - count}) {
+    for (int64_t count : {1, 2, 3, 5, 8, 13, 41})
+      for (int64_t first : {int64_t{0}, 44 - count}) {
         const auto some = product.run(0, 35, first, count);
         for (int64_t c = 0; c < count; ++c)
           EXPECT_EQ(0,
@@ -181,9 +182,9 @@ TEST_P(Matmul, PackedWeightsGiveTheSameBits) {
     if (matmul_packed == nullptr) continue;
     for (const int64_t n_inner : {int64_t{format->block_elements}, int64_t{2304}})
       for (const int64_t n_rows : {1, 31, 77}) {
-        const Product product(set(), *format, n_rows, n_inner, 14);
+        const Product product(set(), *format, n_rows, n_inner, 17);
         const std::vector<std::byte> panels = product.packed();
-        for (const int64_t count : {1, 2, 4, 5, 8, 9, 14}) {
+        for (const int64_t count : {1, 2, 4, 5, 8, 9, 17}) {
           const auto expected = product.run(0, n_rows, 0, count);
           const auto got = product.run(matmul_packed, panels.data(), 0, n_rows, 0, count);
           EXPECT_EQ(0, std::memcmp(expected.data(), got.data(), got.size() * sizeof(float)))

@@ -13,6 +13,7 @@ constexpr int words_together(int largest) {
 constexpr int kQuantPanels = 2, kQuantColumns = 4;
 constexpr int kPackedColumns = 2;
 constexpr int kFloatRows = 4, kFloatColumns = 3;
+constexpr bool kLaysSideBySide = true;  // many columns: bf16 1.2 times as fast, f32 1.05 to 1.1
 constexpr int kGemmRows = 6, kGemmVectors = 2;
 constexpr int kScoreQueries = 3, kScoreChains = 2, kScoreBlocks = 1;
 constexpr int kMixQueries = 2, kMixVectors = 4;

@@ -12,6 +12,7 @@ constexpr int words_together(int) {
 constexpr int kQuantPanels = 2, kQuantColumns = 6;  // 12 integer and 12 float sums
 constexpr int kPackedColumns = 4;
 constexpr int kFloatRows = 4, kFloatColumns = 6;
+constexpr bool kLaysSideBySide = false;  // not measured
 constexpr int kGemmRows = 8, kGemmVectors = 3;
 constexpr int kScoreQueries = 6, kScoreChains = 2, kScoreBlocks = 2;
 constexpr int kMixQueries = 4, kMixVectors = 4;

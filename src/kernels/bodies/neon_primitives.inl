@@ -16,6 +16,7 @@ constexpr int words_together(int) {
 constexpr int kQuantPanels = 4, kQuantColumns = 3;  // 12 integer and 12 float sums
 constexpr int kPackedColumns = 4;
 constexpr int kFloatRows = 4, kFloatColumns = 4;
+constexpr bool kLaysSideBySide = false;  // not measured
 constexpr int kGemmRows = 8, kGemmVectors = 3;
 constexpr int kScoreQueries = 3, kScoreChains = 2, kScoreBlocks = 1;
 constexpr int kMixQueries = 4, kMixVectors = 4;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
-// AVX-512 with byte dot products (VNNI) and BF16: Intel from Cooper Lake and Sapphire Rapids, AMD from Zen 4.
+// AVX-512 with byte dot products (VNNI): Intel from Cascade Lake and Ice Lake, AMD from Zen 4. BF16 weights are
+// widened to floats: the dot product of AVX-512 BF16 would round activations to 8 bits (what two of them, for
+// halves of an activation, multiply a cycle is what the float multiply-add does).
 #include <cstddef>
 #include <cstdint>
 
@@ -21,13 +23,12 @@ namespace {
 bool supported_avx512() {
   return x86_has({.ecx_1 = kCpuFma | kCpuF16c,
                   .ebx_7 = kCpuAvx2 | kCpuAvx512f | kCpuAvx512dq | kCpuAvx512bw | kCpuAvx512vl,
-                  .ecx_7 = kCpuAvx512vnni,
-                  .eax_7_1 = kCpuAvx512bf16},
+                  .ecx_7 = kCpuAvx512vnni},
                  kSavedAvx512);
 }
 }  // namespace
 
-SH_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")
+SH_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 namespace avx512 {
 namespace {
 // Each body builds on those before it.
@@ -49,10 +50,9 @@ namespace {
 }  // namespace avx512
 SH_TARGET_END
 
-constexpr KernelSet targets_avx512 =
-    avx512::shared_set("avx512", 20, "avx512f bw vl dq vnni bf16", supported_avx512);
+constexpr KernelSet targets_avx512 = avx512::shared_set("avx512", 20, "avx512f bw vl dq vnni", supported_avx512);
 #else
-constexpr KernelSet targets_avx512 = absent_set("avx512", 20, "an x86-64 CPU with avx512f bw vl dq vnni bf16");
+constexpr KernelSet targets_avx512 = absent_set("avx512", 20, "an x86-64 CPU with avx512f bw vl dq vnni");
 #endif
 
 }  // namespace sh::kernels
