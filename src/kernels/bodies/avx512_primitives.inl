@@ -5,11 +5,13 @@ using F = __m512;
 using I = __m512i;
 constexpr int64_t kLanes = 16;
 constexpr bool kWideDot = true;  // products take any unsigned byte, so wide codes are unsigned
+constexpr bool kFlipsWide = false;
 constexpr int words_together(int) {
   return kQ8Group / 4;  // of a whole group: sums have 32 bits
 }
 // Register tiles: 32 vector registers.
 constexpr int kQuantPanels = 2, kQuantColumns = 6;  // 12 integer and 12 float sums
+constexpr int64_t kColumnBlockCodes = int64_t{1} << 40;  // blocks were not measured
 constexpr int kPackedColumns = 4;
 constexpr int kFloatRows = 4, kFloatColumns = 6;
 constexpr bool kLaysSideBySide = false;  // not measured

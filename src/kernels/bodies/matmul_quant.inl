@@ -25,23 +25,29 @@ constexpr bool kLongBlocksAreCopied = kPackedRows / kLanes != 4;
 struct QuantPanel {
   uint8_t* codes;  // [kQuantChunk / 4, kPanelRows, 4]
   float* scales;   // [groups, kPanelRows]
-  float* mins;     // [groups, kPanelRows]
+  float* mins;     // [groups, kPanelRows], or what sums of flipped codes start with
 };
-constexpr int64_t kPanelCodes = kPanelRows * kQuantChunk;
-constexpr int64_t kPanelBytes = kPanelCodes + 2 * kMostGroups * kPanelRows * static_cast<int64_t>(sizeof(float));
-constexpr int64_t kQuantScratch = kMostPanels * kPanelBytes + kPanelRows * kMostChunkBytes;
+template <bool kIsFlipped>
+constexpr int64_t kPanelCodes = kPanelRows * kQuantChunk * (kIsFlipped ? 2 : 1);
+template <bool kIsFlipped>
+constexpr int64_t kPanelBytes = kPanelCodes<kIsFlipped> +
+                                2 * kMostGroups * kPanelRows * static_cast<int64_t>(sizeof(float));
+constexpr int64_t kPanelsBytes = kMostPanels * kPanelBytes<kFlipsWide>;
+constexpr int64_t kQuantScratch = kPanelsBytes + kPanelRows * kMostChunkBytes;
 
-inline QuantPanel quant_panel(std::byte* memory, int64_t index) {
-  uint8_t* codes = reinterpret_cast<uint8_t*>(memory + index * kPanelBytes);
-  float* scales = reinterpret_cast<float*>(codes + kPanelCodes);
+template <bool kIsFlipped>
+QuantPanel quant_panel(std::byte* memory, int64_t index) {
+  uint8_t* codes = reinterpret_cast<uint8_t*>(memory + index * kPanelBytes<kIsFlipped>);
+  float* scales = reinterpret_cast<float*>(codes + kPanelCodes<kIsFlipped>);
   return {codes, scales, scales + kMostGroups * kPanelRows};
 }
 
 /// Where block i of kLanes rows goes.
 template <typename Codes>
-inline PanelPart panel_part(const QuantPanel& panel, int64_t i, int64_t lane) {
+inline auto panel_part(const QuantPanel& panel, int64_t i, int64_t lane) {
   constexpr int64_t kGroups = Codes::kElements / Codes::kGroup;
-  return {panel.codes + i * Codes::kElements * kPanelRows + lane * 4,
+  using Part = std::conditional_t<kIsFlipped<Codes>, FlippedPanelPart<Codes::kGroup>, PanelPart>;
+  return Part{panel.codes + i * Codes::kElements * kPanelRows * (kIsFlipped<Codes> ? 2 : 1) + lane * 4,
           panel.scales + i * kGroups * kPanelRows + lane, panel.mins + i * kGroups * kPanelRows + lane};
 }
 
@@ -80,7 +86,7 @@ void unpack_panel(const MatmulArgs& args, int64_t row, int64_t k, int64_t n, con
     for (int64_t i = 0; i < n_blocks; ++i) {
       for (; n_asked * n_steps < (part * n_blocks + i + 1) * kPanelRows; ++n_asked)
         prefetch_bytes(next + n_asked * args.weight_row_bytes, n_bytes);
-      PanelPart to = panel_part<Codes>(panel, i, lane);
+      auto to = panel_part<Codes>(panel, i, lane);
       Codes::unpack(Rows{rows.first + lane * rows.stride + i * kBlockBytes, rows.stride}, to);
     }
   }
@@ -99,7 +105,7 @@ void unpack_packed_panel(const MatmulArgs& args, int64_t row, int64_t k, int64_t
     // The next chunk, a part for every block: without it 2 columns run at half the speed.
     prefetch_bytes(block + n_blocks * kBlockBytes, kBlockBytes);
     for (int64_t lane = 0; lane < kPanelRows; lane += kLanes) {
-      PanelPart to = panel_part<Codes>(panel, i, lane);
+      auto to = panel_part<Codes>(panel, i, lane);
       Codes::unpack(PackedBlock<Block>{block, first_lane + lane}, to);
     }
   }
@@ -114,7 +120,7 @@ inline I four_bytes(const int8_t* p) {
 
 /// Σ code · x over the words of one group of kLanes rows, beginning with start(), in as few sums of 32 bits as the target
 /// allows. Needs: the words of a stretch that is summed together come in order, and those of the first are complete first.
-template <typename Codes>
+template <typename Codes, bool kIsWide = Codes::kWide>
 struct GroupDot {
   static constexpr int kWords = Codes::kGroup / 4;
   static constexpr int kTogether = words_together(Codes::kLargest) < kWords ? words_together(Codes::kLargest) : kWords;
@@ -126,8 +132,8 @@ struct GroupDot {
   SH_INLINE void put(int64_t word, I codes, I x, Start start) {
     const int64_t stretch = word % kWords / kTogether, i = word % kTogether;
     I& sum = sums[stretch];
-    sum = i == 0 ? begin_words<Codes::kWide>(stretch == 0 ? start() : dot, codes, x)
-                 : add_word<Codes::kWide>(sum, codes, x);
+    sum = i == 0 ? begin_words<kIsWide>(stretch == 0 ? start() : dot, codes, x)
+                 : add_word<kIsWide>(sum, codes, x);
     if (i == kTogether - 1) dot = end_words(stretch == 0 ? start() : dot, sum);
   }
 };
@@ -143,8 +149,8 @@ SH_INLINE I group_start(const Q8Row& column, int64_t group) {
 }
 
 /// The sum of a column of kLanes rows and of one more group, scaled and with its minimum.
-template <typename Codes>
-SH_INLINE F add_group(F sum, const GroupDot<Codes>& dot, F scale, F min, const Q8Row& column, int64_t group) {
+template <typename Codes, bool kIsWide>
+SH_INLINE F add_group(F sum, const GroupDot<Codes, kIsWide>& dot, F scale, F min, const Q8Row& column, int64_t group) {
   sum = fma(to_float(dot.dot), mul(scale, set1(column.scale[group * Codes::kGroup / kQ8Group])), sum);
   if constexpr (Codes::kHasMin)
     sum = fma(min, set1(Codes::kGroup == 16 ? column.scaled_sum_16[group] : column.scaled_sum[group]), sum);
@@ -179,18 +185,28 @@ void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, 
   const uint8_t* codes = panel.codes;
   for (int64_t g = 0; g < n_groups; ++g) {
     const int64_t x_group = first_group + g;
-    GroupDot<Codes> dots[kColumns][kPanels];
+    GroupDot<Codes, Codes::kWide && !kIsFlipped<Codes>> dots[kColumns][kPanels];
 #pragma GCC unroll 8
-    for (int i = 0; i < kGroup / 4; ++i, codes += kPanelRows * 4) {
-      I w[kPanels];
+    for (int i = 0; i < kGroup / 4; ++i) {
+      I w[kPanels], masks[kPanels];
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) w[p] = int_load(codes + p * kLanes * 4);
+      codes += kPanelRows * 4;
+      if constexpr (kIsFlipped<Codes>) {
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) masks[p] = int_load(codes + p * kLanes * 4);
+        codes += kPanelRows * 4;
+      }
 #pragma GCC unroll 8
       for (int c = 0; c < kColumns; ++c) {
         const I broadcast = four_bytes(x[c] + g * kGroup + 4 * i);
 #pragma GCC unroll 8
         for (int p = 0; p < kPanels; ++p)
-          dots[c][p].put(i, w[p], broadcast, [&] { return group_start<Codes>(columns[c], x_group); });
+          if constexpr (kIsFlipped<Codes>)
+            dots[c][p].put(i, w[p], int_xor(broadcast, masks[p]),
+                           [&] { return int_load(panel.mins + g * kPanelRows + p * kLanes); });
+          else
+            dots[c][p].put(i, w[p], broadcast, [&] { return group_start<Codes>(columns[c], x_group); });
       }
     }
 #pragma GCC unroll 8
@@ -221,7 +237,7 @@ template <typename Codes>
 void multiply_panels(const MatmulArgs& args, int64_t row, int64_t row_end, int64_t k, int64_t n,
                      std::byte* scratch) {
   for (int64_t r = row; r < row_end; r += kPanelRows) {
-    const QuantPanel panel = quant_panel(scratch, (r - row) / kPanelRows);
+    const QuantPanel panel = quant_panel<kIsFlipped<Codes>>(scratch, (r - row) / kPanelRows);
     // Tiles of about the same width: one of 1 or 2 columns at the end would have too few sums to hide the latency.
     const int64_t n_tiles = (args.n_cols + kQuantColumns - 1) / kQuantColumns;
     for (int64_t tile = 0; tile < n_tiles; ++tile) {
@@ -240,16 +256,33 @@ void multiply_panels(const MatmulArgs& args, int64_t row, int64_t row_end, int64
 
 /// unpack(r, k, n, panel) unpacks codes k to k + n of the panel that begins with row r.
 template <typename Codes, typename Unpack>
-inline void matmul_unpacked(const MatmulArgs& args, int64_t chunk, std::byte* scratch, Unpack unpack) {
+inline void multiply_column_block(const MatmulArgs& args, int64_t chunk, std::byte* scratch, Unpack unpack) {
   const int64_t block = kPanelRows * (args.n_cols <= kQuantColumns ? 1 : kMostPanels);
   for (int64_t row = args.row_begin; row < args.row_end; row += block) {
     const int64_t row_end = smaller(row + block, args.row_end);
     for (int64_t k = 0; k == 0 || k < args.n_inner; k += chunk) {
       const int64_t n = smaller(chunk, args.n_inner - k);
       for (int64_t r = row; r < row_end; r += kPanelRows)
-        unpack(r, k, n, quant_panel(scratch, (r - row) / kPanelRows));
+        unpack(r, k, n, quant_panel<kIsFlipped<Codes>>(scratch, (r - row) / kPanelRows));
       multiply_panels<Codes>(args, row, row_end, k, n, scratch);
     }
+  }
+}
+
+/// Many columns in blocks that stay in the second cache while all rows pass.
+template <typename Codes, typename Unpack>
+inline void matmul_unpacked(const MatmulArgs& args, int64_t chunk, std::byte* scratch, Unpack unpack) {
+  const int64_t most = kColumnBlockCodes / args.n_inner, fewest = 64;
+  const int64_t n_blocks = (args.n_cols - 1) / (most > fewest ? most : fewest) + 1;
+  for (int64_t i = 0, c = 0; i < n_blocks; ++i) {
+    const int64_t even_end = (i + 1) * args.n_cols / n_blocks;
+    const int64_t end = i + 1 == n_blocks ? even_end : even_end / kQuantColumns * kQuantColumns;
+    MatmulArgs part = args;
+    part.activations += c * args.activation_row_bytes;
+    part.out += c * args.out_stride;
+    part.n_cols = end - c;
+    multiply_column_block<Codes>(part, chunk, scratch, unpack);
+    c = end;
   }
 }
 
@@ -257,7 +290,7 @@ inline void matmul_unpacked(const MatmulArgs& args, int64_t chunk, std::byte* sc
 template <typename Codes>
 void matmul_quant(const MatmulArgs& args) {
   std::byte* scratch = thread_scratch(kQuantScratch);
-  std::byte* spare = scratch + kMostPanels * kPanelBytes;
+  std::byte* spare = scratch + kPanelsBytes;
   // Prefetching goes a chunk ahead; of the largest blocks one at a time is the better distance (Q6_K: 23 instead
   // of 17 GB/s).
   const bool is_memory_bound = args.n_cols <= kQuantColumns;

@@ -8,12 +8,14 @@ using F = float32x4_t;
 using I = int32x4_t;
 constexpr int64_t kLanes = 4;
 constexpr bool kWideDot = false;  // products take signed bytes, so wide codes are signed
+constexpr bool kFlipsWide = false;
 constexpr int words_together(int) {
   return kQ8Group / 4;  // of a whole group: sums have 32 bits
 }
 // Register tiles: 32 vector registers. Chosen so that no tile spills and its sums hide a latency of 4 on two
 // units; not measured on an Arm CPU.
 constexpr int kQuantPanels = 4, kQuantColumns = 3;  // 12 integer and 12 float sums
+constexpr int64_t kColumnBlockCodes = int64_t{1} << 40;  // blocks were not measured
 constexpr int kPackedColumns = 4;
 constexpr int kFloatRows = 4, kFloatColumns = 4;
 constexpr bool kLaysSideBySide = false;  // not measured

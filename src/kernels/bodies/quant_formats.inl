@@ -25,6 +25,30 @@ struct PanelPart {
   void finish(int, int) const {}
 };
 
+/// The same for signed codes that many columns multiply as magnitudes: code · x = |code| · (x ^ mask) + |code| where the
+/// code is negative and mask all ones (-x = ~x + 1), else code · x. Codes [elements / 4, 2, kPanelRows, 4]: magnitudes, then
+/// masks; `starts` [groups, kPanelRows], the sum of the magnitudes of a group's negative codes.
+template <int kGroup>
+struct FlippedPanelPart {
+  uint8_t* codes;
+  float* scales;
+  float* starts;
+  template <typename Vector>
+  SH_INLINE void put_codes(int64_t word, Vector x) const {
+    const Vector size = magnitudes(x), mask = below_zero(x);
+    int_store(codes + 2 * word * kPanelRows * 4, size);
+    int_store(codes + (2 * word + 1) * kPanelRows * 4, mask);
+    float* start = starts + word * 4 / kGroup * kPanelRows;
+    const Vector negative = sum_bytes(int_and(size, mask));
+    int_store(start, word * 4 % kGroup == 0 ? negative : int_add(int_load(start), negative));
+  }
+  void put_scale(int64_t group, F x) const { store(scales + group * kPanelRows, x); }
+  void finish(int, int) const {}
+};
+/// Whether many columns take a format's codes so.
+template <typename Codes>
+constexpr bool kIsFlipped = kFlipsWide && Codes::kWide;
+
 /// The same block of kLanes rows, as a file has them.
 template <typename Block>
 struct BlockRows {
