@@ -22,6 +22,7 @@ namespace {
 // A worker spins this many pauses before it sleeps. Decode starts a loop every few microseconds, and a futex wake costs
 // more than a whole small loop; about 50 us of spinning bridges the gap between two steps without burning an idle core.
 constexpr int kSpinPauses = 2000;
+constexpr size_t kCacheLine = 64;
 thread_local bool inside_loop = false;
 }  // namespace
 
@@ -38,16 +39,43 @@ struct ThreadPool::State {
   std::condition_variable wake;
   std::atomic<uint64_t> gate{0};
   std::atomic<int> n_sleeping{0};
-  std::atomic<int64_t> next_task{0};
   std::atomic<bool> stop{false};
+  /// How many tasks of a worker's share were taken, below the number of the loop that this is of: nobody has to
+  /// clear the counters of all workers before a loop.
+  struct alignas(kCacheLine) Share {
+    std::atomic<uint64_t> taken{0};
+  };
+  std::vector<Share> shares;
   // Of the loop that runs: written while the gate is shut and empty, read by workers that entered.
   int64_t n_tasks = 0;
   void (*call)(void*, int64_t, int) = nullptr;
   void* body = nullptr;
 
-  void work(int worker) {
+  int n_threads() const { return static_cast<int>(threads.size()) + 1; }
+
+  /// The next task of `share`, which has n; n or more if all are taken.
+  int64_t take(Share& share, uint64_t number, int64_t n) {
+    uint64_t seen = share.taken.load(std::memory_order_relaxed);
+    for (;;) {
+      const uint64_t taken = loop_number(seen) == number ? seen & 0xFFFFFFFFu : 0;
+      if (static_cast<int64_t>(taken) >= n) return n;
+      if (share.taken.compare_exchange_weak(seen, number << 32 | (taken + 1), std::memory_order_relaxed))
+        return static_cast<int64_t>(taken);
+    }
+  }
+
+  /// The worker's own share first, then what others have left of theirs. One list for all workers gave 0.93 to
+  /// 0.98 of the tokens a second in decoding and as many in prompts (0.6B and 135M, 2 threads, Zen 3; within the
+  /// noise).
+  void work(int worker, uint64_t number) {
     inside_loop = true;
-    for (int64_t task; (task = next_task.fetch_add(1, std::memory_order_relaxed)) < n_tasks;) call(body, task, worker);
+    const int n_shares = n_threads();
+    for (int i = 0; i < n_shares; ++i) {
+      const int owner = (worker + i) % n_shares;
+      const int64_t first = owner * n_tasks / n_shares, n = (owner + 1) * n_tasks / n_shares - first;
+      for (int64_t task; (task = take(shares[static_cast<size_t>(owner)], number, n)) < n;)
+        call(body, first + task, worker);
+    }
     inside_loop = false;
   }
 
@@ -81,7 +109,7 @@ struct ThreadPool::State {
         n_sleeping.fetch_sub(1);
         spins = 0;
       }
-      work(worker);
+      work(worker, seen);
       gate.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -117,6 +145,7 @@ void enter_background_priority() {
 
 ThreadPool::ThreadPool(int n_threads, ThreadPriority priority) : state_(std::make_unique<State>()) {
   SH_CHECK(n_threads >= 1, "a thread pool needs at least the calling thread");
+  state_->shares = std::vector<State::Share>(static_cast<size_t>(n_threads));
   for (int worker = 1; worker < n_threads; ++worker)
     state_->threads.emplace_back([state = state_.get(), worker, priority] {
       if (priority == ThreadPriority::background) enter_background_priority();
@@ -137,6 +166,7 @@ int ThreadPool::n_threads() const { return static_cast<int>(state_->threads.size
 
 void ThreadPool::run_erased(int64_t n_tasks, void (*call)(void*, int64_t, int), void* body) {
   if (n_tasks <= 0) return;
+  SH_CHECK(n_tasks < int64_t{1} << 32, "a loop has more tasks than a share can count");
   if (state_->threads.empty() || n_tasks == 1 || inside_loop) {
     for (int64_t task = 0; task < n_tasks; ++task) call(body, task, 0);
     return;
@@ -145,14 +175,13 @@ void ThreadPool::run_erased(int64_t n_tasks, void (*call)(void*, int64_t, int), 
   s.call = call;
   s.body = body;
   s.n_tasks = n_tasks;
-  s.next_task.store(0, std::memory_order_relaxed);
   const uint64_t number = (State::loop_number(s.gate.load(std::memory_order_relaxed)) + 1) & 0xFFFFFFFFu;
   s.gate.store(number << 32 | State::kOpen);
   if (s.n_sleeping.load() > 0) {
     std::lock_guard lock(s.mutex);  // a worker between its check and its sleep would miss the call
     s.wake.notify_all();
   }
-  s.work(0);
+  s.work(0, number);
   s.gate.fetch_and(~State::kOpen, std::memory_order_acq_rel);
   for (int spins = 0; (s.gate.load(std::memory_order_acquire) & State::kInside) != 0;) {
     if (++spins < kSpinPauses)

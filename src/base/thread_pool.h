@@ -24,8 +24,10 @@ class ThreadPool {
 
   int n_threads() const;
 
-  /// Calls fn(task, worker) for every task in [0, n_tasks), tasks handed out in order to whichever worker is free.
-  /// What a task computes must not depend on the worker; `worker` in [0, n_threads) only picks scratch memory.
+  /// Calls fn(task, worker) for every task in [0, n_tasks). Worker i of n begins with tasks [i·n_tasks/n,
+  /// (i+1)·n_tasks/n), in order, so that loops over the same rows meet the same caches and memory; who is done
+  /// takes over tasks of others. What a task computes must not depend on the worker; `worker` in [0, n_threads)
+  /// only picks scratch memory.
   template <typename Fn>
   void run(int64_t n_tasks, Fn&& fn) {
     using Body = std::remove_reference_t<Fn>;

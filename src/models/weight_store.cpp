@@ -101,8 +101,8 @@ ops::Weight WeightStore::place(const gguf::TensorInfo& tensor, int64_t n_in, int
   return weight;
 }
 
-// Any thread packs any panel first, and touches its pages first, as any thread multiplies it later: neither is bound to
-// a memory node (the machines measured have one).
+// A worker packs, and so touches first, the part of a matrix that is its share of the product later (of q, k and
+// v, which are one list of tasks then, only a part of it).
 void WeightStore::pack(ThreadPool& pool) {
   State& s = *state_;
   int64_t n_bytes = 0, n_done = 0;

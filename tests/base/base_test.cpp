@@ -62,6 +62,32 @@ TEST(ThreadPool, SleepsBetweenLoopsThatAreFarApart) {
   EXPECT_EQ(n_run.load(), 8);
 }
 
+TEST(ThreadPool, AWorkerBeginsWithItsShare) {
+  ThreadPool pool(3);
+  std::atomic<int> n_begun{0};
+  std::vector<int> workers(6, -1);
+  pool.run(6, [&](int64_t task, int worker) {
+    workers[static_cast<size_t>(task)] = worker;
+    if (task % 2 != 0) return;  // the first of each share waits for the others
+    ++n_begun;
+    while (n_begun < 3) std::this_thread::yield();
+  });
+  EXPECT_EQ(workers[0], 0);
+  EXPECT_EQ(workers[2], 1);
+  EXPECT_EQ(workers[4], 2);
+}
+
+TEST(ThreadPool, OthersTakeOverWhatIsLeftOfAShare) {
+  ThreadPool pool(2);
+  std::atomic<int> n_done{0};
+  pool.run(20, [&](int64_t task, int) {
+    if (task == 0)  // would never end if the other nine of its share waited for it
+      while (n_done < 19) std::this_thread::yield();
+    ++n_done;
+  });
+  EXPECT_EQ(n_done, 20);
+}
+
 TEST(ThreadPool, ANestedLoopRunsInPlace) {
   ThreadPool pool(2);
   std::atomic<int> inner{0};

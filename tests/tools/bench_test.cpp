@@ -422,20 +422,39 @@ TEST(Compare, LinesOfBatchedBenchAreTestsBehindADepth) {
   const TemporaryFile batched("llama-batched-bench", R"(#!/bin/sh
 echo "$@" >&2
 echo 'main: n_kv_max = 512'
-echo '{"n_threads": 2, "pp": 0, "tg": 8, "pl": 4, "n_kv": 32, "t_tg": 0.64, "speed_tg": 50.0}'
+echo '|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |'
+echo '|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|'
+echo '|     0 |      8 |    4 |     32 |    0.000 |     0.00 |    0.640 |    50.00 |    0.640 |    50.00 |'
 )",
                               0700);
   const Outcome outcome = compare("--rounds 1 'sh -c \"cat " + rows.path + "\"' " + batched.path +
                                   " -- -n 8 -npl 4 -- -m n/x.gguf -npl 4");
   ASSERT_EQ(outcome.status, 0) << outcome.out;
-  EXPECT_TRUE(contains(outcome.out, "-m n/x.gguf -npl 4 --output-format jsonl\n")) << outcome.out;
+  EXPECT_TRUE(contains(outcome.out, "-m n/x.gguf -npl 4\n")) << outcome.out;
   EXPECT_TRUE(contains(outcome.out, "| x.gguf | tg8 x4 | f16/f16 | 100.0 | 50.0 | 2.00 | 2.00 to 2.00 |"))
+      << outcome.out;
+}
+
+TEST(Compare, ACompactedCacheIsATestOfItsOwn) {
+  const TemporaryFile compacted(
+      "compacted.json",
+      "[" + row_text(R"("avg_ts": 20, "compaction": {"method": "select", "ratio": 8.0, "avg_ts": 60})") + "]");
+  const TemporaryFile plain("plain.json", "[" + row_text(R"("avg_ts": 10)") + "]");
+  const Outcome outcome =
+      compare("--rounds 2 'sh -c \"cat " + compacted.path + "\"' 'sh -c \"cat " + plain.path + "\"' -- -n 8");
+  ASSERT_EQ(outcome.status, 0) << outcome.out;
+  EXPECT_TRUE(contains(outcome.out, "| x.gguf | tg8 | f16/f16 | 20.0 | 10.0 | 2.00 | 2.00 to 2.00 |"))
+      << outcome.out;
+  EXPECT_TRUE(
+      contains(outcome.out, "| x.gguf | tg8, 8x by select | f16/f16 | 60.0 | 10.0 | 6.00 | 6.00 to 6.00 |"))
       << outcome.out;
 }
 
 TEST(Compare, WhatCannotBeComparedIsSaidBeforeTheRaceIfItCanBe) {
   const TemporaryFile good("good.json", "[" + row_text(R"("avg_ts": 1)") + "]");
   const TemporaryFile bare("bare.json", "[" + row_text(R"("avg_ns": 1)") + "]");
+  const TemporaryFile batched(
+      "llama-batched-bench", "#!/bin/sh\necho '| PP | TG | B |'\necho '|--|--|--|'\necho '| 0 | 8 | 4 |'\n", 0700);
   const TemporaryFile zero("zero.json", "[" + row_text(R"("avg_ts": 0)") + "]");
   const auto cat = [](const TemporaryFile& file) { return "'sh -c \"cat " + file.path + "\"' "; };
   const struct {
@@ -449,6 +468,7 @@ TEST(Compare, WhatCannotBeComparedIsSaidBeforeTheRaceIfItCanBe) {
       {cat(good) + "'echo {}' -- -n 8", "printed no JSON"},
       {cat(good) + "'sh -c \"echo {}\"' -- -n 8", "printed no list of results"},
       {cat(good) + "'sh -c \"echo [1]\"' -- -n 8", "printed a result without model_filename"},
+      {cat(good) + batched.path + " -- -n 8", "printed the line | 0 | 8 | 4 |"},
       {"'sh -c \"echo []\"' 'sh -c \"echo []\"' -- -n 8", "neither program ran a test"},
       {cat(good) + "'sh -c \"echo []\"' -- -n 8", "did not both run"},
       {"--rounds 0 a b -- -n 8", "expected at least 1"},
