@@ -272,7 +272,7 @@ inline void multiply_column_block(const MatmulArgs& args, int64_t chunk, std::by
 /// Many columns in blocks that stay in the second cache while all rows pass.
 template <typename Codes, typename Unpack>
 inline void matmul_unpacked(const MatmulArgs& args, int64_t chunk, std::byte* scratch, Unpack unpack) {
-  const int64_t most = kColumnBlockCodes / args.n_inner, fewest = 64;
+  const int64_t most = args.n_inner > 0 ? kColumnBlockCodes / args.n_inner : args.n_cols, fewest = 64;
   const int64_t n_blocks = (args.n_cols - 1) / (most > fewest ? most : fewest) + 1;
   for (int64_t i = 0, c = 0; i < n_blocks; ++i) {
     const int64_t even_end = (i + 1) * args.n_cols / n_blocks;
