@@ -57,12 +57,12 @@ class Scripts(unittest.TestCase):
     def test_files_that_are_missing_or_no_json_are_told(self):
         (self.folder / "text").write_text("{no json\n", encoding="utf-8")
         for command in (["plot_long.py"], ["study_curve.py"], ["results_table.py"], ["stretch_rope.py"],
-                        ["roofline_table.py"]):
+                        ["roofline_table.py"], ["race_table.py", "--peer", "name"]):
             rest = {"results_table.py": ["1024", "full"], "stretch_rope.py": ["copy", "1", "2"],
                     "roofline_table.py": ["missing"]}.get(command[0], [])
             for file in ("missing", "text"):
                 with self.subTest(script=command[0], file=file):
-                    done = run([ROOT / "scripts" / command[0], file, *rest], self.folder)
+                    done = run([ROOT / "scripts" / command[0], *command[1:], file, *rest], self.folder)
                     self.assertNotEqual(done.returncode, 0)
                     self.assertNotIn("Traceback", done.stderr)
 
@@ -93,6 +93,24 @@ class Scripts(unittest.TestCase):
                      "| decode | f16 | 4096 | 4 | 128 | yes | 8.0 | 80 % | 32.0 | 32 % |",
                      "| prefill | q8_0 | 8192 | 512 | 128 | no |  |  | 60.0 | 60 % |"):
             self.assertIn(line, done.stdout)
+
+    def test_race_table_has_a_column_for_each_kind_of_weights(self):
+        def race(name, model, ratio):
+            test = {"model": model, "test": "pp512", "cache": "f16/f16", "a": [100.4, 90], "b": [50, 50], "ratio": ratio,
+                    "low": 1.5, "high": 2.25}
+            (self.folder / name).write_text(json.dumps({"rounds": 2, "tests": [test]}), encoding="utf-8")
+            return name
+
+        done = run([ROOT / "scripts/race_table.py", "--peer", "one", race("a.json", "1B-q8_0.gguf", 1.25),
+                    race("b.json", "1B-Q4_K_M.gguf", 2.0), "--peer", "another", race("c.json", "1B-q8_0.gguf", 3.0)], self.folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.splitlines(), [
+            "| peer | model | test | cache | q8_0 | Q4_K_M |", "|---|---|---|---|--:|--:|",
+            "| another | 1B | pp512 | f16/f16 | 3.00 (1.50 to 2.25), 95; 2 |  |",
+            "| one | 1B | pp512 | f16/f16 | 1.25 (1.50 to 2.25), 95; 2 | 2.00 (1.50 to 2.25), 95; 2 |"])
+        (self.folder / "d.json").write_text('{"rounds": 2}', encoding="utf-8")
+        done = run([ROOT / "scripts/race_table.py", "--peer", "one", "d.json"], self.folder)
+        self.assertIn("d.json is no result of bench/compare --json", done.stderr)
 
     def test_programs_are_looked_for_where_make_builds_them(self):
         """In a repository that nobody built yet, each script names a target of make, and that target builds there."""
