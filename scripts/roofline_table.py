@@ -3,11 +3,12 @@
 """Prints what kernels_bench measured as Markdown tables, with its shares of what machine_bench measured.
 
     machine_bench --benchmark_format=json > MACHINE.json
-    kernels_bench --benchmark_filter='^(decode|prefill|attend_decode|attend_prefill)/' --benchmark_format=json > KERNELS.json
+    kernels_bench --benchmark_filter='^(decode|cached|prefill|attend_decode|attend_prefill)/' --benchmark_format=json > KERNELS.json
 
 Weights: one column with two threads from memory (decode) and 512 columns with one (prefill), of each format as the
 engine holds it: packed where there is a packed kernel. The share of a decode is of the limit that binds: memory, or the
-peak of the instruction that the format is multiplied with. Attention runs on one thread. Of repeated runs the median
+peak of the instruction that the format is multiplied with; what one thread does with weights from its second cache
+(cached) is what unpacking and multiplying leave of both. Attention runs on one thread. Of repeated runs the median
 counts.
 """
 import statistics
@@ -57,8 +58,8 @@ def percent(value):
 
 
 def weights_table(kernels, machine):
-    print("| weights | held | decode, 2 threads: GB/s | share | of | prefill, 1 thread: Gop/s | share | of |")
-    print("|---|---|--:|--:|---|--:|--:|---|")
+    print("| weights | held | decode, 2 threads: GB/s | share | of | cached, 1 thread: GB/s | prefill, 1 thread: Gop/s | share | of |")
+    print("|---|---|--:|--:|---|--:|--:|--:|---|")
     for name in dict.fromkeys(name.split("/")[1] for name in kernels if name.startswith("prefill/")):
         is_packed = f"prefill/{name}/packed" in kernels
         held = f"{name}/packed" if is_packed else name
@@ -71,7 +72,8 @@ def weights_table(kernels, machine):
                     "memory" if of_memory >= of_peak else decode["label"]]
         else:
             row += [""] * 3
-        row += [f"{prefill['GFLOP/s']:.0f}",
+        cached = kernels.get(f"cached/{held}")
+        row += [f"{cached['bytes_per_second'] * 1e-9:.1f}" if cached else "", f"{prefill['GFLOP/s']:.0f}",
                 percent(share(prefill["GFLOP/s"], machine.arithmetic(prefill["label"], 1))), prefill["label"]]
         print(f"| {' | '.join(row)} |")
 
