@@ -2,7 +2,11 @@
 // The few things that differ between processors and compilers, outside the kernel targets.
 #pragma once
 
+#include <cstdint>
+
 namespace sh {
+
+inline constexpr int64_t kCacheLine = 64;  // bytes
 
 /// Tells the core that this is a spin loop.
 inline void cpu_pause() {

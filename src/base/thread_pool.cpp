@@ -22,7 +22,6 @@ namespace {
 // A worker spins this many pauses before it sleeps. Decode starts a loop every few microseconds, and a futex wake costs
 // more than a whole small loop; about 50 us of spinning bridges the gap between two steps without burning an idle core.
 constexpr int kSpinPauses = 2000;
-constexpr size_t kCacheLine = 64;
 thread_local bool inside_loop = false;
 }  // namespace
 
@@ -45,13 +44,11 @@ struct ThreadPool::State {
   struct alignas(kCacheLine) Share {
     std::atomic<uint64_t> taken{0};
   };
-  std::vector<Share> shares;
+  std::vector<Share> shares;  // one a worker
   // Of the loop that runs: written while the gate is shut and empty, read by workers that entered.
   int64_t n_tasks = 0;
   void (*call)(void*, int64_t, int) = nullptr;
   void* body = nullptr;
-
-  int n_threads() const { return static_cast<int>(threads.size()) + 1; }
 
   /// The next task of `share`, which has n; n or more if all are taken.
   int64_t take(Share& share, uint64_t number, int64_t n) {
@@ -69,7 +66,7 @@ struct ThreadPool::State {
   /// noise).
   void work(int worker, uint64_t number) {
     inside_loop = true;
-    const int n_shares = n_threads();
+    const int n_shares = static_cast<int>(shares.size());
     for (int i = 0; i < n_shares; ++i) {
       const int owner = (worker + i) % n_shares;
       const int64_t first = owner * n_tasks / n_shares, n = (owner + 1) * n_tasks / n_shares - first;
@@ -162,7 +159,9 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : state_->threads) thread.join();
 }
 
-int ThreadPool::n_threads() const { return static_cast<int>(state_->threads.size()) + 1; }
+int ThreadPool::n_threads() const {
+  return static_cast<int>(state_->shares.size());
+}
 
 void ThreadPool::run_erased(int64_t n_tasks, void (*call)(void*, int64_t, int), void* body) {
   if (n_tasks <= 0) return;

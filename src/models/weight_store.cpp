@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/platform.h"
 #include "tensor/packed.h"
 
 namespace sh::models {
@@ -19,7 +20,6 @@ namespace sh::models {
 namespace {
 
 constexpr int64_t kHugePage = int64_t{2} << 20;
-constexpr int64_t kCacheLine = 64;
 /// Bytes that one task packs: some 100 us.
 constexpr int64_t kBytesPerTask = 256 << 10;
 /// Packing takes about a second for 5 GB; a file that is not in memory comes at the disk's speed.
