@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "kernels/q8_row.h"
 #include "ops/ops_fixture.h"
 
 namespace sh::ops {
@@ -87,7 +88,7 @@ void expect_row(const Activations& rows, int64_t t, const Row& expected, const s
     EXPECT_TRUE(std::equal(expected.x.begin(), expected.x.end(), rows.x + t * rows.stride)) << what;
   }
   // A row ends before its bytes do: what is behind the last sum is never read.
-  const auto n_bytes = static_cast<size_t>(rows.n_in + 3 * (rows.n_in / 8) + 2 * (rows.n_in / 4));
+  const auto n_bytes = static_cast<size_t>(kernels::Q8Row::n_used_bytes(rows.n_in));
   if (rows.q8 != nullptr) {
     EXPECT_EQ(std::memcmp(expected.q8.data(), rows.q8 + t * rows.q8_row_bytes, n_bytes), 0) << what;
   }

@@ -214,6 +214,31 @@ inline I add_word(I sum, I codes, I x) {
 inline I end_words(I acc, I sum) {
   return in_order(_mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1))));
 }
+/// acc + the sum times a number from scale_byte().
+inline I end_words_scaled(I acc, I sum, I scale) {
+  return in_order(_mm256_add_epi32(acc, _mm256_madd_epi16(sum, scale)));
+}
+/// Signed bytes kFirst and kSecond of every lane times 2^kUp as its words of 16 bits.
+template <int kFirst, int kSecond, int kUp>
+inline I byte_pair(I x) {
+  constexpr int kLane = kFirst << 8 | kSecond << 24 | 0x00800080, kStep = 0x04000400;
+  const I high = _mm256_shuffle_epi8(
+      x, _mm256_setr_epi32(kLane, kLane + kStep, kLane + 2 * kStep, kLane + 3 * kStep, kLane, kLane + kStep,
+                           kLane + 2 * kStep, kLane + 3 * kStep));
+  return kUp == 8 ? high : _mm256_srai_epi16(high, 8 - kUp);
+}
+/// Signed byte kByte of every lane times 2^kUp, as end_words_scaled() takes it.
+template <int kByte, int kUp>
+inline I scale_byte(I x) {
+  return byte_pair<kByte, kByte, kUp>(x);
+}
+/// Every lane: the sum of the products of its two words of 16 bits.
+inline I pair_dots(I a, I b) {
+  return _mm256_madd_epi16(a, b);
+}
+inline I bytes_sub(I a, I b) {
+  return _mm256_sub_epi8(a, b);
+}
 inline I magnitudes(I codes) {
   return _mm256_abs_epi8(codes);
 }

@@ -197,6 +197,31 @@ inline I add_word(I sum, I codes, I x) {
 inline I end_words(I /*acc*/, I sum) {
   return sum;
 }
+/// acc + the sum times a number from scale_byte().
+inline I end_words_scaled(I acc, I sum, I scale) {
+  return _mm512_add_epi32(acc, _mm512_mullo_epi32(sum, scale));
+}
+/// Signed byte kByte of every lane times 2^kUp, as end_words_scaled() takes it.
+template <int kByte, int kUp>
+inline I scale_byte(I x) {
+  constexpr int kLane = kByte << 24 | 0x00808080, kStep = 0x04000000;
+  const __m128i order = _mm_setr_epi32(kLane, kLane + kStep, kLane + 2 * kStep, kLane + 3 * kStep);
+  return _mm512_srai_epi32(_mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(order)), 24 - kUp);
+}
+/// Signed bytes kFirst and kSecond of every lane times 2^kUp as its words of 16 bits.
+template <int kFirst, int kSecond, int kUp>
+inline I byte_pair(I x) {
+  constexpr int kLane = kFirst << 8 | kSecond << 24 | 0x00800080, kStep = 0x04000400;
+  const __m128i order = _mm_setr_epi32(kLane, kLane + kStep, kLane + 2 * kStep, kLane + 3 * kStep);
+  return _mm512_srai_epi16(_mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(order)), 8 - kUp);
+}
+/// Every lane: the sum of the products of its two words of 16 bits.
+inline I pair_dots(I a, I b) {
+  return _mm512_dpwssd_epi32(_mm512_setzero_si512(), a, b);
+}
+inline I bytes_sub(I a, I b) {
+  return _mm512_sub_epi8(a, b);
+}
 /// The low bytes of 16 integers.
 inline void store_bytes(int8_t* p, I x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));

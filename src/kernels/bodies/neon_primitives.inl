@@ -229,6 +229,40 @@ inline I add_word(I sum, I codes, I x) {
 inline I end_words(I /*acc*/, I sum) {
   return sum;
 }
+/// acc + the sum times a number from scale_byte().
+inline I end_words_scaled(I acc, I sum, I scale) {
+  return vmlaq_s32(acc, sum, scale);
+}
+/// Signed bytes of every lane, those at kAt... of it, the others (kZero) 0.
+constexpr uint8_t kZero = 0xF0;
+template <uint8_t... kAt>
+inline int8x16_t lane_bytes(I x) {
+  static_assert(sizeof...(kAt) == 4);
+  constexpr uint8_t kOrder[16] = {kAt..., (kAt + 4)..., (kAt + 8)..., (kAt + 12)...};
+  return vqtbl1q_s8(vreinterpretq_s8_s32(x), vld1q_u8(kOrder));
+}
+/// Signed byte kByte of every lane times 2^kUp, as end_words_scaled() takes it.
+template <int kByte, int kUp>
+inline I scale_byte(I x) {
+  return vshrq_n_s32(vreinterpretq_s32_s8(lane_bytes<kZero, kZero, kZero, kByte>(x)), 24 - kUp);
+}
+/// Signed bytes kFirst and kSecond of every lane times 2^kUp as its words of 16 bits.
+template <int kFirst, int kSecond, int kUp>
+inline I byte_pair(I x) {
+  const int16x8_t high = vreinterpretq_s16_s8(lane_bytes<kZero, kFirst, kZero, kSecond>(x));
+  if constexpr (kUp == 8)
+    return vreinterpretq_s32_s16(high);
+  else
+    return vreinterpretq_s32_s16(vshrq_n_s16(high, 8 - kUp));
+}
+/// Every lane: the sum of the products of its two words of 16 bits.
+inline I pair_dots(I a, I b) {
+  const int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+  return vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
+}
+inline I bytes_sub(I a, I b) {
+  return vreinterpretq_s32_s8(vsubq_s8(vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)));
+}
 /// The low bytes of 4 integers.
 inline void store_bytes(int8_t* p, I x) {
   const int16x4_t words = vmovn_s32(x);

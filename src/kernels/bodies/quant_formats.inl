@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Every quantised format as groups of small integers: w = scale · (code - 2^kOffsetBits) + min. unpack() takes one
-// block from each of kLanes rows and puts codes, scales and mins where it is told: scales and mins of a group before its
+// Every quantised format as groups of 32 small integers: w = scale · (code - 2^kOffsetBits) + min. In formats with
+// subscales a half of a group has an integer in front: w = scale · subscale · (code - 2^kOffsetBits) + min · submin;
+// these are put times a power of two that scale and min make up for. unpack() takes one
+// block from each of kLanes rows and puts codes, scales and mins where it is told: those of a group before its
 // codes, and finish() after groups that are complete. The bytes of a file's blocks
 // are turned first (lanes become rows; packed ones lie so), for a quarter to a whole of the work of turning the
 // codes; all bit fields of these formats lie so that the same shifts and masks then give vectors of codes, 4
@@ -12,6 +14,7 @@ constexpr int kNoOffset = -1;
 constexpr int kWideOffsetBits = kWideDot ? 7 : kNoOffset;
 constexpr uint8_t kWideFlip = kWideDot ? 0x80 : 0;
 constexpr int64_t kPanelRows = kQuantPanels * kLanes;
+constexpr int kGroupWords = kQ8Group / 4;
 static_assert(kPackedRows % kPanelRows == 0);
 
 /// Where a block's codes go: [elements / 4, kPanelRows, 4] bytes, scales and mins [groups, kPanelRows].
@@ -19,6 +22,13 @@ struct PanelPart {
   uint8_t* codes;
   float* scales;
   float* mins;
+  int32_t* subscales;  // [groups, 2, kPanelRows], as end_words_scaled() takes them
+  int32_t* pairs;      // [groups, kPanelRows], submins, or subscales · 2^kOffsetBits
+  void put_subscales(int64_t group, I first, I second) const {
+    int_store(subscales + 2 * group * kPanelRows, first);
+    int_store(subscales + (2 * group + 1) * kPanelRows, second);
+  }
+  void put_pair(int64_t group, I x) const { int_store(pairs + group * kPanelRows, x); }
   void put_codes(int64_t word, I x) const { int_store(codes + word * kPanelRows * 4, x); }
   void put_scale(int64_t group, F x) const { store(scales + group * kPanelRows, x); }
   void put_min(int64_t group, F x) const { store(mins + group * kPanelRows, x); }
@@ -28,7 +38,6 @@ struct PanelPart {
 /// The same for signed codes that many columns multiply as magnitudes: code · x = |code| · (x ^ mask) + |code| where the
 /// code is negative and mask all ones (-x = ~x + 1), else code · x. Codes [elements / 4, 2, kPanelRows, 4]: magnitudes, then
 /// masks; `starts` [groups, kPanelRows], the sum of the magnitudes of a group's negative codes.
-template <int kGroup>
 struct FlippedPanelPart {
   uint8_t* codes;
   float* scales;
@@ -38,9 +47,9 @@ struct FlippedPanelPart {
     const Vector size = magnitudes(x), mask = below_zero(x);
     int_store(codes + 2 * word * kPanelRows * 4, size);
     int_store(codes + (2 * word + 1) * kPanelRows * 4, mask);
-    float* start = starts + word * 4 / kGroup * kPanelRows;
+    float* start = starts + word / kGroupWords * kPanelRows;
     const Vector negative = sum_bytes(int_and(size, mask));
-    int_store(start, word * 4 % kGroup == 0 ? negative : int_add(int_load(start), negative));
+    int_store(start, word % kGroupWords == 0 ? negative : int_add(int_load(start), negative));
   }
   void put_scale(int64_t group, F x) const { store(scales + group * kPanelRows, x); }
   void finish(int, int) const {}
@@ -153,8 +162,8 @@ inline I mxfp4_value(I codes) {
 
 struct CodesQ4_0 {
   using Block = BlockQ4_0;
-  static constexpr int kElements = 32, kGroup = 32, kLargest = 15, kOffsetBits = 3;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kElements = 32, kLargest = 15, kOffsetBits = 3;
+  static constexpr bool kHasMin = false, kWide = false, kHasSubscales = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I packed[4];
@@ -167,8 +176,8 @@ struct CodesQ4_0 {
 
 struct CodesQ4_1 {
   using Block = BlockQ4_1;
-  static constexpr int kElements = 32, kGroup = 32, kLargest = 15, kOffsetBits = kNoOffset;
-  static constexpr bool kHasMin = true, kWide = false;
+  static constexpr int kElements = 32, kLargest = 15, kOffsetBits = kNoOffset;
+  static constexpr bool kHasMin = true, kWide = false, kHasSubscales = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4], packed[4];
@@ -199,8 +208,8 @@ SH_INLINE void put_nibbles_and_fifth(const I (&packed)[4], I fifth, To& to) {
 
 struct CodesQ5_0 {
   using Block = BlockQ5_0;
-  static constexpr int kElements = 32, kGroup = 32, kLargest = 31, kOffsetBits = 4;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kElements = 32, kLargest = 31, kOffsetBits = 4;
+  static constexpr bool kHasMin = false, kWide = false, kHasSubscales = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I fifth[4], packed[4];
@@ -214,8 +223,8 @@ struct CodesQ5_0 {
 
 struct CodesQ5_1 {
   using Block = BlockQ5_1;
-  static constexpr int kElements = 32, kGroup = 32, kLargest = 31, kOffsetBits = kNoOffset;
-  static constexpr bool kHasMin = true, kWide = false;
+  static constexpr int kElements = 32, kLargest = 31, kOffsetBits = kNoOffset;
+  static constexpr bool kHasMin = true, kWide = false, kHasSubscales = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4], packed[4];
@@ -230,8 +239,8 @@ struct CodesQ5_1 {
 
 struct CodesQ8_0 {
   using Block = BlockQ8_0;
-  static constexpr int kElements = 32, kGroup = 32, kLargest = 128, kOffsetBits = kWideOffsetBits;
-  static constexpr bool kHasMin = false, kWide = true;
+  static constexpr int kElements = 32, kLargest = 128, kOffsetBits = kWideOffsetBits;
+  static constexpr bool kHasMin = false, kWide = true, kHasSubscales = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I codes[8];
@@ -245,8 +254,8 @@ struct CodesQ8_0 {
 
 struct CodesIQ4_NL {
   using Block = BlockIQ4_NL;
-  static constexpr int kElements = 32, kGroup = 32, kLargest = 127, kOffsetBits = kWideOffsetBits;
-  static constexpr bool kHasMin = false, kWide = true;
+  static constexpr int kElements = 32, kLargest = 127, kOffsetBits = kWideOffsetBits;
+  static constexpr bool kHasMin = false, kWide = true, kHasSubscales = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I packed[4];
@@ -259,8 +268,8 @@ struct CodesIQ4_NL {
 
 struct CodesMXFP4 {
   using Block = BlockMXFP4;
-  static constexpr int kElements = 32, kGroup = 32, kLargest = 28, kOffsetBits = 4;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kElements = 32, kLargest = 28, kOffsetBits = 4;
+  static constexpr bool kHasMin = false, kWide = false, kHasSubscales = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I packed[4];
@@ -276,8 +285,8 @@ struct CodesMXFP4 {
 
 struct CodesIQ4_XS {
   using Block = BlockIQ4_XS;
-  static constexpr int kElements = 256, kGroup = 32, kLargest = 127, kOffsetBits = kWideOffsetBits;
-  static constexpr bool kHasMin = false, kWide = true;
+  static constexpr int kElements = 256, kLargest = 127, kOffsetBits = kWideOffsetBits;
+  static constexpr bool kHasMin = false, kWide = true, kHasSubscales = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4];
@@ -300,81 +309,106 @@ struct CodesIQ4_XS {
 
 struct CodesQ2_K {
   using Block = BlockQ2_K;
-  static constexpr int kElements = 256, kGroup = 16, kLargest = 3, kOffsetBits = kNoOffset;
-  static constexpr bool kHasMin = true, kWide = false;
-  /// Two groups of 16, whose codes are two bits of each of 32 bytes. Groups that end one after another hold two sums at a
-  /// time; with all eight of a half one column was 0.83 times as fast (AVX2; of q3_K, whose words are too many for the
-  /// registers either way, 1.04 times).
-  template <int kShift, typename To>
-  static SH_INLINE void put_pair(const I (&packed)[8], I scale_bytes, F d, F dmin, int group, To& to) {
-    constexpr int kByte = kShift % 4;  // of the first group's scale
-    const I scales = bits<0, 15>(scale_bytes), mins = bits<4, 15>(scale_bytes);
-    to.put_scale(group, mul(d, byte_of<kByte>(scales)));
-    to.put_min(group, mul(dmin, byte_of<kByte>(mins)));
-    to.put_scale(group + 1, mul(d, byte_of<kByte + 1>(scales)));
-    to.put_min(group + 1, mul(dmin, byte_of<kByte + 1>(mins)));
+  static constexpr int kElements = 256, kLargest = 3 * 4, kOffsetBits = kNoOffset;
+  static constexpr bool kHasMin = true, kWide = false, kHasSubscales = true;
+  static constexpr int kUp = 8;
+  /// A group: the bits kMask of 32 bytes, and bytes kByte and kByte + 1 of scales and mins.
+  template <int kMask, int kByte, typename To>
+  static SH_INLINE void put_group(const I (&bytes)[8], I scales, I mins, F d, F dmin, int group, To& to) {
+    to.put_scale(group, d);
+    to.put_min(group, dmin);
+    to.put_subscales(group, scale_byte<kByte, kUp>(scales), scale_byte<kByte + 1, kUp>(scales));
+    to.put_pair(group, byte_pair<kByte, kByte + 1, kUp>(mins));
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) to.put_codes(4 * group + i, bits<kShift, 3>(packed[i]));
-    to.finish(group, 2);
+    for (int i = 0; i < 8; ++i) to.put_codes(8 * group + i, bits<0, kMask>(bytes[i]));
+    to.finish(group, 1);
   }
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
-    I scales[4], tail[4];
-    rows.words(offsetof(Block, scales), scales);
+    I head[4], tail[4];
+    rows.words(offsetof(Block, scales), head);
     rows.words(static_cast<int64_t>(sizeof(Block)) - 16, tail);  // ends with d, dmin
-    const F d = low_halves(tail[3]);
-    const F dmin = sub(zero(), low_halves(shift_right<16>(tail[3])));
+    const F unit = set1(1.0f / (1 << kUp));
+    const F d = mul(low_halves(tail[3]), unit), dmin = mul(low_halves(shift_right<16>(tail[3])), unit);
+    const F quarter = mul(d, set1(0.25f));  // of codes that are taken 4 times as large: without shifts
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       I packed[8];
       rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 32 * half, packed);
-      put_pair<0>(packed, scales[2 * half], d, dmin, 8 * half, to);
-      put_pair<2>(packed, scales[2 * half], d, dmin, 8 * half + 2, to);
-      put_pair<4>(packed, scales[2 * half + 1], d, dmin, 8 * half + 4, to);
-      put_pair<6>(packed, scales[2 * half + 1], d, dmin, 8 * half + 6, to);
+#pragma GCC unroll 2
+      for (int pair = 0; pair < 2; ++pair) {
+        const I scales = bits<0, 15>(head[2 * half + pair]), mins = bits<4, 15>(head[2 * half + pair]);
+        const int group = 4 * half + 2 * pair;
+        put_group<3, 0>(packed, scales, mins, d, dmin, group, to);
+        put_group<12, 2>(packed, scales, mins, quarter, dmin, group + 1, to);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i) packed[i] = shift_right<4>(packed[i]);
+      }
     }
   }
 };
 
-/// The four bytes of `numbers` as scales of groups `first` to `first` + 3: d · (number - offset).
+/// The four bytes of `numbers` as scales of groups `first` to `first` + 3: d · number.
 template <typename To>
-SH_INLINE void put_four_scales(I numbers, F d, float offset, int first, To& to) {
-  const F shift = mul(d, set1(-offset));  // exact: d has 11 bits
-  to.put_scale(first, fma(byte_of<0>(numbers), d, shift));
-  to.put_scale(first + 1, fma(byte_of<1>(numbers), d, shift));
-  to.put_scale(first + 2, fma(byte_of<2>(numbers), d, shift));
-  to.put_scale(first + 3, fma(byte_of<3>(numbers), d, shift));
+SH_INLINE void put_four_scales(I numbers, F d, int first, To& to) {
+  to.put_scale(first, mul(byte_of<0>(numbers), d));
+  to.put_scale(first + 1, mul(byte_of<1>(numbers), d));
+  to.put_scale(first + 2, mul(byte_of<2>(numbers), d));
+  to.put_scale(first + 3, mul(byte_of<3>(numbers), d));
+}
+
+/// The scales of a group whose codes have an offset and are taken 2^kMore times as large: signed bytes kByte and kByte + 1.
+template <int kByte, int kUp, int kMore, int kOffsetBits, typename To>
+SH_INLINE void put_subscales(I bytes, F d, int group, To& to) {
+  to.put_scale(group, d);
+  to.put_subscales(group, scale_byte<kByte, kUp - kMore>(bytes), scale_byte<kByte + 1, kUp - kMore>(bytes));
+  to.put_pair(group, byte_pair<kByte, kByte + 1, kUp + kOffsetBits>(bytes));
 }
 
 struct CodesQ3_K {
   using Block = BlockQ3_K;
-  static constexpr int kElements = 256, kGroup = 16, kLargest = 7, kOffsetBits = 2;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kElements = 256, kLargest = 7 * 4, kOffsetBits = 2;
+  static constexpr bool kHasMin = false, kWide = false, kHasSubscales = true;
+  static constexpr int kUp = 6;
+  /// Two bits of every byte, and bit kGroup of the bytes of `mask` on top; of odd groups 4 times as large, which saves shifts.
+  template <int kGroup>
+  static SH_INLINE I code(I low, I mask) {
+    constexpr int kMore = kGroup % 2 * 2;
+    return int_or(bits<0, 3 << kMore>(low), bits_at<kGroup, 1, 2 + kMore>(mask));
+  }
+  /// Four groups, which share bytes. One after another they are 0.95 times as fast (one column, AVX2).
+  template <int kHalf, typename Rows, typename To>
+  static SH_INLINE void put_half(const Rows& rows, const I (&mask)[8], const I (&scales)[4], F d, To& to) {
+    constexpr int kGroup = 4 * kHalf;
+    put_subscales<0, kUp, 0, kOffsetBits>(scales[2 * kHalf], d, kGroup, to);
+    put_subscales<2, kUp, 2, kOffsetBits>(scales[2 * kHalf], d, kGroup + 1, to);
+    put_subscales<0, kUp, 0, kOffsetBits>(scales[2 * kHalf + 1], d, kGroup + 2, to);
+    put_subscales<2, kUp, 2, kOffsetBits>(scales[2 * kHalf + 1], d, kGroup + 3, to);
+    I low[8];
+    rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 32 * kHalf, low);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const I high = shift_right<4>(low[i]);
+      to.put_codes(8 * kGroup + i, code<kGroup>(low[i], mask[i]));
+      to.put_codes(8 * kGroup + 8 + i, code<kGroup + 1>(low[i], mask[i]));
+      to.put_codes(8 * kGroup + 16 + i, code<kGroup + 2>(high, mask[i]));
+      to.put_codes(8 * kGroup + 24 + i, code<kGroup + 3>(high, mask[i]));
+    }
+    to.finish(kGroup, 4);
+  }
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
-    I packed[4];
+    I packed[4], mask[8];
     rows.words(static_cast<int64_t>(offsetof(Block, scales)) - 4, packed);  // words 1 to 3 are the scales
-    const F d = rows.odd_half();
-    put_four_scales(int_or(bits<0, 15>(packed[1]), bits_at<0, 3, 4>(packed[3])), d, 32.0f, 0, to);
-    put_four_scales(int_or(bits<0, 15>(packed[2]), bits_at<2, 3, 4>(packed[3])), d, 32.0f, 4, to);
-    put_four_scales(int_or(bits<4, 15>(packed[1]), bits_at<4, 3, 4>(packed[3])), d, 32.0f, 8, to);
-    put_four_scales(int_or(bits<4, 15>(packed[2]), bits_at<6, 3, 4>(packed[3])), d, 32.0f, 12, to);
-    I mask[8];
     rows.words(offsetof(Block, hmask), mask);
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      I low[8];
-      rows.words(static_cast<int64_t>(offsetof(Block, qs)) + 32 * half, low);
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) {
-        to.put_codes(32 * half + i, int_or(bits<0, 3>(low[i]), bits_at<0, 1, 2>(mask[i])));
-        to.put_codes(32 * half + 8 + i, int_or(bits<2, 3>(low[i]), bits_at<1, 1, 2>(mask[i])));
-        to.put_codes(32 * half + 16 + i, int_or(bits<4, 3>(low[i]), bits_at<2, 1, 2>(mask[i])));
-        to.put_codes(32 * half + 24 + i, int_or(bits<6, 3>(low[i]), bits_at<3, 1, 2>(mask[i])));
-        mask[i] = shift_right<4>(mask[i]);
-      }
-      to.finish(8 * half, 8);
-    }
+    const F d = mul(rows.odd_half(), set1(1.0f / (1 << kUp)));
+    const I offset = all_bytes(32);
+    const I scales[4] = {bytes_sub(int_or(bits<0, 15>(packed[1]), bits_at<0, 3, 4>(packed[3])), offset),
+                         bytes_sub(int_or(bits<0, 15>(packed[2]), bits_at<2, 3, 4>(packed[3])), offset),
+                         bytes_sub(int_or(bits<4, 15>(packed[1]), bits_at<4, 3, 4>(packed[3])), offset),
+                         bytes_sub(int_or(bits<4, 15>(packed[2]), bits_at<6, 3, 4>(packed[3])), offset)};
+    put_half<0>(rows, mask, scales, d, to);
+    put_half<1>(rows, mask, scales, d, to);
   }
 };
 
@@ -392,16 +426,16 @@ template <typename To>
 SH_INLINE void put_k4_scales(const I (&head)[4], To& to) {
   const F d = low_halves(head[0]);
   const F dmin = sub(zero(), low_halves(shift_right<16>(head[0])));
-  put_four_scales(bits<0, 63>(head[1]), d, 0.0f, 0, to);
-  put_four_scales(int_or(bits<0, 15>(head[3]), bits_at<6, 3, 4>(head[1])), d, 0.0f, 4, to);
+  put_four_scales(bits<0, 63>(head[1]), d, 0, to);
+  put_four_scales(int_or(bits<0, 15>(head[3]), bits_at<6, 3, 4>(head[1])), d, 4, to);
   put_four_mins(bits<0, 63>(head[2]), dmin, 0, to);
   put_four_mins(int_or(bits<4, 15>(head[3]), bits_at<6, 3, 4>(head[2])), dmin, 4, to);
 }
 
 struct CodesQ4_K {
   using Block = BlockQ4_K;
-  static constexpr int kElements = 256, kGroup = 32, kLargest = 15, kOffsetBits = kNoOffset;
-  static constexpr bool kHasMin = true, kWide = false;
+  static constexpr int kElements = 256, kLargest = 15, kOffsetBits = kNoOffset;
+  static constexpr bool kHasMin = true, kWide = false, kHasSubscales = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4];
@@ -423,8 +457,8 @@ struct CodesQ4_K {
 
 struct CodesQ5_K {
   using Block = BlockQ5_K;
-  static constexpr int kElements = 256, kGroup = 32, kLargest = 31, kOffsetBits = kNoOffset;
-  static constexpr bool kHasMin = true, kWide = false;
+  static constexpr int kElements = 256, kLargest = 31, kOffsetBits = kNoOffset;
+  static constexpr bool kHasMin = true, kWide = false, kHasSubscales = false;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I head[4], fifth[8];
@@ -448,18 +482,20 @@ struct CodesQ5_K {
 
 struct CodesQ6_K {
   using Block = BlockQ6_K;
-  static constexpr int kElements = 256, kGroup = 16, kLargest = 63, kOffsetBits = 5;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kElements = 256, kLargest = 63, kOffsetBits = 5;
+  static constexpr bool kHasMin = false, kWide = false, kHasSubscales = true;
   template <typename Rows, typename To>
   static SH_INLINE void unpack(const Rows& rows, To& to) {
     I scales[4];
     rows.words(offsetof(Block, scales), scales);
     const F d = rows.odd_half();
-    // Signed bytes: with the sign bit flipped they are 128 more.
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) put_four_scales(int_xor(scales[i], all_bytes(0x80)), d, 128.0f, 4 * i, to);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
+#pragma GCC unroll 2
+      for (int pair = 0; pair < 2; ++pair) {
+        put_subscales<0, 0, 0, kOffsetBits>(scales[2 * half + pair], d, 4 * half + 2 * pair, to);
+        put_subscales<2, 0, 0, kOffsetBits>(scales[2 * half + pair], d, 4 * half + 2 * pair + 1, to);
+      }
       I first[8], second[8], high[8];
       rows.words(static_cast<int64_t>(offsetof(Block, ql)) + 64 * half, first);
       rows.words(static_cast<int64_t>(offsetof(Block, ql)) + 64 * half + 32, second);
@@ -471,7 +507,7 @@ struct CodesQ6_K {
         to.put_codes(32 * half + 16 + i, int_or(bits<4, 15>(first[i]), bits_at<4, 3, 4>(high[i])));
         to.put_codes(32 * half + 24 + i, int_or(bits<4, 15>(second[i]), bits_at<6, 3, 4>(high[i])));
       }
-      to.finish(8 * half, 8);
+      to.finish(4 * half, 4);
     }
   }
 };

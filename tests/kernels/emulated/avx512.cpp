@@ -84,6 +84,9 @@ SH_INLINE __m512 _mm512_shuffle_f32x4(__m512 a, __m512 b, const int order) {
 SH_INLINE __m512 _mm512_fmaddsub_ps(__m512 a, __m512 b, __m512 c) {
   return join(_mm256_fmaddsub_ps(low(a), low(b), low(c)), _mm256_fmaddsub_ps(high(a), high(b), high(c)));
 }
+SH_INLINE __m512i _mm512_srai_epi32(__m512i x, const int n) {
+  return join(_mm256_srai_epi32(low(x), n), _mm256_srai_epi32(high(x), n));
+}
 
 SH_INLINE __m512 _mm512_cvtepi32_ps(__m512i x) {
   return join(_mm256_cvtepi32_ps(low(x)), _mm256_cvtepi32_ps(high(x)));
