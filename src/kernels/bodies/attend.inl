@@ -15,7 +15,8 @@ constexpr int32_t kWideMix = 16;
 // of the first-level cache (one row over q8_0 rows beyond the caches: 14.1 GFLOP/s with pairs, 14.9 without).
 constexpr int32_t kPairQueries = 5;
 // How many parts (keys or values of a block) ahead rows are fetched. More is slower, for the same reason: 15.5
-// GFLOP/s with 2, 14.9 with 4; and so are keys and values decoded in turns (13.1), whose values fill 32 KB.
+// GFLOP/s with 2, 14.9 with 4; and so are keys and values decoded in turns (13.1), whose values fill 32 KB. AVX2: 3 parts are level, 4 and more slower, and so
+// is fetching a part bit by bit while values are mixed (four f16 queries 1.17 instead of 0.91 us a block).
 constexpr int64_t kPartsAhead = 2;
 
 /// The queries of [begin, end).
@@ -127,27 +128,17 @@ inline bool are_whole_halves(DType dtype, int64_t width, int64_t n_rows) {
   return dtype == DType::f16 && width % (2 * kMaxBlockRows) == 0 && n_rows == kMaxBlockRows;
 }
 
-/// Keys of halves are turned two at a time and decoded afterwards, which takes half of the shuffles and no rows
-/// between.
 inline void turn_halves(const std::byte* rows, const std::byte* ahead, int64_t width, float* turned,
                         int64_t columns) {
   const int64_t bytes = 2 * width, n_parts = kRowVectors * width / (2 * kLanes);
   const int64_t part_bytes = kMaxBlockRows * bytes / n_parts;
-  alignas(64) uint32_t pairs[kLanes * kLanes];
   for (int64_t r = 0; r < kMaxBlockRows; r += kLanes)
     for (int64_t i = 0; i < width; i += 2 * kLanes) {
       if (ahead != nullptr) {
         prefetch_bytes(ahead, part_bytes);
         ahead += part_bytes;
       }
-      transpose_words(rows + r * bytes + 2 * i, bytes, reinterpret_cast<std::byte*>(pairs), kLanes * 4);
-      float* to = turned + i * columns + r;
-#pragma GCC unroll 16
-      for (int64_t k = 0; k < kLanes; ++k) {
-        const I pair = int_load(pairs + k * kLanes);
-        store(to + 2 * k * columns, low_halves(pair));
-        store(to + (2 * k + 1) * columns, low_halves(shift_right<16>(pair)));
-      }
+      turn_half_rows(rows + r * bytes + 2 * i, bytes, turned + i * columns + r, columns);
     }
 }
 
@@ -216,12 +207,14 @@ void score_tile(const float* queries, int64_t query_stride, int64_t key_width, c
 /// Scores of the queries with kBlocks blocks whose keys are turned, from slot `slot` on.
 template <int64_t kBlocks>
 void score_blocks(const AttendTile& tile, const AttendScratch& s, const QueryRange& range, int32_t slot) {
-  for (int32_t q = range.begin; q < range.end; q += kScoreQueries)
-    with_count<kScoreQueries>(smaller(kScoreQueries, range.end - q), [&](auto count) {
+  in_even_parts<kScoreQueries>(range.end - range.begin, [&](int64_t first, int64_t n) {
+    const int64_t q = range.begin + first;
+    with_count<kScoreQueries>(n, [&](auto count) {
       score_tile<decltype(count)::value, static_cast<int>(kBlocks * kRowVectors)>(
           tile.queries + q * tile.query_stride, tile.query_stride, tile.key_width, s.turned_keys, tile.scale,
           s.weights + q * kStepRows + slot * kMaxBlockRows);
     });
+  });
 }
 
 template <typename Codes>
@@ -310,32 +303,33 @@ void mix_tile(const float* weights, const float* factors, const Rows& values, in
     for (int v = 0; v < kVectors; ++v) store(outs + q * value_padded + v * kLanes, sums[q][v]);
 }
 
-/// kVectors vectors of the value, for all queries of the range: so many columns of the rows (64 · 64 floats = 16
-/// KB of a step) stay in the first-level cache from one group of queries to the next.
-template <int kVectors, typename Rows>
+/// kVectors vectors of the value, for all queries of the range, kQueries at a time: so many columns of the rows (a step's
+/// are 64 rows) stay in the first-level cache from one group of queries to the next.
+template <int kQueries, int kVectors, typename Rows>
 void mix_columns(const AttendScratch& s, const QueryRange& range, const Rows& values, int64_t n_rows,
                  const float* weights, float* outs) {
-  int32_t q = range.begin;
-  for (; q + kMixQueries <= range.end; q += kMixQueries)
-    mix_tile<kMixQueries, kVectors>(weights + q * kStepRows, s.factors + q, values, s.value_padded, n_rows,
-                                    outs + q * s.value_padded);
-  for (; q + 2 <= range.end; q += 2)
-    mix_tile<2, kVectors>(weights + q * kStepRows, s.factors + q, values, s.value_padded, n_rows,
-                          outs + q * s.value_padded);
-  if (q < range.end)
-    mix_tile<1, kVectors>(weights + q * kStepRows, s.factors + q, values, s.value_padded, n_rows,
-                          outs + q * s.value_padded);
+  in_even_parts<kQueries>(range.end - range.begin, [&](int64_t first, int64_t n) {
+    const int64_t q = range.begin + first;
+    with_count<kQueries>(n, [&](auto count) {
+      mix_tile<decltype(count)::value, kVectors>(weights + q * kStepRows, s.factors + q, values, s.value_padded, n_rows,
+                                                 outs + q * s.value_padded);
+    });
+  });
 }
 
 /// n_rows rows of values, whose weights begin at slot `slot`, into the outputs of the queries.
 template <typename Rows>
 void mix(const AttendScratch& s, const QueryRange& range, const Rows& values, int64_t n_rows, int32_t slot) {
   const float* weights = s.weights + slot * kMaxBlockRows;
-  int64_t i = 0;
-  for (; i + kMixVectors * kLanes <= s.value_padded; i += kMixVectors * kLanes)
-    mix_columns<kMixVectors>(s, range, from_column(values, i), n_rows, weights, s.outs + i);
-  for (; i < s.value_padded; i += kLanes)
-    mix_columns<1>(s, range, from_column(values, i), n_rows, weights, s.outs + i);
+  with_count<kMixQueries>(smaller(kMixQueries, range.end - range.begin), [&](auto count) {
+    constexpr int kQueries = decltype(count)::value, kVectors = kMixVectors[kQueries];
+    int64_t i = 0;
+    for (; i + kVectors * kLanes <= s.value_padded; i += kVectors * kLanes)
+      mix_columns<kQueries, kVectors>(s, range, from_column(values, i), n_rows, weights, s.outs + i);
+    if constexpr (kVectors > kRowVectors)  // widths are padded to kRowVectors vectors
+      for (; i < s.value_padded; i += kMaxBlockRows)
+        mix_columns<kQueries, kRowVectors>(s, range, from_column(values, i), n_rows, weights, s.outs + i);
+  });
 }
 
 /// What a block's rows need beyond their products.

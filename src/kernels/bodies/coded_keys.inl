@@ -150,6 +150,7 @@ void score_coded(int64_t n_queries, float* queries, int64_t width, const KeyRows
   if (n_queries <= kScoreQueries) return score(n_queries, queries, rows, scores);
   const TurnedKeys keys{reinterpret_cast<uint8_t*>(turned), scales};
   turn_keys_of(rows, keys);
-  for (int64_t q = 0; q < n_queries; q += kScoreQueries)
-    score(smaller(kScoreQueries, n_queries - q), queries + q * query_floats, keys, scores + q * score_stride);
+  in_even_parts<kScoreQueries>(n_queries, [&](int64_t q, int64_t n) {
+    score(n, queries + q * query_floats, keys, scores + q * score_stride);
+  });
 }

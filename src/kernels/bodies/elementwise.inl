@@ -43,6 +43,17 @@ SH_INLINE void with_count(int64_t n, Fn fn) {
     with_count<kMost - 1>(n, fn);
 }
 
+/// fn(first, n) for as few parts of [0, count) as have kMost at most, all of about the same size: a last one of 1 or 2 has
+/// too few sums to hide the latency.
+template <int kMost, typename Fn>
+SH_INLINE void in_even_parts(int64_t count, Fn fn) {
+  const int64_t n_parts = (count + kMost - 1) / kMost;
+  for (int64_t part = 0; part < n_parts; ++part) {
+    const int64_t first = part * count / n_parts;
+    fn(first, (part + 1) * count / n_parts - first);
+  }
+}
+
 inline void fill(float* x, int64_t n, float value) {
   for (int64_t i = 0; i < n; ++i) x[i] = value;
 }

@@ -180,10 +180,11 @@ SH_INLINE void score_groups(int64_t n_queries, float* queries, int64_t width, Fn
 
 void score_key_floats(int64_t n_queries, float* queries, int64_t width, const KeyFloats& keys, float scale,
                       float* scores, int64_t score_stride) {
-  for (int64_t q = 0; q < n_queries; q += kScoreQueries)
+  in_even_parts<kScoreQueries>(n_queries, [&](int64_t q, int64_t n) {
     score_groups(
-        smaller(kScoreQueries, n_queries - q), queries + q * CodedQuery::n_floats(width), width,
-        [&](int64_t g) { return keys.group(g); }, scale, scores + q * score_stride, score_stride);
+        n, queries + q * CodedQuery::n_floats(width), width, [&](int64_t g) { return keys.group(g); }, scale,
+        scores + q * score_stride, score_stride);
+  });
 }
 
 /// The same for any number of queries; `turned` and `scales` are room for the keys.

@@ -38,6 +38,7 @@ namespace {
 #include "kernels/bodies/gemm.inl"
 #include "kernels/bodies/key_rows.inl"
 #include "kernels/bodies/coded_keys.inl"
+#include "kernels/bodies/turn_pairs.inl"
 #include "kernels/bodies/attend.inl"
 #include "kernels/bodies/set.inl"
 // clang-format on
