@@ -15,8 +15,9 @@ constexpr int32_t kWideMix = 16;
 // of the first-level cache (one row over q8_0 rows beyond the caches: 14.1 GFLOP/s with pairs, 14.9 without).
 constexpr int32_t kPairQueries = 5;
 // How many parts (keys or values of a block) ahead rows are fetched. More is slower, for the same reason: 15.5
-// GFLOP/s with 2, 14.9 with 4; and so are keys and values decoded in turns (13.1), whose values fill 32 KB. AVX2: 3 parts are level, 4 and more slower, and so
-// is fetching a part bit by bit while values are mixed (four f16 queries 1.17 instead of 0.91 us a block).
+// GFLOP/s with 2, 14.9 with 4; and so are keys and values decoded in turns (13.1), whose values fill 32 KB. AVX2: 3 are
+// level, 4 and more slower; so is fetching a part bit by bit while values are mixed (four f16 queries 1.17 instead of
+// 0.91 us a block).
 constexpr int64_t kPartsAhead = 2;
 
 /// The queries of [begin, end).

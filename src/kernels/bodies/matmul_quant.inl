@@ -191,7 +191,8 @@ constexpr int kTileWords = Dot::kTogether == 2 ? 2 : 1;
 /// is the limit; measured with 512 columns: 66 % (q8_0), 64 % (q4_K), 55 % (q6_K). Tried: starts shifted once a
 /// tile and scales copied side by side (60 %), prefetching the next tile's columns, chunks of 1024 (no
 /// difference). AVX2, Gop/s a thread of 302 that two instructions and a broadcast a word allow (Zen 3): q4_K 234, q4_0 235,
-/// q5_0 224, q6_K 165, q8_0 133; with sums of 32 bits a word and put off until they left the registers 157, 151, 175, 121, 119.
+/// q5_0 224, q6_K 165 (1.11 times that with subscales as integers and two words at a time), q8_0 133; with sums of 32 bits
+/// a word and put off until they left the registers 157, 151, 175, 121, 119.
 template <typename Codes, int kColumns>
 void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, const Q8Row* columns,
                 bool is_first, float* out, int64_t out_stride, int64_t n_rows) {
