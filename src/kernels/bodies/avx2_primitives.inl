@@ -213,12 +213,12 @@ template <bool kIsWide>
 inline I add_word(I sum, I codes, I x) {
   return in_order(_mm256_add_epi16(sum, word_pairs<kIsWide>(codes, x)));
 }
-inline I end_words(I acc, I sum) {
-  return in_order(_mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1))));
-}
 /// acc + the sum times a number from scale_byte().
 inline I end_words_scaled(I acc, I sum, I scale) {
   return in_order(_mm256_add_epi32(acc, _mm256_madd_epi16(sum, scale)));
+}
+inline I end_words(I acc, I sum) {
+  return end_words_scaled(acc, sum, _mm256_set1_epi16(1));
 }
 /// Signed bytes kFirst and kSecond of every lane times 2^kUp as its words of 16 bits.
 template <int kFirst, int kSecond, int kUp>

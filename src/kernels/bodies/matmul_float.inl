@@ -155,9 +155,7 @@ void matmul_side_by_side(const MatmulArgs& args, int64_t row_begin, int64_t row_
       const int64_t n = smaller(kFloatChunk, args.n_inner - k), padded = (n + kLanes - 1) / kLanes * kLanes;
       for (int64_t r = row; r < block_end; r += kFloatRows)
         place_side_by_side<Weight>(weights + r * w_stride + k, w_stride, kFloatRows, n, rows + (r - row) * padded);
-      const int64_t n_tiles = (args.n_cols + kFloatColumns - 1) / kFloatColumns;
-      for (int64_t tile = 0; tile < n_tiles; ++tile) {
-        const int64_t c = tile * args.n_cols / n_tiles, n_columns = (tile + 1) * args.n_cols / n_tiles - c;
+      in_even_parts<kFloatColumns>(args.n_cols, [&](int64_t c, int64_t n_columns) {
         place_side_by_side<WeightF32>(activations + c * x_stride + k, x_stride, n_columns, n, columns);
         with_count<kFloatColumns>(n_columns, [&](auto count) {
           constexpr int kColumns = decltype(count)::value;
@@ -171,7 +169,7 @@ void matmul_side_by_side(const MatmulArgs& args, int64_t row_begin, int64_t row_
                                                               args.out_stride);
           }
         });
-      }
+      });
     }
   }
 }
@@ -190,9 +188,7 @@ void matmul_in_place(const MatmulArgs& args, int64_t row_begin) {
     const int64_t row_end = row + row_block < args.row_end ? row + row_block : args.row_end;
     for (int64_t k = 0; k == 0 || k < args.n_inner; k += kFloatChunk) {
       const int64_t n = args.n_inner - k < kFloatChunk ? args.n_inner - k : kFloatChunk;
-      const int64_t n_tiles = (args.n_cols + kFloatColumns - 1) / kFloatColumns;
-      for (int64_t tile = 0; tile < n_tiles; ++tile) {  // of about the same width
-        const int64_t c = tile * args.n_cols / n_tiles, n_columns = (tile + 1) * args.n_cols / n_tiles - c;
+      in_even_parts<kFloatColumns>(args.n_cols, [&](int64_t c, int64_t n_columns) {
         const float* x = activations + c * x_stride + k;
         with_count<kFloatColumns>(n_columns, [&](auto count) {
           constexpr int kColumns = decltype(count)::value;
@@ -207,7 +203,7 @@ void matmul_in_place(const MatmulArgs& args, int64_t row_begin) {
             float_tile<Weight, 1, kColumns>(weights + r * w_stride + k, w_stride, x, x_stride, n, k == 0,
                                             args.out + c * args.out_stride + r, args.out_stride);
         });
-      }
+      });
     }
   }
 }

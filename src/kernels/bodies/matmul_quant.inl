@@ -198,6 +198,7 @@ void quant_tile(const QuantPanel& panel, int64_t first_group, int64_t n_groups, 
                 bool is_first, float* out, int64_t out_stride, int64_t n_rows) {
   constexpr int kPanels = kQuantPanels;
   using Dot = GroupDot<Codes, Codes::kWide && !kIsFlipped<Codes>>;
+  static_assert(!kIsFlipped<Codes> || kTileWords<Dot> == 1, "one word's masks are held");
   F sums[kColumns][kPanels];
 #pragma GCC unroll 8
   for (int c = 0; c < kColumns; ++c)
@@ -284,10 +285,7 @@ void multiply_panels(const MatmulArgs& args, int64_t row, int64_t row_end, int64
                      std::byte* scratch) {
   for (int64_t r = row; r < row_end; r += kPanelRows) {
     const QuantPanel panel = quant_panel<kIsFlipped<Codes>>(scratch, (r - row) / kPanelRows);
-    // Tiles of about the same width: one of 1 or 2 columns at the end would have too few sums to hide the latency.
-    const int64_t n_tiles = (args.n_cols + kQuantColumns - 1) / kQuantColumns;
-    for (int64_t tile = 0; tile < n_tiles; ++tile) {
-      const int64_t c = tile * args.n_cols / n_tiles, n_columns = (tile + 1) * args.n_cols / n_tiles - c;
+    in_even_parts<kQuantColumns>(args.n_cols, [&](int64_t c, int64_t n_columns) {
       Q8Row columns[kQuantColumns];
       for (int64_t i = 0; i < n_columns; ++i)
         columns[i] = Q8Row::at(args.activations + (c + i) * args.activation_row_bytes, args.n_inner);
@@ -296,7 +294,7 @@ void multiply_panels(const MatmulArgs& args, int64_t row, int64_t row_end, int64
                                                   args.out + c * args.out_stride + r, args.out_stride,
                                                   smaller(kPanelRows, row_end - r));
       });
-    }
+    });
   }
 }
 
@@ -476,14 +474,12 @@ constexpr int kDirectTile = Codes::kElements == 32 ? kPackedColumns : 2;
 template <typename Codes>
 void multiply_packed_columns(const MatmulArgs& args) {
   constexpr int kTile = kDirectTile<Codes>;
-  const int64_t n_tiles = (args.n_cols + kTile - 1) / kTile;
   for (int64_t row = args.row_begin; row < args.row_end; row += kPackedRows)
-    for (int64_t tile = 0; tile < n_tiles; ++tile) {
-      const int64_t first = tile * args.n_cols / n_tiles;
-      with_count<kTile>((tile + 1) * args.n_cols / n_tiles - first, [&](auto count) {
+    in_even_parts<kTile>(args.n_cols, [&](int64_t first, int64_t n) {
+      with_count<kTile>(n, [&](auto count) {
         multiply_packed_panel<Codes, decltype(count)::value>(args, row, first);
       });
-    }
+    });
 }
 
 template <typename Codes>

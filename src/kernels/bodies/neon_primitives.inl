@@ -21,8 +21,8 @@ constexpr int kFloatRows = 4, kFloatColumns = 4;
 constexpr bool kLaysSideBySide = false;  // not measured
 constexpr int kGemmRows = 8, kGemmVectors = 3;
 constexpr int kScoreQueries = 3, kScoreChains = 2, kScoreBlocks = 1;
-constexpr int kMixQueries = 4;  // vectors of the value that so many queries mix at once
-constexpr int kMixVectors[kMixQueries + 1] = {0, 4, 4, 4, 4};
+constexpr int kMixQueries = 4;
+constexpr int kMixVectors[kMixQueries + 1] = {0, 4, 4, 4, 4};  // of the value, that so many queries mix at once
 
 inline F zero() {
   return vdupq_n_f32(0.0f);
